@@ -62,7 +62,7 @@ fn helm_wait_returns_after_the_credential_is_issued() {
         t.apply(&[store]);
         installed.join().expect("no panic").expect("Helm installs it");
     });
-    assert!(t.get("secret/late").is_some(), "the key is there when Helm returns");
+    assert!(t.get("secret/late").is_some(), "the Secret exists when Helm returns");
     let listed = t.get("ug/late").expect("it is there");
     assert_eq!(says(&listed, "Ready"), "True Issued");
 }

@@ -81,7 +81,7 @@ impl<'a> Rules<'a> {
         let map = plane
             .kubectl_json(&["get", "configmap", "argocd-cm", "-n", "argocd"])
             .expect("it is there");
-        assert_eq!(map["data"]["url"], "https://argocd.example", "what was there stays");
+        assert_eq!(map["data"]["url"], "https://argocd.example", "existing entries stay");
         assert_eq!(
             map["data"].as_object().map(serde_json::Map::len),
             Some(5),
@@ -224,7 +224,7 @@ fn every_state_has_the_expected_health_in_argo_cd_and_flux() {
     rules.expect_reason("dg/revoked", Reason::Revoked);
     rules.expect_reason("ug/renewed", Reason::Issued);
     t.kubectl(&["annotate", "ug/renewed", "valetkey.dev/renew-requested-at=soon"]);
-    let failing = valet_harness::eventually(Duration::from_secs(30), "the remark", || {
+    let failing = valet_harness::eventually(Duration::from_secs(30), "the message of the failing grant", || {
         t.get("ug/renewed").filter(|g| condition(g, "RenewalFailing").is_some())
     });
     rules.expect("ug/renewed with a remark", &failing, CURRENT);

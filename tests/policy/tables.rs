@@ -201,7 +201,7 @@ fn one_rule_must_allow_the_whole_grant() {
     assert_eq!(
         refusal.reason,
         Reason::ExpirationTooLong,
-        "of the rule that it came furthest with"
+        "the message is about the closest rule"
     );
     assert!(admit(&upload(), &store([short, rule()])).is_ok());
 }
@@ -225,9 +225,12 @@ fn object_store_without_rules_serves_only_its_own_namespace() {
     for grant in [upload(), download()] {
         assert!(
             admit(&grant, &named("web")).is_ok(),
-            "its own namespace may do everything"
+            "the store's own namespace is allowed"
         );
-        assert!(admit(&grant, &named("shop")).is_err(), "another may do nothing");
+        assert!(
+            admit(&grant, &named("shop")).is_err(),
+            "another namespace is not allowed"
+        );
         let refusal = admit(&grant, &store(shared.rules())).unwrap_err();
         assert_eq!(
             refusal.reason,

@@ -181,6 +181,6 @@ fn every_metric_is_tested() {
     assert_eq!(
         untested,
         Vec::<&str>::new(),
-        "no test in tests/cluster says what these count"
+        "no test in tests/cluster checks these metrics"
     );
 }

@@ -170,6 +170,6 @@ fn documented_rules_equal_the_messages_of_the_crds() {
     for (asked, quoted) in rows {
         let (field, said) = quoted.split_once(": ").unwrap();
         assert!(field.starts_with("spec."), "{asked}: {quoted}");
-        assert!(words.contains(said), "{asked}: nobody says: {said}");
+        assert!(words.contains(said), "{asked}: no rule has the message: {said}");
     }
 }

@@ -44,7 +44,10 @@ fn says(kind: &str, object: &Value, updated: Option<&Value>) -> String {
 fn agrees<T: DeserializeOwned>(object: &Value, said: &str, check: fn(&T) -> Result<(), Vec<String>>) {
     match serde_json::from_value::<T>(object.clone()) {
         Ok(typed) => assert_eq!(check(&typed).is_ok(), said.is_empty(), "{object}: {said}"),
-        Err(e) => assert!(!said.is_empty(), "{object} cannot be read, and no rule says why: {e}"),
+        Err(e) => assert!(
+            !said.is_empty(),
+            "{object} cannot be parsed, and no rule has a message for it: {e}"
+        ),
     }
 }
 
@@ -85,5 +88,5 @@ fn each_cel_rule_has_a_test_case() {
         }
     }
     untried.retain(|_, rules| !rules.is_empty());
-    assert!(untried.is_empty(), "no row of rules.yaml tries: {untried:#?}");
+    assert!(untried.is_empty(), "no row of rules.yaml tests: {untried:#?}");
 }

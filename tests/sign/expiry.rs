@@ -22,7 +22,7 @@ fn seconds(env: &[(&str, &str)]) -> Result<(i64, String), String> {
         .split(['?', '&'])
         .find_map(|part| part.strip_prefix("X-Amz-Expires="));
     Ok((
-        seconds.expect("it has an end").trim().parse().expect("a number"),
+        seconds.expect("it has an expiry").trim().parse().expect("a number"),
         signed.said,
     ))
 }
@@ -53,7 +53,7 @@ fn url_does_not_outlive_a_session_of_the_environment() {
         within(cut, UNKNOWN) && said.contains("their expiry is unknown"),
         "{cut}: {said}"
     );
-    assert_eq!(with(&[]).unwrap().0, WEEK, "an access key that lasts");
+    assert_eq!(with(&[]).unwrap().0, WEEK, "an access key without an expiry");
     for (end, part) in [("tomorrow", "invalid"), ("2026-01-02T03:04:05Z", "expired at")] {
         let said = with(&[session, ("AWS_CREDENTIAL_EXPIRATION", end)]).unwrap_err();
         assert!(said.contains(part), "{end}: {said}");

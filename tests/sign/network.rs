@@ -108,9 +108,9 @@ fn offline_signing_sends_no_request_and_runs_no_program() {
         assert!(!signed.is_signed && signed.out.is_empty(), "{what}");
         assert!(signed.said.contains("--online"), "{what}: {}", signed.said);
         assert!(!signed.said.contains("marker"), "{what}: {}", signed.said);
-        assert_eq!(listener.connections(), 0, "{what}: somebody was asked");
+        assert_eq!(listener.connections(), 0, "{what}: a request was sent");
     }
-    assert!(!ran.exists(), "a program was run");
+    assert!(!ran.exists(), "a program was started");
     // Credentials that need no request can sign, and no request is sent for them either.
     for (what, place, env) in [
         ("access key", at_listener(json!({})), ACCESS_KEY.to_vec()),
@@ -174,7 +174,7 @@ fn identity_of_environment_is_not_sent_to_address_of_a_document() {
                 assert_eq!(
                     theirs.connections(),
                     0,
-                    "{what} {args:?}: the document's address was asked"
+                    "{what} {args:?}: a request was sent to the address of the document"
                 );
             }
         }

@@ -46,7 +46,7 @@ async fn endless_answer_is_not_read_to_memory() {
         session.arrived(&key(), "id").await;
         session.open(&key()).await;
         let each = fake.poured() / fake.asked().len() as u64;
-        assert!(each < SOCKETS, "{status}: {each} bytes of each answer were taken");
+        assert!(each < SOCKETS, "{status}: {each} bytes of each answer were read");
     }
 }
 
@@ -73,8 +73,8 @@ async fn endless_list_of_parts_is_not_followed() {
     let parts = s3.multipart().unwrap();
     let key = key();
     let asked = tokio::time::timeout(Duration::from_secs(30), parts.arrived(&key, "id"));
-    let UploadFact::Unreachable(why) = asked.await.expect("it is given up") else {
-        panic!("nothing is known of such an upload")
+    let UploadFact::Unreachable(why) = asked.await.expect("the request fails") else {
+        panic!("the state of the upload is not known")
     };
     assert!(why.contains("is longer than 20 pages"), "{why}");
     assert!(fake.asked().len() <= 20);
@@ -83,8 +83,11 @@ async fn endless_list_of_parts_is_not_followed() {
     let UploadsFact::Listed { uploads, .. } = parts.open(&key).await else {
         panic!("it is a list")
     };
-    assert_eq!(uploads.len(), 20, "no more than were asked for");
-    assert!(fake.asked().len() - before <= 20 + 1, "each is looked into once");
+    assert_eq!(uploads.len(), 20, "not more uploads than requested");
+    assert!(
+        fake.asked().len() - before <= 20 + 1,
+        "the parts of each upload are listed once"
+    );
 }
 
 /// An error code from a store appears in no message if it contains other text.
@@ -120,7 +123,7 @@ async fn conformance_check_deletes_only_its_own_objects() {
     let asked = fake.asked();
     assert!(
         asked.iter().any(|a| a.target.contains("versions")),
-        "it looks for what it wrote"
+        "the check lists its own objects"
     );
     let deleted: Vec<_> = asked.iter().filter(|a| a.method == "DELETE").collect();
     assert!(deleted.is_empty(), "{deleted:?}");
@@ -161,7 +164,7 @@ async fn answer_with_too_many_headers_is_rejected() {
         _ => Reply::Text(404, "<Error><Code>NoSuchKey</Code></Error>".into()),
     });
     let ObjectFact::Unreachable(why) = s3.head(&key()).await else {
-        panic!("its headers are not read");
+        panic!("the answer is rejected");
     };
     assert!(why.contains("16 KiB of headers"), "{why}");
 }

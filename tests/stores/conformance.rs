@@ -55,7 +55,9 @@ fn conformance_check_on_garage_finds_no_write_once() {
         ..S3Options::default()
     };
     let garage = S3Server::start_with(&t.world.tools, options).expect("Garage starts");
-    eventually(SOON, "its bucket", || garage.head(GARAGE_BUCKET, "").ok().flatten());
+    eventually(SOON, "the bucket to exist", || {
+        garage.head(GARAGE_BUCKET, "").ok().flatten()
+    });
     t.apply(&[t.credentials(garage.access_key(), garage.secret_key())]);
     let _operator = t.operator();
     let mut store = t.store();
@@ -85,7 +87,7 @@ fn conformance_check_on_garage_finds_no_write_once() {
             .contains("<KeyCount>0</KeyCount>")
             .then_some(())
     };
-    eventually(SOON, "nothing to be left", is_empty);
+    eventually(SOON, "all objects of the check to be deleted", is_empty);
     t.apply(&[
         t.grant("UploadGrant", "once", json!({})),
         t.grant(

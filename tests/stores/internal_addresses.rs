@@ -26,7 +26,11 @@ async fn bucket_and_host_that_form_an_internal_address_are_refused() {
         Some(EgressPolicy::default()),
     );
     let probed = tokio::time::timeout(Duration::from_secs(30), s3.probe()).await.unwrap();
-    assert!(listener.accept().is_err(), "it was asked: {:?}", probed.finding);
+    assert!(
+        listener.accept().is_err(),
+        "the address received a request: {:?}",
+        probed.finding
+    );
     let Finding::Unreachable(why) = probed.finding else {
         panic!("{:?}", probed.finding)
     };
@@ -42,7 +46,7 @@ async fn bucket_and_host_that_form_an_internal_address_are_refused() {
         });
         let own: ObjectStore = serde_json::from_value(own).unwrap();
         let Ok(settings) = registry::settings(&own) else {
-            assert!(half.ends_with('.'), "the schema takes {half}");
+            assert!(half.ends_with('.'), "the schema accepts {half}");
             continue;
         };
         let (reason, why) = settings.check_endpoint(&EgressPolicy::default()).await.unwrap_err();

@@ -67,7 +67,7 @@ impl OnMinio {
 
 /// Waits until a probe of the present spec has finished, and returns the store.
 fn tried(t: &Tenant) -> Value {
-    eventually(SOON, "the store to be tried out", || {
+    eventually(SOON, "the store to be probed", || {
         t.get(&format!("costore/{}", t.name())).filter(|s| {
             s["status"]["observedGeneration"] == s["metadata"]["generation"]
                 && condition(s, "UnsignedHeadersRefused").is_some()
@@ -131,7 +131,7 @@ fn upload_url_is_refused_if_store_obeys_unsigned_headers() {
         Some(&b"bytes"[..])
     );
     let large = format!("file=@{}", t.file("large", b"ten bytes!").display());
-    assert_eq!(form.curl(&["--form", &large]).0, 400, "a byte more than the most");
+    assert_eq!(form.curl(&["--form", &large]).0, 400, "one byte more than the maximum");
     t.reason("ug/form", "Completed");
 
     // The attack: if the owner tolerates unsigned headers, the holder of an upload URL can copy another object.
@@ -145,7 +145,7 @@ fn upload_url_is_refused_if_store_obeys_unsigned_headers() {
     assert_eq!(
         on.minio.get(t.name(), &t.key("up")).unwrap().as_deref(),
         Some(&b"everybody's"[..]),
-        "MinIO no longer obeys; then this whole test is out of date"
+        "MinIO no longer obeys unsigned headers, so this test is out of date"
     );
 }
 

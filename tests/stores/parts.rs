@@ -72,7 +72,11 @@ fn multipart_upload_is_refused_if_store_obeys_unsigned_headers() {
     let refused = t.reason("ug/g", "CapabilityMissing");
     let message = condition(&refused, "Ready").unwrap()["message"].as_str().unwrap();
     assert!(message.contains("SignedHeadersOnly"), "{message}");
-    assert_eq!(open(&on, "g"), 0, "nothing is begun for what is refused");
+    assert_eq!(
+        open(&on, "g"),
+        0,
+        "no multipart upload is initiated for a refused grant"
+    );
 
     // The attack: if the owner tolerates unsigned headers, the holder of a part's URL can copy another object.
     on.store(json!({"unsignedHeaders": "Tolerate"}));
@@ -87,7 +91,7 @@ fn multipart_upload_is_refused_if_store_obeys_unsigned_headers() {
     assert_eq!(
         &stored[PART..],
         b"sum",
-        "MinIO no longer obeys; then this test is out of date"
+        "MinIO no longer obeys unsigned headers, so this test is out of date"
     );
 }
 
@@ -108,7 +112,11 @@ fn part_urls_with_a_session_reach_only_the_object_of_the_grant() {
     );
     let copy = format!("x-amz-copy-source: /{}/secret/salaries", t.name());
     assert_eq!(send(&on, &all[1], b"xyz", &["--header", &copy]), 403);
-    assert_eq!(send(&on, &all[1], b"wxyz", &[]), 403, "a byte more than the part has");
+    assert_eq!(
+        send(&on, &all[1], b"wxyz", &[]),
+        403,
+        "one byte more than the size of the part"
+    );
     assert_eq!(send(&on, &all[1], b"xyz", &[]), 200);
     assert_eq!(send(&on, &all[0], &vec![b'a'; PART], &[]), 200);
     t.reason_within("ug/g", "Completed", SOON * 3);
@@ -132,6 +140,8 @@ fn part_urls_with_a_session_reach_only_the_object_of_the_grant() {
     assert_eq!(open(&on, "left"), 1);
     t.kubectl(&["delete", "ug/left", "--timeout=30s"]);
     for name in ["left", "late"] {
-        eventually(SOON, "the upload to go", || (open(&on, name) == 0).then_some(()));
+        eventually(SOON, "the multipart upload to be removed", || {
+            (open(&on, name) == 0).then_some(())
+        });
     }
 }

@@ -40,13 +40,17 @@ fn post_form_for_prefix_accepts_only_keys_below_it() {
     assert_eq!(
         stored("inbox/upload").as_deref(),
         Some(&b"12345"[..]),
-        "by the file's name"
+        "the object key has the name of the file"
     );
     assert_eq!(post(";filename=a b+\u{fc}.txt", b"1"), 204);
     assert_eq!(stored("inbox/a b+\u{fc}.txt").as_deref(), Some(&b"1"[..]));
-    assert_eq!(post(";filename=../../out.txt", b"1"), 204, "of a path, the last part");
+    assert_eq!(
+        post(";filename=../../out.txt", b"1"),
+        204,
+        "the object key has the last part of the path"
+    );
     assert_eq!(stored("inbox/out.txt").as_deref(), Some(&b"1"[..]));
-    assert_eq!(post("", b"123456"), 400, "a byte more than the most");
+    assert_eq!(post("", b"123456"), 400, "one byte more than the maximum");
 
     // A page with a script can also choose the object key itself.
     let config = key.files["curl.cfg"].clone();
@@ -144,5 +148,5 @@ fn new_form_for_prefix_waits_for_a_check_of_unreachable_store() {
     t.reason_within("ug/later", "Issued", Duration::from_secs(70));
     t.reason_within("dg/down", "Issued", Duration::from_secs(70));
     assert_eq!(says(&t.get("ug/first").unwrap(), "Ready"), "True Issued");
-    assert_eq!(t.get("secret/first").unwrap(), secret, "the same key all the time");
+    assert_eq!(t.get("secret/first").unwrap(), secret, "the credential stays the same");
 }

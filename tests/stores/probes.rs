@@ -139,7 +139,7 @@ async fn refusal_of_an_expired_url_is_no_refusal_of_a_header() {
     assert!(probed.untold.is_some());
     assert!(
         !can(&s3, Capability::SignedHeadersOnly),
-        "what is not known is not there"
+        "a capability that is not known is not listed"
     );
 }
 

@@ -61,7 +61,7 @@ fn rotated_access_key_leads_to_re_signing_with_the_same_expiry() {
         t.reason(&format!("dg/{name}"), "Issued");
     }
     t.reason("ug/up", "Issued");
-    let secret = |name: &str| t.get(&format!("secret/{name}")).expect("the key is out");
+    let secret = |name: &str| t.get(&format!("secret/{name}")).expect("the credential is issued");
     let first = signed_with(&secret("film-0"));
     assert!(!first.is_empty() && names.iter().all(|n| signed_with(&secret(n)) == first));
 
@@ -83,7 +83,7 @@ fn rotated_access_key_leads_to_re_signing_with_the_same_expiry() {
     let began = Instant::now();
     let all = [&names[..], &["up".to_owned(), "after".to_owned()]].concat();
     let mut anew = std::collections::BTreeMap::new();
-    eventually(ANEW + SOON, "every key to be signed anew", || {
+    eventually(ANEW + SOON, "every credential to be re-signed", || {
         for name in &all {
             if signed_with(&secret(name)) != first {
                 anew.entry(name.clone()).or_insert(began.elapsed());
@@ -97,7 +97,10 @@ fn rotated_access_key_leads_to_re_signing_with_the_same_expiry() {
         .max()
         .unwrap()
         .saturating_sub(*anew.values().min().unwrap());
-    assert!(spread > Duration::from_secs(10), "they came together: {anew:?}");
+    assert!(
+        spread > Duration::from_secs(10),
+        "all credentials were re-signed at the same time: {anew:?}"
+    );
 
     let after = secret("film-0");
     for same in ["issued-at", "expires-at", "grant-uid", "expiration-seconds"] {
@@ -113,7 +116,7 @@ fn rotated_access_key_leads_to_re_signing_with_the_same_expiry() {
     assert_eq!(
         t.get("dg/film-0").unwrap()["status"],
         statuses,
-        "the status has nothing new to say"
+        "the status does not change"
     );
     // The command in docs/reference/stores.md counts grant Secrets by signing credentials. After a rotation it prints
     // one line for the store.
@@ -132,7 +135,7 @@ fn rotated_access_key_leads_to_re_signing_with_the_same_expiry() {
         "{counted}"
     );
     s3.delete_user(&user("old")).unwrap();
-    assert_eq!(old.curl(&[]).0, 403, "what the old access key has signed is over");
+    assert_eq!(old.curl(&[]).0, 403, "URLs of the old access key do not work");
     assert_eq!(t.mount("film-0").curl(&[]).0, 200);
     assert_eq!(t.mount("up").upload(&t.file("f", b"bytes")).0, 200);
     // The secret of neither access key appears in the log, a status or a Secret.
@@ -325,7 +328,7 @@ fn credential_does_not_outlive_its_web_identity_session() {
     assert_eq!(
         says(&t.get("dg/long").unwrap(), "Ready"),
         "True Issued",
-        "what is out stays"
+        "the issued credential stays"
     );
 
     // The kubelet writes a token with a longer life. Valet creates a new session with it although the old session has
@@ -336,7 +339,7 @@ fn credential_does_not_outlive_its_web_identity_session() {
     assert_eq!(t.mount("whole").curl(&[]).0, 200);
     // The credential that the old session signed does not change.
     assert_eq!(says(&t.get("dg/long").unwrap(), "Active"), "True ExpiryTruncated");
-    eventually(Duration::from_secs(90), "the store to say so, too", || {
+    eventually(Duration::from_secs(90), "the store to report the problem", || {
         let store = t.get("ostore/own").unwrap();
         (end_of(&store, "credentialsExpirationTime") > session).then_some(())
     });

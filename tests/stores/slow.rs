@@ -98,5 +98,5 @@ fn credential_is_not_published_if_revoked_or_refused_meanwhile() {
         .filter(|e| e.user() == OPERATOR && e.namespace() == t.name())
         .filter(|e| (e.verb(), e.resource()) == ("create", "secrets") && e.code() == 201)
         .collect();
-    assert_eq!(created.len(), 1, "the one that was allowed in the end");
+    assert_eq!(created.len(), 1, "only the grant that is still allowed has a Secret");
 }

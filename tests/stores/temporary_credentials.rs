@@ -415,7 +415,7 @@ fn temporary_credentials_on_store_without_sts_are_refused() {
     store["spec"]["access"][0]["credentials"] = json!("Allow");
     t.apply(&[store]);
     t.apply(&[t.grant("DownloadGrant", "d", json!({"mode": "Credentials", "key": t.key("a/")}))]);
-    let grant = eventually(SOON, "a reason", || {
+    let grant = eventually(SOON, "a reason in the condition", || {
         t.get("dg/d").filter(|g| {
             condition(g, "Ready").is_some_and(|c| {
                 ["CredentialsRefused", "StoreUnreachable"].contains(&c["reason"].as_str().unwrap_or_default())

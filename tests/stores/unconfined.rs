@@ -192,7 +192,7 @@ async fn session_test_without_answer_is_repeated_before_signing() {
     assert_eq!(
         fake.asked().len(),
         asked + 1,
-        "once it was tried, a key takes one request of STS"
+        "after the test, each credential needs one request to STS"
     );
 }
 

@@ -101,8 +101,8 @@ impl Iam {
         let process = Process::start("iam", command, folder.join("iam.log")).unwrap();
         let api = folder.join("api.sock");
         process
-            .wait_until(SOON, "it listened", || UnixStream::connect(&api).is_ok())
-            .expect("namespaces of one's own can be had, and the IAM service starts");
+            .wait_until(SOON, "the server listens", || UnixStream::connect(&api).is_ok())
+            .expect("network namespaces can be created, and the IAM service starts");
         Self {
             _process: process,
             folder,
@@ -285,7 +285,7 @@ fn web_identity_on_versitygw() {
 
     // When the role loses its policy, its sessions and the credentials that they signed stop working.
     iam.call("DeleteRolePolicy", &[("RoleName", "valet"), ("PolicyName", "media")]);
-    eventually(Duration::from_secs(10), "the key to be worth nothing", || {
+    eventually(Duration::from_secs(10), "the signed URL to be rejected", || {
         (key.curl(&[]).0 == 403).then_some(())
     });
     assert!(!operator.log_text().contains("X-Amz-Security-Token"));

@@ -77,7 +77,10 @@ fn refusal_messages_are_one_short_line() {
     let mut grant = upload();
     grant.terms.key = format!("tenants/shop/{}", "k".repeat(1000));
     let refusal = admit(&grant, &store([rule()])).unwrap_err();
-    assert!(refusal.message.len() < 32_768, "a condition's message takes so much");
+    assert!(
+        refusal.message.len() < 32_768,
+        "the message of a condition has at most this length"
+    );
 }
 
 /// A tenant learns only the rules for its own namespace.
@@ -110,7 +113,10 @@ fn refusal_message_shows_no_rules_of_other_namespaces() {
         rules.push(theirs.clone());
         case.store.rules = Arc::new(rules);
         let refusal = admit(&case.grant, &case.store).expect_err(case.message);
-        assert_eq!(refusal.message, case.message, "their rules changed what is said");
+        assert_eq!(
+            refusal.message, case.message,
+            "rules of other namespaces changed the message"
+        );
         assert!(!refusal.message.contains(marker) && !refusal.message.contains("77777"));
     }
 }

@@ -252,7 +252,11 @@ fn sessions_of_15_minutes_are_renewed_in_time() {
         let grant = t.get(&format!("dg/{name}")).unwrap();
         assert!(grant["status"]["renewals"].as_i64().unwrap() >= 2, "{name}");
     }
-    assert_eq!(says_of("byhand-none"), "True Issued", "it waited for the fresh session");
+    assert_eq!(
+        says_of("byhand-none"),
+        "True Issued",
+        "the grant waited for the new session"
+    );
     assert_eq!(says_of("byhand-always"), "True Issued");
     assert!(!operator.log_text().contains("X-Amz-Security-Token"));
     for line in operator

@@ -168,7 +168,7 @@ impl<'a> Watch<'a> {
         let session = session_end(&key);
         assert!(
             ends <= session,
-            "{name}: the key ends at {ends}, its session at {session}"
+            "{name}: the credential expires at {ends}, its session at {session}"
         );
         let store = STORES.iter().find(|s| name.starts_with(&format!("{s}-"))).unwrap();
         self.sessions.entry(store).or_default().insert(session);
@@ -255,7 +255,7 @@ impl<'a> Watch<'a> {
             let key = self
                 .out
                 .get(name)
-                .unwrap_or_else(|| panic!("{name} has no key"))
+                .unwrap_or_else(|| panic!("{name} has no credential"))
                 .clone();
             let did = run(
                 self.t,
@@ -284,5 +284,5 @@ fn session_end(key: &Mounted) -> Timestamp {
     });
     let claims = token.split('.').nth(1).expect("MinIO's tokens are JWTs");
     let claims: Value = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
-    Timestamp::from_second(claims["exp"].as_i64().expect("it says when it ends")).unwrap()
+    Timestamp::from_second(claims["exp"].as_i64().expect("it has an expiry")).unwrap()
 }
