@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde_json::{Value, json};
 
 use crate::{
-    multipart::{A_LOOK, PART, bytes, in_parts, is_released, open, parts, send},
+    multipart::{A_POLL, PART, bytes, in_parts, is_released, open, parts, send},
     world::{Tenant, condition},
 };
 
@@ -78,7 +78,7 @@ fn unfinished_multipart_upload_is_aborted() {
     let again = t.mount("suspended");
     assert_eq!(parts(&again), parts(&uploads["suspended"]), "the URLs are the same");
     assert_eq!(send(&t, &parts(&again)[1], &bytes(PART)), 200);
-    t.reason_within("ug/suspended", "Completed", A_LOOK);
+    t.reason_within("ug/suspended", "Completed", A_POLL);
 
     let expired = t.reason("ug/expires", "ExpiredUnused");
     let message = condition(&expired, "Ready").unwrap()["message"].as_str().unwrap();
@@ -112,7 +112,7 @@ fn multipart_uploads_of_other_clients_are_not_aborted() {
         .unwrap();
     assert_eq!(open(&t, &key).len(), 4);
     assert_eq!(send(&t, &parts(&mounted)[0], b"abc"), 200);
-    t.reason_within("ug/g", "Completed", A_LOOK);
+    t.reason_within("ug/g", "Completed", A_POLL);
     is_released(&t, "g");
     let left = open(&t, &key);
     assert!(left.contains(&theirs), "the upload of another client was aborted");

@@ -194,10 +194,13 @@ fn store_without_credentials_uses_default_provider_chain() {
     ] {
         assert!(metrics.lines().any(|l| l == line), "{line} is not in {metrics}");
     }
-    let look = format!(
+    let head_request = format!(
         "valet_store_looks_total{{store_kind=\"ClusterObjectStore\",store_namespace=\"\",store=\"{name}\",outcome="
     );
-    assert!(metrics.contains(&look), "the HEAD request {look} is not in {metrics}");
+    assert!(
+        metrics.contains(&head_request),
+        "the HEAD request {head_request} is not in {metrics}"
+    );
     assert!(
         metrics.trim_end().ends_with("# EOF"),
         "OpenMetrics output ends with this line"

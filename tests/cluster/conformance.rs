@@ -19,10 +19,10 @@ use crate::world::{SOON, Tenant, condition, says};
 type Line = (String, String);
 
 /// Returns the status that the proxy answers with, or `None` to forward the request to the store.
-type Trick = fn(&Line, &[Line]) -> Option<u16>;
+type FakeAnswer = fn(&Line, &[Line]) -> Option<u16>;
 
 /// Starts a proxy in front of the S3 server. Returns its port and the list of requests that it received.
-fn proxy(t: &Tenant, trick: Trick) -> (u16, Arc<Mutex<Vec<Line>>>) {
+fn proxy(t: &Tenant, fake_answer: FakeAnswer) -> (u16, Arc<Mutex<Vec<Line>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let port = listener.local_addr().expect("it has an address").port();
     let (to, log) = (t.world.s3.port(), Arc::new(Mutex::new(Vec::new())));
@@ -30,13 +30,13 @@ fn proxy(t: &Tenant, trick: Trick) -> (u16, Arc<Mutex<Vec<Line>>>) {
     thread::spawn(move || {
         for connection in listener.incoming().flatten() {
             let log = log.clone();
-            thread::spawn(move || pass_on(connection, to, trick, &log));
+            thread::spawn(move || pass_on(connection, to, fake_answer, &log));
         }
     });
     (port, seen)
 }
 
-fn pass_on(mut client: TcpStream, to: u16, trick: Trick, log: &Mutex<Vec<Line>>) -> Option<()> {
+fn pass_on(mut client: TcpStream, to: u16, fake_answer: FakeAnswer, log: &Mutex<Vec<Line>>) -> Option<()> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 8192];
     let head = loop {
@@ -62,7 +62,7 @@ fn pass_on(mut client: TcpStream, to: u16, trick: Trick, log: &Mutex<Vec<Line>>)
     let line = (method, path);
     let answer = {
         let mut log = log.lock().unwrap();
-        let answer = trick(&line, &log);
+        let answer = fake_answer(&line, &log);
         log.push(line);
         answer
     };
@@ -92,15 +92,15 @@ fn through(t: &Tenant, port: u16, asked_at: &str) -> Value {
 
 /// The conformance checks in the log, with the number of object requests of each. POST forms go to the bucket's URL
 /// and are not counted.
-fn trips(log: &Mutex<Vec<Line>>) -> BTreeMap<String, usize> {
-    let mut trips = BTreeMap::new();
+fn requests_by_check(log: &Mutex<Vec<Line>>) -> BTreeMap<String, usize> {
+    let mut requests_by_check = BTreeMap::new();
     for (_, path) in log.lock().unwrap().iter() {
         if let Some((_, rest)) = path.split_once("/probe/canary-") {
             let id = rest.split('/').next().unwrap_or_default();
-            *trips.entry(id.to_owned()).or_default() += 1;
+            *requests_by_check.entry(id.to_owned()).or_default() += 1;
         }
     }
-    trips
+    requests_by_check
 }
 
 fn message<'a>(object: &'a Value, type_: &str) -> &'a str {
@@ -145,7 +145,7 @@ fn conformance_check_of_conforming_store_passes_and_runs_once() {
     for n in 0..100 {
         t.reason(&format!("ug/g{n}"), "Issued");
     }
-    let first = trips(&log);
+    let first = requests_by_check(&log);
     assert_eq!(first.len(), 1, "{first:#?}");
     assert!(first.values().all(|requests| (30..45).contains(requests)), "{first:#?}");
     let nothing_is_left = || {
@@ -170,7 +170,7 @@ fn conformance_check_of_conforming_store_passes_and_runs_once() {
         "valetkey.dev/canary-requested-at=again",
     ]);
     t.answered("again");
-    assert_eq!(trips(&log).len(), 2);
+    assert_eq!(requests_by_check(&log).len(), 2);
     nothing_is_left();
     // After the annotation is removed, the store no longer reports a result of the check.
     t.kubectl(&[

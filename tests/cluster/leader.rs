@@ -26,7 +26,7 @@ fn standby_takes_over_when_the_leader_stops() {
         t.reason(&format!("dg/{name}"), "Issued");
     };
     // The metrics of a replica about grants and stores.
-    let told = |o: &Operator| -> Vec<String> {
+    let grant_metrics = |o: &Operator| -> Vec<String> {
         let metrics = o.metrics().expect("the replica can be scraped");
         let is_told = |l: &&str| {
             ["valet_grants", "valet_key_", "valet_store_"]
@@ -42,10 +42,10 @@ fn standby_takes_over_when_the_leader_stops() {
         "valet_store_condition{",
     ];
     let tells_all = |o: &Operator| {
-        let told = told(o);
+        let grant_metrics = grant_metrics(o);
         gauges
             .iter()
-            .all(|g| told.iter().any(|line| line.starts_with(g)))
+            .all(|g| grant_metrics.iter().any(|line| line.starts_with(g)))
             .then_some(())
     };
     let mark = t.mark();
@@ -59,7 +59,7 @@ fn standby_takes_over_when_the_leader_stops() {
     serve("one");
     eventually(SOON, "the leader to export metrics of all grants", || tells_all(&first));
     assert_eq!(
-        told(&second),
+        grant_metrics(&second),
         Vec::<String>::new(),
         "a standby exports no metrics of grants"
     );
@@ -94,7 +94,7 @@ fn standby_takes_over_when_the_leader_stops() {
     // replica is frozen so that the test can see the released Lease.
     let fourth = replica();
     assert!(!fourth.leads());
-    assert_eq!(told(&fourth), Vec::<String>::new());
+    assert_eq!(grant_metrics(&fourth), Vec::<String>::new());
     fourth.process().pause();
     assert!(third.terminate().unwrap().success());
     let lease = t.get("lease/valet").expect("the Lease is in the operator's namespace");

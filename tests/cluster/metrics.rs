@@ -211,8 +211,8 @@ fn every_metric_has_the_expected_value() {
                 .copied()
                 .unwrap_or_default()
         };
-        let visits = of("valet_reconcile_duration_seconds_count");
-        assert!(visits >= 2.0, "{kind}: {visits} visits");
+        let reconciles = of("valet_reconcile_duration_seconds_count");
+        assert!(reconciles >= 2.0, "{kind}: {reconciles} visits");
         let waited = of("valet_grant_to_key_seconds_sum");
         assert!(
             (0.0..60.0).contains(&waited),
@@ -321,13 +321,13 @@ fn failed_reconcile_is_counted() {
     let name = format!("weak-{}", t.name());
     t.kubectl(&["create", "serviceaccount", "weak"]);
     let rule = |groups: Value, resources: Value, verbs: Value| json!({"apiGroups": groups, "resources": resources, "verbs": verbs});
-    let look = json!(["get", "list", "watch"]);
+    let read_verbs = json!(["get", "list", "watch"]);
     t.apply(&[
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name},
             "rules": [
-                rule(json!(["valetkey.dev"]), json!(["*"]), look.clone()),
-                rule(json!([""]), json!(["namespaces"]), look),
+                rule(json!(["valetkey.dev"]), json!(["*"]), read_verbs.clone()),
+                rule(json!([""]), json!(["namespaces"]), read_verbs),
                 rule(json!([""]), json!(["secrets"]), json!(["get", "create"])),
             ],
         }),

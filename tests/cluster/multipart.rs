@@ -10,7 +10,7 @@ use crate::world::{Mounted, SOON, Tenant, condition, says};
 const MIB: usize = 1 << 20;
 pub const PART: usize = 5 * MIB;
 /// Longer than the longest pause between two polls.
-pub const A_LOOK: Duration = Duration::from_secs(75);
+pub const A_POLL: Duration = Duration::from_secs(75);
 const FINALIZER: &str = "valetkey.dev/multipart";
 
 /// Test content in which no two parts are equal.
@@ -195,7 +195,7 @@ fn multipart_upload_completes_grant() {
     assert!(well, "{said}");
     assert_eq!(said.matches("failed; next try in 1 s").count(), 3, "{said}");
     assert!(!said.contains("X-Amz"), "{said}");
-    let done = t.reason_within("ug/parts", "Completed", A_LOOK);
+    let done = t.reason_within("ug/parts", "Completed", A_POLL);
     assert_eq!(done["status"]["object"]["size"], size);
     assert_eq!(done["status"]["object"]["contentType"], "application/x-dump");
     assert_eq!(t.kstatus(&done), "Current");
@@ -239,7 +239,7 @@ fn multipart_upload_of_unknown_size_ends_with_a_short_part() {
     python.args(["-c", &program]);
     process::run_ok(python, b"", Duration::from_secs(120)).unwrap();
     for (n, size) in sizes.into_iter().enumerate() {
-        let done = t.reason_within(&format!("ug/g{n}"), "Completed", A_LOOK);
+        let done = t.reason_within(&format!("ug/g{n}"), "Completed", A_POLL);
         assert_eq!(done["status"]["object"]["size"], size);
         assert!(
             t.stored(&t.key(&format!("g{n}"))).unwrap() == bytes(size),
@@ -265,7 +265,7 @@ fn multipart_upload_with_too_large_part_is_not_completed() {
     );
     assert_eq!(send(&t, &all[0], &bytes(PART)), 200);
     assert_eq!(send(&t, &all[1], b"12345678901"), 200);
-    eventually(A_LOOK, "the wrong part to be reported", || {
+    eventually(A_POLL, "the wrong part to be reported", || {
         let grant = t.get("ug/g").unwrap();
         let message = condition(&grant, "Completed").unwrap()["message"]
             .as_str()
@@ -275,7 +275,7 @@ fn multipart_upload_with_too_large_part_is_not_completed() {
     });
     assert_eq!(t.stored(&t.key("g")), None);
     assert_eq!(send(&t, &all[1], b"1234567890"), 200);
-    t.reason_within("ug/g", "Completed", A_LOOK);
+    t.reason_within("ug/g", "Completed", A_POLL);
 }
 
 /// If another client creates the object during a write-once multipart upload, the store refuses to complete the
@@ -300,7 +300,7 @@ fn write_once_multipart_upload_fails_if_object_was_created() {
         let mounted = t.mount(name);
         t.put(&t.key(name), b"faster");
         assert_eq!(send(&t, &parts(&mounted)[0], b"abc"), 200);
-        t.reason_within(&format!("ug/{name}"), reason, A_LOOK);
+        t.reason_within(&format!("ug/{name}"), reason, A_POLL);
         assert_eq!(t.stored(&t.key(name)).as_deref(), Some(stored));
         is_released(&t, name);
     }
@@ -330,7 +330,7 @@ fn re_signed_credential_keeps_the_multipart_upload() {
     assert_ne!(parts(&renewed), parts(&first));
     assert_eq!(open(&t, &t.key("g")).len(), 1);
     assert_eq!(send(&t, &parts(&renewed)[1], b"x"), 200);
-    t.reason_within("ug/g", "Completed", A_LOOK);
+    t.reason_within("ug/g", "Completed", A_POLL);
     assert_eq!(open(&t, ""), Vec::<String>::new());
 }
 

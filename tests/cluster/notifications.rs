@@ -16,13 +16,13 @@ use crate::world::{SOON, Tenant, VALET, condition, says};
 const TOKEN: &str = "6f2d1c9ad0b84f7e-notify";
 
 /// A tenant whose operator receives notifications, and whose store sends them.
-struct Told {
+struct NotificationSetup {
     t: Tenant,
     port: u16,
     tokens: PathBuf,
 }
 
-impl Told {
+impl NotificationSetup {
     fn new(test: &str) -> Self {
         let t = Tenant::new(test);
         let tokens = t.file("tokens", format!("{TOKEN} {}\n", t.name()).as_bytes());
@@ -78,7 +78,7 @@ impl Told {
         code.trim().parse().unwrap_or_else(|_| panic!("curl said {code}"))
     }
 
-    fn news(&self, bucket: &str, key: &str) -> String {
+    fn notification(&self, bucket: &str, key: &str) -> String {
         json!({"Records": [{
             "eventName": "s3:ObjectCreated:Put", "s3": {"bucket": {"name": bucket}, "object": {"key": key}},
         }]})
@@ -98,11 +98,11 @@ fn notified(operator: &Operator, outcome: &str) -> f64 {
     metric(operator, &format!("valet_notifications_total{{outcome=\"{outcome}\"}}"))
 }
 
-pub fn looks(t: &Tenant, operator: &Operator) -> f64 {
-    looks_at(operator, "ClusterObjectStore", "", t.name())
+pub fn polls(t: &Tenant, operator: &Operator) -> f64 {
+    polls_of(operator, "ClusterObjectStore", "", t.name())
 }
 
-fn looks_at(operator: &Operator, kind: &str, namespace: &str, name: &str) -> f64 {
+fn polls_of(operator: &Operator, kind: &str, namespace: &str, name: &str) -> f64 {
     let of = |outcome| {
         metric(
             operator,
@@ -129,25 +129,25 @@ const NAMES: [(&str, &str); 4] = [
     ("plus", "one+two"),
 ];
 
-fn tells(test: &str, start: impl Fn(&Told) -> S3Server) {
-    let told = Told::new(test);
-    let t = &told.t;
-    let operator = told.operator();
-    let s3 = start(&told);
+fn notification_completes_uploads(test: &str, start: impl Fn(&NotificationSetup) -> S3Server) {
+    let setup = NotificationSetup::new(test);
+    let t = &setup.t;
+    let operator = setup.operator();
+    let s3 = start(&setup);
     let grants: Vec<_> = NAMES
         .iter()
         .map(|(name, key)| t.grant("UploadGrant", name, json!({"key": t.key(key)})))
         .collect();
     t.apply(&grants);
     let keys: Vec<_> = NAMES.iter().map(|(name, _)| t.mount(name)).collect();
-    t.between_looks(&NAMES.map(|(name, _)| name));
-    let before = looks(t, &operator);
+    t.between_polls(&NAMES.map(|(name, _)| name));
+    let before = polls(t, &operator);
     for (key, (name, _)) in keys.iter().zip(NAMES) {
         assert_eq!(key.upload(&t.file(name, b"here it is")).0, 200, "{name}");
         let grant = t.reason(&format!("ug/{name}"), "Completed");
         assert_eq!(grant["status"]["object"]["size"], 10);
     }
-    assert_eq!(looks(t, &operator) - before, NAMES.len() as f64, "one HEAD each");
+    assert_eq!(polls(t, &operator) - before, NAMES.len() as f64, "one HEAD each");
     completed_by_notification(&operator, NAMES.len());
     assert_eq!(notified(&operator, "refused"), 0.0);
     assert_eq!(notified(&operator, "malformed"), 0.0);
@@ -167,15 +167,15 @@ fn tells(test: &str, start: impl Fn(&Told) -> S3Server) {
 
 #[test]
 fn versitygw_notification_completes_upload() {
-    tells("told", |told| told.versitygw(told.port));
+    notification_completes_uploads("told", |setup| setup.versitygw(setup.port));
 }
 
 #[test]
 fn minio_notification_completes_upload() {
-    tells("toldminio", |told| {
-        let port = told.port;
+    notification_completes_uploads("toldminio", |setup| {
+        let port = setup.port;
         let set = |name: &str, value: &str| (format!("MINIO_NOTIFY_WEBHOOK_{name}_VALET"), value.to_owned());
-        let minio = told.store(S3Options {
+        let minio = setup.store(S3Options {
             software: Software::Minio,
             env: vec![
                 set("ENABLE", "on"),
@@ -188,7 +188,14 @@ fn minio_notification_completes_upload() {
             <Queue>arn:minio:sqs:us-east-1:VALET:webhook</Queue><Event>s3:ObjectCreated:*</Event>\
             </QueueConfiguration></NotificationConfiguration>";
         minio
-            .request("PUT", told.t.name(), "", &[("notification", "")], &[], rules.as_bytes())
+            .request(
+                "PUT",
+                setup.t.name(),
+                "",
+                &[("notification", "")],
+                &[],
+                rules.as_bytes(),
+            )
             .unwrap()
             .ok()
             .unwrap();
@@ -200,43 +207,43 @@ fn minio_notification_completes_upload() {
 /// without a valid token has no effect.
 #[test]
 fn forged_notification_causes_at_most_one_poll_per_second() {
-    let told = Told::new("lies");
-    let t = &told.t;
-    let operator = told.operator();
+    let setup = NotificationSetup::new("lies");
+    let t = &setup.t;
+    let operator = setup.operator();
     t.apply(&[t.grant("UploadGrant", "wanted", json!({}))]);
     t.reason("ug/wanted", "Issued");
     let (bucket, key) = (t.name().to_owned(), t.key("wanted"));
     let good = format!("Authorization: Bearer {TOKEN}");
-    let truth = told.news(&bucket, &key);
+    let true_notification = setup.notification(&bucket, &key);
 
-    let before = looks(t, &operator);
+    let before = polls(t, &operator);
     for (header, body) in [
-        ("X-Nothing: here", truth.as_str()),
-        ("Authorization: Bearer 6f2d1c9ad0b84f7e-notifz", &truth),
-        ("Authorization: Bearer", &truth),
+        ("X-Nothing: here", true_notification.as_str()),
+        ("Authorization: Bearer 6f2d1c9ad0b84f7e-notifz", &true_notification),
+        ("Authorization: Bearer", &true_notification),
         ("X-Api-Key: 6f2d1c9ad0b84f7e", "nonsense"),
     ] {
-        assert_eq!(told.post(told.port, header, body), 401, "{header}");
+        assert_eq!(setup.post(setup.port, header, body), 401, "{header}");
     }
     assert_eq!(notified(&operator, "refused"), 4.0);
     let huge = format!("{{\"x\":\"{}\"}}", "y".repeat(600_000));
     for (body, status) in [("{}", 400), ("", 400), ("[[[[", 400), (huge.as_str(), 413)] {
-        assert_eq!(told.post(told.port, &good, body), status);
+        assert_eq!(setup.post(setup.port, &good, body), status);
     }
     assert_eq!(notified(&operator, "malformed"), 4.0);
     // Notifications about other buckets and other object keys.
     for body in [
-        told.news("elsewhere", &key),
-        told.news(&bucket, "wanted"),
-        told.news("", ""),
+        setup.notification("elsewhere", &key),
+        setup.notification(&bucket, "wanted"),
+        setup.notification("", ""),
     ] {
-        assert_eq!(told.post(told.port, &good, &body), 204);
+        assert_eq!(setup.post(setup.port, &good, &body), 204);
     }
     assert_eq!(notified(&operator, "unknown"), 3.0);
-    assert!(looks(t, &operator) - before <= 1.0, "no poll was necessary");
+    assert!(polls(t, &operator) - before <= 1.0, "no poll was necessary");
 
     // Notifications for an object that does not exist, with each header that can carry the token.
-    let before = looks(t, &operator);
+    let before = polls(t, &operator);
     let began = Instant::now();
     for n in 0..60 {
         let header = match n % 3 {
@@ -244,10 +251,10 @@ fn forged_notification_causes_at_most_one_poll_per_second() {
             1 => format!("X-Api-Key: {TOKEN}"),
             _ => format!("Authorization: {TOKEN}"),
         };
-        assert_eq!(told.post(told.port, &header, &truth), 204);
+        assert_eq!(setup.post(setup.port, &header, &true_notification), 204);
     }
     std::thread::sleep(Duration::from_millis(1500));
-    let cost = looks(t, &operator) - before;
+    let cost = polls(t, &operator) - before;
     let seconds = began.elapsed().as_secs_f64();
     eprintln!("60 lies in {seconds:.1} s: {cost} HEADs");
     // One poll at once, one poll a second, and the scheduled polls after 2, 6, 14 and 30 seconds.
@@ -260,11 +267,11 @@ fn forged_notification_causes_at_most_one_poll_per_second() {
 
     // A new token replaces the first one.
     let other = "0a1b2c3d4e5f6071-other";
-    std::fs::write(&told.tokens, format!("{other} {}", t.name())).unwrap();
+    std::fs::write(&setup.tokens, format!("{other} {}", t.name())).unwrap();
     eventually(SOON, "the new token to be accepted", || {
-        (told.post(told.port, &format!("X-Api-Key: {other}"), &truth) == 204).then_some(())
+        (setup.post(setup.port, &format!("X-Api-Key: {other}"), &true_notification) == 204).then_some(())
     });
-    assert_eq!(told.post(told.port, &good, &truth), 401);
+    assert_eq!(setup.post(setup.port, &good, &true_notification), 401);
     let log = operator.log_text();
     assert!(
         !log.contains(TOKEN) && !log.contains(other) && !log.contains(&key),
@@ -276,9 +283,9 @@ fn forged_notification_causes_at_most_one_poll_per_second() {
 /// key. A notification for the platform's store does not make Valet poll the tenant's store.
 #[test]
 fn notification_with_a_token_of_another_store_causes_no_request() {
-    let told = Told::new("spy");
-    let t = &told.t;
-    let mut options = told.options(told.port);
+    let setup = NotificationSetup::new("spy");
+    let t = &setup.t;
+    let mut options = setup.options(setup.port);
     options.args.push("--allow-private-endpoints=127.0.0.0/8".into());
     options.args.push("--tenant-store-requests=All".into());
     let operator = Operator::start(VALET.as_ref(), &t.world.plane, &options).expect("the operator starts");
@@ -302,14 +309,14 @@ fn notification_with_a_token_of_another_store_causes_no_request() {
             json!({"key": key, "storeRef": {"kind": "ObjectStore", "name": "spy"}}),
         ),
     ]);
-    t.between_looks(&["owner", "spy"]);
+    t.between_polls(&["owner", "spy"]);
     let (owners, spys) = (
-        || looks(t, &operator),
-        || looks_at(&operator, "ObjectStore", t.name(), "spy"),
+        || polls(t, &operator),
+        || polls_of(&operator, "ObjectStore", t.name(), "spy"),
     );
     let before = (owners(), spys());
-    let (header, truth) = (format!("X-Api-Key: {TOKEN}"), told.news(t.name(), &key));
-    assert_eq!(told.post(told.port, &header, &truth), 204);
+    let (header, true_notification) = (format!("X-Api-Key: {TOKEN}"), setup.notification(t.name(), &key));
+    assert_eq!(setup.post(setup.port, &header, &true_notification), 204);
     eventually(SOON, "a request to the owner's store", || {
         (owners() == before.0 + 1.0).then_some(())
     });
@@ -319,13 +326,13 @@ fn notification_with_a_token_of_another_store_causes_no_request() {
     // With a token for the stores of the namespace, Valet polls the tenant's store and not the platform's store.
     let other = "0a1b2c3d4e5f6071-other";
     std::fs::write(
-        &told.tokens,
+        &setup.tokens,
         format!("{TOKEN} {}\n{other} {}/spy\n", t.name(), t.name()),
     )
     .unwrap();
     let header = format!("X-Api-Key: {other}");
     eventually(SOON, "the other token to be accepted", || {
-        (told.post(told.port, &header, &truth) == 204).then_some(())
+        (setup.post(setup.port, &header, &true_notification) == 204).then_some(())
     });
     eventually(SOON, "a request to the tenant's store", || {
         (spys() > before.1).then_some(())
@@ -337,33 +344,33 @@ fn notification_with_a_token_of_another_store_causes_no_request() {
 /// therefore forwards notifications to the leader.
 #[test]
 fn standby_forwards_notifications_to_the_leader() {
-    let told = Told::new("passon");
-    let t = &told.t;
+    let setup = NotificationSetup::new("passon");
+    let t = &setup.t;
     let mut credentials = t.credentials(t.world.s3.access_key(), t.world.s3.secret_key());
     credentials["metadata"]["namespace"] = json!(t.name());
     t.apply(&[credentials]);
     let waiting = net::free_port().unwrap();
     let replica = |port| {
-        let mut options = told.options(port);
+        let mut options = setup.options(port);
         options
             .args
             .extend(["--leader-elect".into(), format!("--operator-namespace={}", t.name())]);
         options.env.push(("VALET_POD_IP".into(), "127.0.0.1".into()));
         Operator::start(VALET.as_ref(), &t.world.plane, &options).unwrap()
     };
-    let first = replica(told.port);
+    let first = replica(setup.port);
     eventually(SOON, "the first replica to become the leader", || {
         (metric(&first, "valet_leader") == 1.0).then_some(())
     });
     let second = replica(waiting);
     assert_eq!(metric(&second, "valet_leader"), 0.0);
 
-    let s3 = told.versitygw(waiting);
+    let s3 = setup.versitygw(waiting);
     let mut credentials = t.credentials(s3.access_key(), s3.secret_key());
     credentials["metadata"]["namespace"] = json!(t.name());
     t.apply(&[credentials, t.grant("UploadGrant", "one", json!({}))]);
     let key = t.mount("one");
-    t.between_looks(&["one"]);
+    t.between_polls(&["one"]);
     assert_eq!(key.upload(&t.file("one", b"to whom it may concern")).0, 200);
     t.reason("ug/one", "Completed");
     completed_by_notification(&first, 1);
@@ -395,15 +402,18 @@ fn standby_forwards_notifications_to_the_leader() {
     // The leader is frozen. The standby answers 503, so that a store which repeats notifications sends this one
     // again.
     let good = format!("Authorization: Bearer {TOKEN}");
-    let truth = told.news(t.name(), &t.key("two"));
-    assert_eq!(told.post(waiting, "X-Api-Key: not-the-token-at-all", &truth), 401);
+    let true_notification = setup.notification(t.name(), &t.key("two"));
+    assert_eq!(
+        setup.post(waiting, "X-Api-Key: not-the-token-at-all", &true_notification),
+        401
+    );
     first.process().pause();
-    assert_eq!(told.post(waiting, &good, &truth), 503);
+    assert_eq!(setup.post(waiting, &good, &true_notification), 503);
     first.kill();
     eventually(
         SOON,
         "the second replica to take over and to receive the notification",
-        || (told.post(waiting, &good, &truth) == 204).then_some(()),
+        || (setup.post(waiting, &good, &true_notification) == 204).then_some(()),
     );
 }
 

@@ -16,7 +16,7 @@ const ARRIVALS: [u64; 4] = [1, 4, 10, 20];
 
 /// When Valet polls, in seconds after the URL was signed (docs/adr/0012). The tests in tests/decide check the exact
 /// times.
-const LOOKS: [f64; 6] = [2.0, 6.0, 14.0, 30.0, 62.0, 122.0];
+const POLLS: [f64; 6] = [2.0, 6.0, 14.0, 30.0, 62.0, 122.0];
 
 /// A write-once upload costs one HEAD request before its first URL, and then the polls of the schedule until one
 /// finds the object. On a busy machine the upload or a poll can be late, so fewer polls are also accepted. The test
@@ -27,7 +27,7 @@ fn head_requests_follow_the_poll_schedule() {
     let operator = t.operator();
     // Only the requests to this test's store count.
     let ours = format!("store=\"{}\"", t.name());
-    let looks = || -> u64 {
+    let head_requests = || -> u64 {
         let text = operator.metrics().expect("the operator answers");
         text.lines()
             .filter(|line| line.starts_with("valet_store_looks_total") && line.contains(&ours))
@@ -36,7 +36,7 @@ fn head_requests_follow_the_poll_schedule() {
     };
     for (n, seconds) in ARRIVALS.into_iter().enumerate() {
         let name = format!("g{n}");
-        let before = looks();
+        let before = head_requests();
         t.apply(&[t.grant("UploadGrant", &name, json!({}))]);
         let grant = t.reason(&format!("ug/{name}"), "Issued");
         let issued: Timestamp = grant["status"]["issuedTime"]
@@ -51,10 +51,10 @@ fn head_requests_follow_the_poll_schedule() {
         let (arrived, after) = (Instant::now(), Timestamp::now().duration_since(issued).as_secs_f64());
         t.reason_within(&format!("ug/{name}"), "Completed", 2 * SOON);
         let took = arrived.elapsed().as_secs_f64();
-        let heads = looks() - before;
+        let heads = head_requests() - before;
         eprintln!("arrived {seconds} s after the key: Completed {took:.1} s later, {heads} HEADs");
         // The polls that can have been too early, and the poll that found the object.
-        let due = LOOKS.iter().filter(|look| **look < after).count() as u64 + 1;
+        let due = POLLS.iter().filter(|poll| **poll < after).count() as u64 + 1;
         assert!(
             (2..=1 + due).contains(&heads),
             "{heads} HEAD requests for an object that arrived after {after:.1} s; the schedule has at most {}",

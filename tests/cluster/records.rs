@@ -12,7 +12,7 @@ use valet_harness::eventually;
 use crate::world::{SOON, Tenant, condition, says};
 
 /// Valet checks the record key once a minute.
-const KEY_IS_LOOKED_AT: Duration = Duration::from_secs(75);
+const RECORD_KEY_IS_CHECKED_WITHIN: Duration = Duration::from_secs(75);
 
 /// Shorter than the resync interval of ten minutes, so a resync cannot be the reason for the correction.
 const PROMPT: Duration = Duration::from_secs(30);
@@ -36,7 +36,7 @@ fn patch_status(t: &Tenant, grant: &str, status: &Value) {
 }
 
 /// The grant of a case in tests/cases, in which another client changes the Secret again and again.
-pub fn fought_over(t: &Tenant) -> Value {
+pub fn contested_grant(t: &Tenant) -> Value {
     let case = include_str!("../cases/L67-fought-over.yaml");
     let mut grant: Value = serde_yaml::from_str(case).expect("the case is YAML");
     grant["metadata"]["namespace"] = t.name().into();
@@ -65,7 +65,7 @@ fn edited_secret_data_is_restored_with_the_same_expiry() {
     for (test, arg) in [("edited", "--watch-secrets"), ("edited-sweep", "--sweep-seconds=2")] {
         let t = Tenant::new(test);
         let _operator = t.operator_with(&[arg]);
-        t.apply(&[fought_over(&t)]);
+        t.apply(&[contested_grant(&t)]);
         let issued = t.reason("dg/fought", "Issued");
         let before = t.mount("fought");
         std::thread::sleep(Duration::from_millis(1500));
@@ -153,7 +153,7 @@ fn forged_completion_is_corrected_and_never_final() {
     t.apply(&[t.grant("UploadGrant", "up", json!({"expirationSeconds": 45}))]);
     let grant = t.reason("ug/up", "Issued");
     // Between two scheduled polls, only the forged status can lead to a reconcile.
-    t.between_looks(&["up"]);
+    t.between_polls(&["up"]);
     let mut conditions = grant["status"]["conditions"].clone();
     for c in conditions.as_array_mut().unwrap() {
         if c["type"] == "Completed" {
@@ -253,7 +253,7 @@ fn repeated_secret_changes_are_restored_with_growing_pauses() {
     for (test, attack) in [("fight-delete", delete), ("fight-edit", edit)] {
         let t = Tenant::new(test);
         let _operator = t.operator_with(&["--watch-secrets"]);
-        t.apply(&[fought_over(&t)]);
+        t.apply(&[contested_grant(&t)]);
         t.reason("dg/fought", "Issued");
         let before = url(&t, "fought");
         let (mut rounds, until) = (0, Instant::now() + Duration::from_secs(20));
@@ -275,13 +275,13 @@ fn repeated_secret_changes_are_restored_with_growing_pauses() {
             "{message}"
         );
         let events: Value = serde_json::from_str(&t.kubectl(&["get", "events", "--output=json"])).unwrap();
-        let told: Vec<_> = events["items"]
+        let contested_events: Vec<_> = events["items"]
             .as_array()
             .unwrap()
             .iter()
             .filter(|e| e["reason"] == "SecretContested")
             .collect();
-        assert_eq!(told.len(), 1, "{test}: {told:?}");
+        assert_eq!(contested_events.len(), 1, "{test}: {contested_events:?}");
         // When the other controller stops, the Secret comes back with the same credential.
         let after = eventually(SOON, "the Secret to be restored", || {
             url(&t, "fought").filter(|url| !url.contains("evil"))
@@ -344,7 +344,7 @@ fn deleted_record_key_is_restored_and_replaced_one_reissues_grants() {
 
     let mark = t.mark();
     t.delete("secret/valet-record-key");
-    let again = eventually(KEY_IS_LOOKED_AT, "the record key to be restored", || {
+    let again = eventually(RECORD_KEY_IS_CHECKED_WITHIN, "the record key to be restored", || {
         t.get("secret/valet-record-key")
     });
     assert_eq!(again["data"], key["data"]);
@@ -357,7 +357,7 @@ fn deleted_record_key_is_restored_and_replaced_one_reissues_grants() {
     let mut other = again;
     other["data"]["key"] = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=".into();
     t.replace(&other).unwrap();
-    eventually(KEY_IS_LOOKED_AT, "the operator to exit", || {
+    eventually(RECORD_KEY_IS_CHECKED_WITHIN, "the operator to exit", || {
         (!operator.process().is_running()).then_some(())
     });
     let log = operator.log_text();

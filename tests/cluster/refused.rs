@@ -10,7 +10,7 @@ use valet_harness::{OddStore, Oddity, Operator, eventually};
 use crate::{
     abandoned::begin,
     multipart::open,
-    notifications::looks,
+    notifications::polls,
     world::{SOON, Tenant, condition},
 };
 
@@ -71,11 +71,11 @@ fn touch(t: &Tenant, grant: &str) {
     t.kubectl(&["label", "ug", grant, &format!("touched=at-{now}"), "--overwrite"]);
 }
 
-fn let_go(t: &Tenant, secret: &str) {
+fn remove_finalizers(t: &Tenant, secret: &str) {
     t.patch(&format!("secret/{secret}"), &json!({"metadata": {"finalizers": null}}));
 }
 
-fn tells_nothing(t: &Tenant, operator: &Operator, grant: &str) {
+fn assert_shows_nothing(t: &Tenant, operator: &Operator, grant: &str) {
     std::thread::sleep(A_WHILE);
     touch(t, grant);
     std::thread::sleep(A_WHILE);
@@ -88,7 +88,7 @@ fn tells_nothing(t: &Tenant, operator: &Operator, grant: &str) {
         !text.contains("nothing was uploaded;") && !text.contains("salaries of"),
         "{text}"
     );
-    assert_eq!(looks(t, operator), 0.0, "the store received a request");
+    assert_eq!(polls(t, operator), 0.0, "the store received a request");
 }
 
 /// A forged Secret or status does not let a tenant learn whether another tenant's object exists, or its size.
@@ -131,9 +131,9 @@ fn forged_record_of_refused_grant_sends_no_request() {
             } else {
                 plant(&t, &name, "1970-01-02T00:00:00Z");
             }
-            tells_nothing(&t, &operator, &name);
+            assert_shows_nothing(&t, &operator, &name);
             if way != "status" {
-                let_go(&t, &name);
+                remove_finalizers(&t, &name);
             }
         }
     }
@@ -153,12 +153,12 @@ fn forged_record_of_refused_grant_aborts_no_upload() {
     t.reason("ug/spy", "KeyNotAllowed");
     let theirs = begin(&t, VICTIM);
     plant(&t, "spy", "2031-01-01T00:00:00Z");
-    tells_nothing(&t, &operator, "spy");
+    assert_shows_nothing(&t, &operator, "spy");
     assert_eq!(open(&t, VICTIM), std::slice::from_ref(&theirs));
     // The finalizer does not delay the deletion, and the other client's upload stays.
     t.kubectl(&["delete", "ug/spy", "--timeout=30s"]);
     assert_eq!(open(&t, VICTIM), [theirs]);
-    let_go(&t, "spy");
+    remove_finalizers(&t, "spy");
     names_no_victim(&store);
 }
 
@@ -304,7 +304,7 @@ fn secret_with_foreign_finalizer_is_emptied() {
         assert!(secret["data"].is_null(), "{name} still has data");
         assert_eq!(secret["type"], "valetkey.dev/grant");
         assert!(!secret["metadata"]["deletionTimestamp"].is_null());
-        let_go(&t, name);
+        remove_finalizers(&t, name);
         t.gone(name);
     }
 }

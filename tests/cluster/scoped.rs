@@ -23,7 +23,7 @@ fn store(t: &Tenant, name: &str) -> Value {
 }
 
 /// Status and reason of the condition that this namespace's operator writes for itself on a shared store.
-fn voice(store: &Value, t: &Tenant, type_: &str) -> String {
+fn operator_condition(store: &Value, t: &Tenant, type_: &str) -> String {
     says(store, &format!("{}/{type_}", t.name()))
 }
 
@@ -110,7 +110,7 @@ fn two_operators_merge_conditions_of_one_store() {
     let name = a.name();
     let first = a.operator();
     let alone = eventually(SOON, "the first operator's conditions", || {
-        Some(store(&a, name)).filter(|s| voice(s, &a, "Ready") == "True Ready")
+        Some(store(&a, name)).filter(|s| operator_condition(s, &a, "Ready") == "True Ready")
     });
     assert_eq!(says(&alone, "Ready"), "True Ready");
     assert!(!alone["status"]["capabilities"].as_array().unwrap().is_empty());
@@ -120,9 +120,9 @@ fn two_operators_merge_conditions_of_one_store() {
     // The second operator has no credentials for the store.
     let second = apart(&b);
     let both = eventually(SOON, "the conditions of both operators", || {
-        Some(store(&a, name)).filter(|s| voice(s, &b, "Ready") == "False CredentialsNotFound")
+        Some(store(&a, name)).filter(|s| operator_condition(s, &b, "Ready") == "False CredentialsNotFound")
     });
-    assert_eq!(voice(&both, &a, "Ready"), "True Ready");
+    assert_eq!(operator_condition(&both, &a, "Ready"), "True Ready");
     assert_eq!(says(&both, "Ready"), "False CredentialsNotFound");
     let said = condition(&both, "Ready").unwrap()["message"].as_str().unwrap();
     assert!(said.contains(&format!("for namespace {}: ", b.name())), "{said}");
@@ -160,7 +160,7 @@ fn two_operators_merge_conditions_of_one_store() {
     let settled = eventually(SOON, "both operators to stop writing", || {
         let now = store(&a, name);
         let is_settled = now["status"]["capabilities"].as_array().is_none_or(Vec::is_empty)
-            && voice(&now, &a, "UnsignedHeadersRefused") == "True HeadersRefused"
+            && operator_condition(&now, &a, "UnsignedHeadersRefused") == "True HeadersRefused"
             && says(&now, "UnsignedHeadersRefused").is_empty();
         is_settled.then_some(now)
     });
@@ -178,7 +178,7 @@ fn two_operators_merge_conditions_of_one_store() {
     };
     request("one");
     eventually(SOON, "the conformance check of the operator with credentials", || {
-        Some(store(&a, name)).filter(|s| voice(s, &a, "KeysEnforced") == "True KeysEnforced")
+        Some(store(&a, name)).filter(|s| operator_condition(s, &a, "KeysEnforced") == "True KeysEnforced")
     });
     assert_eq!(writes(&a, name, mark), 1, "only changed conditions were written");
     assert_eq!(
@@ -194,10 +194,11 @@ fn two_operators_merge_conditions_of_one_store() {
     request("both");
     let fine = eventually(SOON, "both operators to report Ready", || {
         let now = store(&a, name);
-        let is_fine = voice(&now, &b, "KeysEnforced") == "True KeysEnforced" && says(&now, "Ready") == "True Ready";
+        let is_fine = operator_condition(&now, &b, "KeysEnforced") == "True KeysEnforced"
+            && says(&now, "Ready") == "True Ready";
         is_fine.then_some(now)
     });
-    assert_eq!(voice(&fine, &a, "KeysEnforced"), "True KeysEnforced");
+    assert_eq!(operator_condition(&fine, &a, "KeysEnforced"), "True KeysEnforced");
     for condition in [format!("{}/Ready", b.name()), "Ready".to_owned()] {
         let wait = format!("--for=condition={condition}");
         a.kubectl(&["wait", &wait, "--timeout=5s", &format!("costore/{name}")]);

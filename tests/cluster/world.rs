@@ -302,7 +302,7 @@ impl Tenant {
 
     /// Waits for a time when no poll of these UploadGrants is due: after the poll at 14 seconds and before the poll
     /// at 30 seconds (docs/adr/0012).
-    pub fn between_looks(&self, grants: &[&str]) {
+    pub fn between_polls(&self, grants: &[&str]) {
         let issued = grants.iter().map(|grant| -> Timestamp {
             let grant = self.reason(&format!("ug/{grant}"), "Issued");
             let time = grant["status"]["issuedTime"].as_str().expect("it was issued");
