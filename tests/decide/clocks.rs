@@ -37,7 +37,7 @@ fn name(step: &Step) -> &'static str {
     match step {
         Step::Read(Read::Store) => "read the store",
         Step::Read(Read::Secret) => "read the Secret",
-        Step::Read(Read::Object(_)) => "look",
+        Step::Read(Read::Object(_)) => "poll",
         Step::Read(Read::Upload(..)) => "list the parts",
         Step::Read(Read::Uploads(_)) => "list the uploads",
         Step::AddFinalizer => "hold",
@@ -46,11 +46,11 @@ fn name(step: &Step) -> &'static str {
         Step::RemoveFinalizer { .. } => "release",
         Step::Read(Read::Quota(_)) => "ask for a place",
         Step::Publish(_) => "publish",
-        Step::UpdateMetadata { .. } => "retouch",
+        Step::UpdateMetadata { .. } => "update metadata",
         Step::Empty { .. } => "empty",
-        Step::DeleteSecret { .. } => "withdraw",
+        Step::DeleteSecret { .. } => "delete Secret",
         Step::Report { .. } => "report",
-        Step::DeleteGrant => "collect",
+        Step::DeleteGrant => "delete grant",
         Step::Rest { .. } => "rest",
     }
 }
@@ -66,7 +66,10 @@ pub fn until(world: &World) -> Option<Timestamp> {
 fn secret_is_deleted_exactly_at_the_expiry() {
     let mut world = issued(download());
     assert_eq!(until(&world), Some(at(300)));
-    assert_eq!(steps(&mut world, around(at(300))), ["rest", "withdraw", "withdraw"]);
+    assert_eq!(
+        steps(&mut world, around(at(300))),
+        ["rest", "delete Secret", "delete Secret"]
+    );
 }
 
 #[test]
@@ -112,7 +115,10 @@ fn deadline_ends_the_credential_and_prevents_a_new_one() {
         Some(at(100)),
         "a shorter credential is not possible; this one is deleted in time"
     );
-    assert_eq!(steps(&mut pulled, around(at(100))), ["rest", "withdraw", "withdraw"]);
+    assert_eq!(
+        steps(&mut pulled, around(at(100))),
+        ["rest", "delete Secret", "delete Secret"]
+    );
 }
 
 #[test]
@@ -142,7 +148,11 @@ fn finished_grant_is_deleted_exactly_at_its_ttl() {
             Some(seconds) => {
                 let end = at(300 + seconds);
                 assert_eq!(until(&world), Some(end), "{said}");
-                assert_eq!(steps(&mut world, around(end)), ["rest", "collect", "collect"], "{said}");
+                assert_eq!(
+                    steps(&mut world, around(end)),
+                    ["rest", "delete grant", "delete grant"],
+                    "{said}"
+                );
             }
             None => {
                 assert_eq!(until(&world), None, "{said}");
@@ -204,7 +214,7 @@ fn polls_run_exactly_at_their_scheduled_times() {
         assert_eq!(until(&world), Some(at(second)));
         assert_eq!(
             steps(&mut world, around(at(second))),
-            ["rest", "look", "look"],
+            ["rest", "poll", "poll"],
             "{second}"
         );
         world.now = at(second);

@@ -128,15 +128,15 @@ fn status_contains_the_object_only_after_a_poll_found_it() {
 #[test]
 fn credential_of_five_minutes_causes_nine_polls_after_issue() {
     let mut world = World::new(upload(), store([rule()]));
-    let mut looks = vec![];
+    let mut polls = vec![];
     let mut wake = world.reconcile();
-    looks.extend(world.last_poll);
+    polls.extend(world.last_poll);
     while let Some(next) = wake.filter(|t| *t <= at(300)) {
         world.now = next;
         wake = world.reconcile();
-        looks.extend(world.last_poll.filter(|l| looks.last() != Some(l)));
+        polls.extend(world.last_poll.filter(|l| polls.last() != Some(l)));
     }
-    let seconds: Vec<_> = looks.iter().map(|t| t.duration_since(at(0)).as_secs()).collect();
+    let seconds: Vec<_> = polls.iter().map(|t| t.duration_since(at(0)).as_secs()).collect();
     assert_eq!(seconds, [0, 2, 6, 14, 30, 62, 122, 182, 242, 300]);
     // The status was written only twice in this time.
     assert_eq!(world.counts.reports, 2);
@@ -153,16 +153,16 @@ fn notification_causes_one_poll_at_once() {
         let announced = at(0) + SignedDuration::from_secs_f64(announced);
         let mut world = World::new(upload(), store([rule()]));
         let mut wake = world.reconcile();
-        let mut looks = vec![at(0)];
-        while looks.len() < expected.len() {
+        let mut polls = vec![at(0)];
+        while polls.len() < expected.len() {
             let timer = wake.expect("a timer is set");
             let is_due = world.now < announced && announced < timer;
             world.now = if is_due { announced } else { timer };
             world.heard = is_due;
             wake = world.reconcile();
-            looks.extend(world.last_poll);
+            polls.extend(world.last_poll);
         }
-        let seconds: Vec<_> = looks.iter().map(|t| t.duration_since(at(0)).as_secs()).collect();
+        let seconds: Vec<_> = polls.iter().map(|t| t.duration_since(at(0)).as_secs()).collect();
         assert_eq!(seconds, expected);
     }
 }
@@ -172,7 +172,7 @@ fn notification_causes_one_poll_at_once() {
 fn notification_for_download_or_finished_grant_causes_no_poll() {
     let mut world = World::new(crate::common::download(), store([rule()]));
     world.reconcile();
-    world.hear();
+    world.notify();
     world.reconcile();
     assert_eq!(world.last_poll, None);
     let mut world = play(
@@ -182,7 +182,7 @@ fn notification_for_download_or_finished_grant_causes_no_poll() {
         SignedDuration::ZERO,
     );
     let before = (world.counts, world.last_poll);
-    world.hear();
+    world.notify();
     world.reconcile();
     assert_eq!((world.counts, world.last_poll), before);
 }

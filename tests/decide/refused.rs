@@ -450,7 +450,7 @@ fn secret_with_foreign_finalizer_is_emptied_and_reported() {
         ("Expired", |w| w.now = at(300)),
         ("NamespaceNotAllowed", |w| w.usable(|s| s.rules = Arc::new(vec![]))),
         ("StoreNotFound", |w| w.store = StoreFact::Missing),
-        ("Deleting", |w| w.delete_held()),
+        ("Deleting", |w| w.delete_with_finalizer()),
     ];
     for immutable in [false, true] {
         for (reason, change) in cases {
@@ -498,7 +498,7 @@ fn deleted_grant_with_foreign_finalizer_has_no_secret() {
     let mut world = World::new(download(), store([rule()]));
     world.reconcile();
     world.now = at(10);
-    world.delete_held();
+    world.delete_with_finalizer();
     world.reconcile();
     assert!(world.secret.is_none());
     assert_eq!(checks::ready(world.grant()), Reason::Deleting.as_str());

@@ -50,7 +50,7 @@ fn credential_is_renewed_exactly_at_its_scheduled_time() {
     world.now = at(DUE - 1);
     world.last_poll = Some(world.now);
     assert_eq!(until(&world), Some(at(DUE)));
-    assert_eq!(steps(&mut world, around(at(DUE))), ["rest", "look", "look"]);
+    assert_eq!(steps(&mut world, around(at(DUE))), ["rest", "poll", "poll"]);
 }
 
 #[test]
@@ -160,7 +160,10 @@ fn failed_renewal_is_overdue_three_minutes_before_the_expiry() {
     assert_eq!(world.notices, [Reason::RenewalOverdue]);
     assert_eq!(ready(world.grant()), "Issued");
     // The Secret is still deleted when the credential expires.
-    assert_eq!(steps(&mut world, around(at(600))), ["rest", "withdraw", "withdraw"]);
+    assert_eq!(
+        steps(&mut world, around(at(600))),
+        ["rest", "delete Secret", "delete Secret"]
+    );
     // After a successful renewal the condition is removed.
     world.now = at(500);
     world.store = StoreFact::Usable(store([rule()]));

@@ -297,7 +297,7 @@ fn never_completed(grant: GrantFacts) {
     ));
     assert!(message(&world, "Completed").starts_with("NotObservable spec.key is a prefix"));
     world.put_object();
-    world.hear();
+    world.notify();
     for second in [0, 2, 60, 299] {
         world.now = at(second);
         assert_eq!(until(&world), Some(at(300)));

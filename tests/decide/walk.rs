@@ -148,7 +148,7 @@ fn happen(world: &mut World, dice: &mut Dice) {
                 g.terms.expiration_seconds = g.terms.expiration_seconds.max(600);
             }
         }),
-        20 => world.hear(),
+        20 => world.notify(),
         28 => {
             if let StoreFact::Usable(view) = &mut world.store {
                 view.signer = Some(Signer {
@@ -454,7 +454,7 @@ fn random_facts_cause_no_panic() {
             }
             Step::UpdateMetadata { .. } | Step::DeleteSecret { .. } => {
                 let SecretFact::Present(s) = &facts.secret else {
-                    panic!("{n}: a write to a Secret that nobody has seen");
+                    panic!("{n}: a write to a Secret that was not read");
                 };
                 assert_eq!((&s.owner, s.deleting), (&Owner::ThisGrant, false), "{n}");
                 "write"
@@ -472,10 +472,10 @@ fn random_facts_cause_no_panic() {
                 );
                 "report"
             }
-            Step::DeleteGrant => "collect",
+            Step::DeleteGrant => "delete grant",
             Step::AddFinalizer => {
                 assert!(!facts.grant.held, "{n}");
-                "hold"
+                "add finalizer"
             }
             Step::Complete(..) | Step::Abort(_) | Step::AbortOrphans(_) | Step::RemoveFinalizer { .. } => {
                 assert!(facts.grant.held || facts.grant.ask.parts().is_some(), "{n}");
@@ -488,7 +488,15 @@ fn random_facts_cause_no_panic() {
         };
         *counts.entry(name).or_default() += 1;
     }
-    for name in ["read", "publish", "write", "report", "collect", "hold", "parts"] {
+    for name in [
+        "read",
+        "publish",
+        "write",
+        "report",
+        "delete grant",
+        "add finalizer",
+        "parts",
+    ] {
         assert!(
             counts.get(name).is_some_and(|c| *c > 5),
             "too few of {name}: {counts:?}"

@@ -415,16 +415,16 @@ fn deletion_waits_at_most_five_minutes_for_the_store() {
     world.bucket = Bucket::Down;
     world.now = at(10);
     world.delete();
-    let mut looks = vec![];
+    let mut polls = vec![];
     let mut wake = world.reconcile();
     while world.grant.is_some() {
         world.now = wake.expect("it tries again");
-        looks.push(world.now.as_second() - at(10).as_second());
+        polls.push(world.now.as_second() - at(10).as_second());
         wake = world.reconcile();
     }
     assert_eq!(world.notices, [Reason::PartsLeft]);
-    assert!((300..360).contains(looks.last().unwrap()), "{looks:?}");
-    assert!(looks.len() < 15, "{looks:?}");
+    assert!((300..360).contains(polls.last().unwrap()), "{polls:?}");
+    assert!(polls.len() < 15, "{polls:?}");
 }
 
 /// Checks the texts of the conditions of a multipart upload.

@@ -28,7 +28,7 @@ fn put_another(w: &mut World) {
 
 const UNUSED: &[Reason] = &[Reason::ExpiredUnused];
 
-pub static LOOKS: &[Life] = &[
+pub static POLLING: &[Life] = &[
     // Valet polls 60, 300 and 900 seconds after the credential has expired.
     Life {
         name: "an upload that is complete only after the key's end",
@@ -195,7 +195,7 @@ pub static LOOKS: &[Life] = &[
         world: || with_bucket(Bucket::Empty),
         events: &[(20.25, |w| {
             w.put_object();
-            w.hear();
+            w.notify();
         })],
         until: 1000,
         end: ends("Current Completed", &[(0, 300)], [1, 0, 1], &[]),
@@ -204,11 +204,11 @@ pub static LOOKS: &[Life] = &[
         name: "announcements of what is not there",
         world: || with_bucket(Bucket::Empty),
         events: &[
-            (1.0, World::hear),
-            (1.5, World::hear),
-            (7.0, World::hear),
-            (299.0, World::hear),
-            (400.0, World::hear),
+            (1.0, World::notify),
+            (1.5, World::notify),
+            (7.0, World::notify),
+            (299.0, World::notify),
+            (400.0, World::notify),
         ],
         until: 1000,
         end: ends("Failed ExpiredUnused", &[(0, 300)], [1, 0, 1], &[Reason::ExpiredUnused]),
@@ -218,7 +218,7 @@ pub static LOOKS: &[Life] = &[
         world: || with_bucket(Bucket::Empty),
         events: &[
             (7.0, |w| w.bucket = Bucket::Down),
-            (8.0, World::hear),
+            (8.0, World::notify),
             (9.0, World::put_object),
         ],
         until: 200,

@@ -43,7 +43,7 @@ fn narrowed(world: &mut World) {
     world.room = false;
 }
 
-pub static PLACES: &[Life] = &[
+pub static QUOTA: &[Life] = &[
     Life {
         name: "waits for its turn, and gets its whole time then",
         world: || waiting(downloading()),

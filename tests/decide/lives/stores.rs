@@ -21,7 +21,7 @@ fn away() -> Untried {
     }
 }
 
-pub static STRANGERS: &[Life] = &[
+pub static FOREIGN_SECRETS: &[Life] = &[
     Life {
         name: "a foreign Secret",
         world: || with(uploading(), |w| w.plant(Owner::Foreign("it has no owner"))),

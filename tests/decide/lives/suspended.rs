@@ -26,7 +26,7 @@ fn revoke(world: &mut World) {
     world.edit(|g| g.terms.revoke = Some(true));
 }
 
-pub static WITHHELD: &[Life] = &[
+pub static SUSPENDED: &[Life] = &[
     Life {
         name: "held back, and let go: the same key with what is left of it",
         world: downloading,

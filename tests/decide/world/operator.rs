@@ -156,7 +156,7 @@ impl World {
                     self.note_written();
                     self.repaired(is_repair);
                 }
-                facts.secret = self.look_at_secret();
+                facts.secret = self.observe_secret();
             }
             Step::Empty { uid, resource_version } => {
                 if self.refuses_replacement {
@@ -167,7 +167,7 @@ impl World {
                     }
                     self.edit_secret(|view| view.has_data = false);
                 }
-                facts.secret = self.look_at_secret();
+                facts.secret = self.observe_secret();
             }
             Step::DeleteSecret { uid, resource_version } => {
                 if self.is_current(&uid, &resource_version) {
@@ -205,14 +205,14 @@ impl World {
 
     fn read(&mut self, read: Read, facts: &mut Facts) {
         match read {
-            Read::Secret => facts.secret = self.look_at_secret(),
+            Read::Secret => facts.secret = self.observe_secret(),
             Read::Store => self.see_store(facts),
             Read::Object(_) => {
                 facts.object = self.see_object();
                 if matches!(facts.upload, UploadFact::Open(_)) {
                     facts.upload = UploadFact::Unread;
                 }
-                self.looked(facts);
+                self.polled(facts);
             }
             Read::Upload(_, id) => {
                 facts.upload = match (&self.bucket, &self.store, self.uploads.iter().find(|u| u.id == id)) {
@@ -227,7 +227,7 @@ impl World {
                 if facts.upload == UploadFact::Gone {
                     facts.object = ObjectFact::Unread;
                 }
-                self.looked(facts);
+                self.polled(facts);
             }
             Read::Uploads(_) => {
                 // The process aborts an unrecorded multipart upload by its ID, without a list.
@@ -261,7 +261,7 @@ impl World {
         }
     }
 
-    fn looked(&mut self, facts: &mut Facts) {
+    fn polled(&mut self, facts: &mut Facts) {
         facts.last_poll = Some(self.now);
         self.last_poll = Some(self.now);
         (facts.poll_requested, self.heard) = (false, false);
@@ -306,13 +306,13 @@ impl World {
         match &publish.mode {
             PublishMode::Create if self.secret.is_some() => {
                 // HTTP 409: another client was faster.
-                facts.secret = self.look_at_secret();
-                self.drop_loser();
+                facts.secret = self.observe_secret();
+                self.abort_upload_of_losing_secret();
                 return;
             }
             PublishMode::Replace { uid, resource_version } if !self.is_current(uid, resource_version) => {
-                facts.secret = self.look_at_secret();
-                self.drop_loser();
+                facts.secret = self.observe_secret();
+                self.abort_upload_of_losing_secret();
                 return;
             }
             PublishMode::Create => self.counts.creates += 1,
@@ -338,12 +338,12 @@ impl World {
         self.published.insert((self.grant().generation, renewals), lifetime);
         self.may_create_again = false;
         self.note_written();
-        facts.secret = self.look_at_secret();
+        facts.secret = self.observe_secret();
         self.repaired(publish.is_repair);
     }
 
     /// Reads the Secret, and remembers if it is authentic.
-    fn look_at_secret(&mut self) -> SecretFact {
+    fn observe_secret(&mut self) -> SecretFact {
         if self.own_secret().is_some_and(|s| s.view.is_authentic) {
             self.repairs.is_expected = true;
         }
@@ -357,7 +357,7 @@ impl World {
     }
 
     /// If another Secret won, aborts the multipart upload that was initiated for the losing Secret.
-    fn drop_loser(&mut self) {
+    fn abort_upload_of_losing_secret(&mut self) {
         let Some(secret) = &self.secret else { return };
         let recorded = secret.view.upload_id.as_ref();
         if let Some(begun) = self.begun.take_if(|begun| Some(&*begun) != recorded) {

@@ -63,7 +63,7 @@ impl World {
     }
 
     /// Receives a notification that the object was created. It can be forged.
-    pub fn hear(&mut self) {
+    pub fn notify(&mut self) {
         self.heard = true;
     }
 
@@ -109,7 +109,7 @@ impl World {
     }
 
     /// Deletes a grant that a finalizer of another client keeps.
-    pub fn delete_held(&mut self) {
+    pub fn delete_with_finalizer(&mut self) {
         let now = self.now;
         if let Some(grant) = &mut self.grant {
             grant.deleting = true;
