@@ -187,7 +187,7 @@ async fn probe_detects_obeyed_headers_without_conditional_writes() {
 
 #[tokio::test]
 async fn probe_detects_missing_or_ignored_write_once_uploads() {
-    for (answer, told) in [
+    for (answer, remark) in [
         ((501, "NotImplemented"), "501 NotImplemented"),
         ((400, "InvalidArgument"), "InvalidArgument"),
         ((200, ""), "replaces"),
@@ -199,7 +199,7 @@ async fn probe_detects_missing_or_ignored_write_once_uploads() {
         assert!(!can(&s3, Capability::WriteOnce), "{answer:?}");
         let parts = s3.capabilities().multipart.clone().unwrap();
         assert!(!parts.contains(&Capability::WriteOnce), "{answer:?}");
-        assert!(probed.remarks[0].contains(told) && probed.remarks[0].contains("overwrite: Allow"));
+        assert!(probed.remarks[0].contains(remark) && probed.remarks[0].contains("overwrite: Allow"));
         let has_deleted = fake.asked().iter().any(|a| a.method == "DELETE");
         assert_eq!(has_deleted, answer.0 == 200, "{answer:?}");
     }

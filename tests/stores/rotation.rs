@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The maximum time until credentials are re-signed after Valet read the store (see docs/reference/stores.md).
-const ANEW: Duration = Duration::from_secs(120);
+const RE_SIGNING_TIME: Duration = Duration::from_secs(120);
 
 fn signed_with(secret: &Value) -> String {
     let annotations = &secret["metadata"]["annotations"];
@@ -82,24 +82,24 @@ fn rotated_access_key_leads_to_re_signing_with_the_same_expiry() {
     touch(&t);
     let began = Instant::now();
     let all = [&names[..], &["up".to_owned(), "after".to_owned()]].concat();
-    let mut anew = std::collections::BTreeMap::new();
-    eventually(ANEW + SOON, "every credential to be re-signed", || {
+    let mut re_signed = std::collections::BTreeMap::new();
+    eventually(RE_SIGNING_TIME + SOON, "every credential to be re-signed", || {
         for name in &all {
             if signed_with(&secret(name)) != first {
-                anew.entry(name.clone()).or_insert(began.elapsed());
+                re_signed.entry(name.clone()).or_insert(began.elapsed());
             }
         }
-        (anew.len() == all.len()).then_some(())
+        (re_signed.len() == all.len()).then_some(())
     });
-    println!("signed anew after {anew:?}");
-    let spread = anew
+    println!("re-signed after {re_signed:?}");
+    let spread = re_signed
         .values()
         .max()
         .unwrap()
-        .saturating_sub(*anew.values().min().unwrap());
+        .saturating_sub(*re_signed.values().min().unwrap());
     assert!(
         spread > Duration::from_secs(10),
-        "all credentials were re-signed at the same time: {anew:?}"
+        "all credentials were re-signed at the same time: {re_signed:?}"
     );
 
     let after = secret("film-0");

@@ -16,7 +16,7 @@ use crate::{
 
 /// How the client receives the credentials.
 #[derive(Clone, Copy)]
-pub enum Told {
+pub enum Input {
     /// Only through the mounted files `config` and `credentials`.
     Files,
     /// Through environment variables, as `envFrom` with the whole Secret sets them.
@@ -24,7 +24,7 @@ pub enum Told {
 }
 
 /// Runs operations with the Secret's entries and returns the result of each.
-pub fn run(t: &Tenant, key: &Mounted, told: Told, operations: &Value) -> Vec<Value> {
+pub fn run(t: &Tenant, key: &Mounted, input: Input, operations: &Value) -> Vec<Value> {
     let mut command = t.world.tools.command("python3");
     let home = t.file("no-home", b"");
     command
@@ -32,13 +32,13 @@ pub fn run(t: &Tenant, key: &Mounted, told: Told, operations: &Value) -> Vec<Val
         .arg(Path::new(env!("VALET_ROOT")).join("tests/stores/client.py"))
         .env("HOME", &home)
         .env("AWS_EC2_METADATA_DISABLED", "true");
-    match told {
-        Told::Files => {
+    match input {
+        Input::Files => {
             command
                 .env("AWS_CONFIG_FILE", key.folder.join("config"))
                 .env("AWS_SHARED_CREDENTIALS_FILE", key.folder.join("credentials"));
         }
-        Told::Variables => {
+        Input::Variables => {
             command.envs(&key.files);
         }
     }
@@ -48,7 +48,7 @@ pub fn run(t: &Tenant, key: &Mounted, told: Told, operations: &Value) -> Vec<Val
 
 /// Runs operations that the store must all refuse.
 fn refused(t: &Tenant, key: &Mounted, operations: &Value) {
-    let results = run(t, key, Told::Files, operations);
+    let results = run(t, key, Input::Files, operations);
     for (operation, result) in operations.as_array().unwrap().iter().zip(&results) {
         assert!(
             // The answer to HEAD has no body, so the error is only the status.
@@ -58,7 +58,7 @@ fn refused(t: &Tenant, key: &Mounted, operations: &Value) {
     }
 }
 
-fn lending(test: &str) -> OnMinio {
+fn with_temporary_credentials(test: &str) -> OnMinio {
     let on = OnMinio::new(test);
     let store = on.store(json!({"credentials": {"assumeRole": {"durationSeconds": 3600}}}));
     allow(&on.tenant, |_| {});
@@ -78,7 +78,7 @@ fn allow(t: &Tenant, change: impl FnOnce(&mut Value)) {
 /// upload as it sees any other.
 #[test]
 fn temporary_credentials_for_one_object_allow_only_its_upload() {
-    let on = lending("lendput");
+    let on = with_temporary_credentials("lendput");
     let t = &on.tenant;
     let (bucket, key) = (t.name(), t.key("report.csv"));
     on.minio.put(bucket, &t.key("theirs"), b"theirs").unwrap();
@@ -156,7 +156,7 @@ fn temporary_credentials_for_one_object_allow_only_its_upload() {
     // The store answers these requests, but with an empty result.
     let theirs = json!({"Objects": [{"Key": t.key("theirs")}]});
     let empty = json!([["list_buckets", {}], ["delete_objects", {"Bucket": bucket, "Delete": theirs}]]);
-    let answers = run(t, &lent, Told::Files, &empty);
+    let answers = run(t, &lent, Input::Files, &empty);
     assert!(
         answers[0].get("error").is_some() || answers[0]["ok"]["Buckets"] == json!([]),
         "{answers:?}"
@@ -171,7 +171,7 @@ fn temporary_credentials_for_one_object_allow_only_its_upload() {
     let started = run(
         t,
         &lent,
-        Told::Variables,
+        Input::Variables,
         &json!([
             ["create_multipart_upload", at(&key)],
             ["create_multipart_upload", at(&key)]
@@ -187,7 +187,7 @@ fn temporary_credentials_for_one_object_allow_only_its_upload() {
     let parts = run(
         t,
         &lent,
-        Told::Files,
+        Input::Files,
         &json!([
             ["upload_part", part(0, 1, 5 << 20)],
             ["upload_part", part(0, 2, 7)],
@@ -202,7 +202,7 @@ fn temporary_credentials_for_one_object_allow_only_its_upload() {
     let completed = run(
         t,
         &lent,
-        Told::Files,
+        Input::Files,
         &json!([["complete_multipart_upload", with(&key, completed)]]),
     );
     assert!(completed[0].get("ok").is_some(), "{completed:?}");
@@ -213,7 +213,7 @@ fn temporary_credentials_for_one_object_allow_only_its_upload() {
     let again = run(
         t,
         &lent,
-        Told::Variables,
+        Input::Variables,
         &json!([["put_object", with(&key, json!({"Body": "small"}))]]),
     );
     assert!(again[0].get("ok").is_some(), "{again:?}");
@@ -224,7 +224,7 @@ fn temporary_credentials_for_one_object_allow_only_its_upload() {
 /// lives longer.
 #[test]
 fn temporary_credentials_for_prefix_allow_all_keys_below_it() {
-    let on = lending("lendall");
+    let on = with_temporary_credentials("lendall");
     let t = &on.tenant;
     let bucket = t.name();
     let below = t.key("run-42/");
@@ -259,7 +259,7 @@ fn temporary_credentials_for_prefix_allow_all_keys_below_it() {
     let results = run(
         t,
         &write,
-        Told::Files,
+        Input::Files,
         &json!([put("run-42/out/a"), put("run-42/out/b/c"), put("run-42/x")]),
     );
     assert!(results.iter().all(|r| r.get("ok").is_some()), "{results:?}");
@@ -281,7 +281,7 @@ fn temporary_credentials_for_prefix_allow_all_keys_below_it() {
     let results = run(
         t,
         &read,
-        Told::Variables,
+        Input::Variables,
         &json!([
             ["get_object", at("run-42/in/a")],
             ["list_objects_v2", {"Bucket": bucket, "Prefix": below}],
@@ -321,7 +321,7 @@ fn temporary_credentials_for_prefix_allow_all_keys_below_it() {
     t.gone("out");
     refused(t, &write, &json!([put("run-42/late"), put("run-42/x")]));
     // An SDK that knows the expiry time reports it itself.
-    let late = &run(t, &write, Told::Variables, &json!([put("run-42/late")]))[0];
+    let late = &run(t, &write, Input::Variables, &json!([put("run-42/late")]))[0];
     assert!(late["error"].as_str().is_some_and(|e| e.contains("expired")), "{late}");
     assert_eq!(on.minio.get(bucket, &t.key("run-42/late")).unwrap(), None);
 }

@@ -32,7 +32,7 @@ const STORES: [&str; 4] = ["own", "quiet", "each", "byhand"];
 /// Grants that must have a working credential at all times.
 const LASTING: [&str; 4] = ["own-always", "own-always-long", "each-always", "each-always-long"];
 /// Grants with temporary credentials, which must also work at all times.
-const LENT: [&str; 2] = ["each-lent", "each-lent-long"];
+const TEMPORARY_CREDENTIALS: [&str; 2] = ["each-lent", "each-lent-long"];
 
 impl Watch<'_> {
     fn grant(&self, store: &str, name: &str, spec: Value) -> Value {
@@ -190,7 +190,7 @@ fn sessions_of_15_minutes_are_renewed_in_time() {
             watch.session_by_hand();
         }
         if next == 0 {
-            for name in [&LASTING[..], &LENT].concat() {
+            for name in [&LASTING[..], &TEMPORARY_CREDENTIALS].concat() {
                 t.mount(name);
             }
         }

@@ -11,9 +11,9 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use valet_harness::S3Server;
 
-use super::{AFTER, BEFORE, LASTING, LENT, STORES};
+use super::{AFTER, BEFORE, LASTING, STORES, TEMPORARY_CREDENTIALS};
 use crate::{
-    temporary_credentials::{Told, run},
+    temporary_credentials::{Input, run},
     world::{Mounted, Tenant, says},
 };
 
@@ -251,7 +251,7 @@ impl<'a> Watch<'a> {
         let at = json!({"Bucket": self.t.name(), "Key": self.t.key("film")});
         let mut put = at.clone();
         put["Body"] = json!("mine");
-        for name in LENT {
+        for name in TEMPORARY_CREDENTIALS {
             let key = self
                 .out
                 .get(name)
@@ -260,7 +260,7 @@ impl<'a> Watch<'a> {
             let did = run(
                 self.t,
                 &key,
-                Told::Variables,
+                Input::Variables,
                 &json!([["get_object", at], ["put_object", put]]),
             );
             let right = did[0]["ok"]["Body"] == "frames" && did[1]["error"] == "AccessDenied";
