@@ -315,13 +315,13 @@ async fn probe_errors_map_to_reasons() {
 
 #[tokio::test]
 async fn clock_skew_is_reported_only_above_the_tolerance() {
-    for (ahead, told) in [(0, false), (20, false), (-20, false), (45, true), (-45, true)] {
+    for (ahead, is_reported) in [(0, false), (20, false), (-20, false), (45, true), (-45, true)] {
         let answer = move |_: &Call, _: usize| {
             let date = http_date(Timestamp::now() + SignedDuration::from_secs(ahead));
             Reply::Answer(404, vec![("Date", date)], xml("NoSuchKey"))
         };
         let (probed, ..) = probe(answer).await;
-        assert_eq!(probed.skew.is_some(), told, "{ahead}: {:?}", probed.skew);
+        assert_eq!(probed.skew.is_some(), is_reported, "{ahead}: {:?}", probed.skew);
         assert!(
             probed.skew.is_none_or(|s| (s.as_secs() - ahead).abs() <= 2),
             "{:?}",

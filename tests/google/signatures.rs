@@ -116,7 +116,7 @@ async fn url_with_md5_equals_the_url_of_googles_client() {
     good["content"] = "hello".into();
     assert_eq!(why(&good), None);
     type Tamper = fn(&mut Value);
-    let bends: &[(&str, Tamper)] = &[
+    let tamperings: &[(&str, Tamper)] = &[
         ("other bytes", |c| c["content"] = "hellp".into()),
         ("no bytes", |c| c["content"] = "".into()),
         ("other bytes and their own checksum", |c| {
@@ -133,10 +133,10 @@ async fn url_with_md5_equals_the_url_of_googles_client() {
             header(c, "x-goog-hash", Some("md5=yYMZBIPfFn0qOEFGPCqTQQ=="));
         }),
     ];
-    for (what, bend) in bends {
-        let mut bent = good.clone();
-        bend(&mut bent);
-        assert!(why(&bent).is_some(), "the request with {what} was accepted");
+    for (what, tamper) in tamperings {
+        let mut tampered = good.clone();
+        tamper(&mut tampered);
+        assert!(why(&tampered).is_some(), "the request with {what} was accepted");
     }
 }
 
@@ -163,7 +163,7 @@ async fn resumable_upload_url_equals_the_url_of_googles_client() {
     let good = check(&session.url, "POST", &session.headers);
     assert_eq!(why(&good), None);
     type Tamper = fn(&mut Value);
-    let bends: &[(&str, Tamper)] = &[
+    let tamperings: &[(&str, Tamper)] = &[
         ("a plain upload", |c| c["method"] = "PUT".into()),
         ("no session", |c| header(c, "x-goog-resumable", None)),
         ("another content type", |c| header(c, "content-type", Some("text/html"))),
@@ -171,10 +171,10 @@ async fn resumable_upload_url_equals_the_url_of_googles_client() {
         ("an object that is there", |c| c["exists"] = true.into()),
         ("after its end", |c| c["now"] = now(3600).into()),
     ];
-    for (what, bend) in bends {
-        let mut bent = good.clone();
-        bend(&mut bent);
-        assert!(why(&bent).is_some(), "the request with {what} was accepted");
+    for (what, tamper) in tamperings {
+        let mut tampered = good.clone();
+        tamper(&mut tampered);
+        assert!(why(&tampered).is_some(), "the request with {what} was accepted");
     }
 }
 
@@ -265,7 +265,7 @@ async fn changed_url_is_rejected_by_the_verifier() {
     }
 
     type Tamper = fn(&mut Value);
-    let bends: &[(&str, Tamper)] = &[
+    let tamperings: &[(&str, Tamper)] = &[
         ("another method", |c| c["method"] = "DELETE".into()),
         ("another object key", |c| swap(c, "tenants/web/", "tenants/web2/")),
         ("another spelling of the key", |c| swap(c, "%252F", "%2F")),
@@ -326,10 +326,10 @@ async fn changed_url_is_rejected_by_the_verifier() {
         ("too large a file", |c| c["size"] = 10.into()),
         ("an object that is there", |c| c["exists"] = true.into()),
     ];
-    for (what, bend) in bends {
-        let mut bent = good.clone();
-        bend(&mut bent);
-        assert!(why(&bent).is_some(), "the request with {what} was accepted");
+    for (what, tamper) in tamperings {
+        let mut tampered = good.clone();
+        tamper(&mut tampered);
+        assert!(why(&tampered).is_some(), "the request with {what} was accepted");
     }
 
     let get = gcs
@@ -339,7 +339,7 @@ async fn changed_url_is_rejected_by_the_verifier() {
         .flat();
     let good = check(&get.url, "GET", &get.headers);
     assert_eq!(why(&good), None);
-    let bends: &[(&str, Tamper)] = &[
+    let tamperings: &[(&str, Tamper)] = &[
         ("another version", |c| {
             swap(c, "generation=1700000000000000", "generation=1700000000000001")
         }),
@@ -347,10 +347,10 @@ async fn changed_url_is_rejected_by_the_verifier() {
         ("another answer", |c| swap(c, "text%2Fcsv", "text%2Fhtml")),
         ("an upload", |c| c["method"] = "PUT".into()),
     ];
-    for (what, bend) in bends {
-        let mut bent = good.clone();
-        bend(&mut bent);
-        assert!(why(&bent).is_some(), "the request with {what} was accepted");
+    for (what, tamper) in tamperings {
+        let mut tampered = good.clone();
+        tamper(&mut tampered);
+        assert!(why(&tampered).is_some(), "the request with {what} was accepted");
     }
 }
 
@@ -386,12 +386,12 @@ async fn post_form_for_prefix_accepts_only_keys_below_it() {
     ] {
         assert!(named(key).is_some(), "{key} was accepted");
     }
-    let mut bent = good.clone();
-    field(&mut bent, "Content-Type", Some("text/html"));
-    assert!(why(&bent).is_some());
-    bent = good.clone();
-    bent["size"] = 10.into();
-    assert!(why(&bent).is_some());
+    let mut tampered = good.clone();
+    field(&mut tampered, "Content-Type", Some("text/html"));
+    assert!(why(&tampered).is_some());
+    tampered = good.clone();
+    tampered["size"] = 10.into();
+    assert!(why(&tampered).is_some());
 }
 
 #[tokio::test]
@@ -417,7 +417,7 @@ async fn changed_post_form_is_rejected_by_the_verifier() {
     let (policy, signature) = (others("policy"), others("x-goog-signature"));
 
     type Tamper<'a> = Box<dyn Fn(&mut Value) + 'a>;
-    let bends: Vec<(&str, Tamper<'_>)> = vec![
+    let tamperings: Vec<(&str, Tamper<'_>)> = vec![
         ("another object key", Box::new(|c| field(c, "key", Some("another")))),
         ("another bucket", Box::new(|c| c["bucket"] = "other".into())),
         (
@@ -473,9 +473,9 @@ async fn changed_post_form_is_rejected_by_the_verifier() {
             Box::new(|c| field(c, "x-goog-algorithm", Some("GOOG4-HMAC-SHA256"))),
         ),
     ];
-    for (what, bend) in bends {
-        let mut bent = good.clone();
-        bend(&mut bent);
-        assert!(why(&bent).is_some(), "the request with {what} was accepted");
+    for (what, tamper) in tamperings {
+        let mut tampered = good.clone();
+        tamper(&mut tampered);
+        assert!(why(&tampered).is_some(), "the request with {what} was accepted");
     }
 }
