@@ -55,7 +55,7 @@ impl OnAzure {
     }
 
     /// Replaces text in the URL of a credential's `curl.cfg`, and uses the changed URL.
-    pub fn bent(&self, key: &Mounted, args: &[&str], what: &str, by: &str) -> u16 {
+    pub fn status_after_change(&self, key: &Mounted, args: &[&str], what: &str, by: &str) -> u16 {
         let config = &key.files["curl.cfg"];
         assert!(config.contains(what), "there is no {what}");
         let mut files = key.files.clone();

@@ -66,7 +66,7 @@ fn event_grid_is_validated_and_its_notifications_are_accepted() {
     assert_eq!(post("somebody-elses-token", &validation).0, 401);
 
     t.apply(&[on.store(json!({})), t.grant("UploadGrant", "up", json!({}))]);
-    t.between_looks(&["up"]);
+    t.between_polls(&["up"]);
     assert_eq!(t.mount("up").upload(&t.file("f", b"bytes")).0, 201);
     let created = |blob: &str| {
         json!([{
@@ -152,7 +152,7 @@ fn cloud_events_are_validated_and_their_notifications_accepted() {
         t.grant("UploadGrant", "whole", json!({})),
         t.grant("UploadGrant", "headed", json!({})),
     ]);
-    t.between_looks(&["whole", "headed"]);
+    t.between_polls(&["whole", "headed"]);
     for name in ["whole", "headed"] {
         assert_eq!(t.mount(name).upload(&t.file("f", b"bytes")).0, 201);
     }

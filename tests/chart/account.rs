@@ -199,7 +199,7 @@ impl<'a> Account<'a> {
 }
 
 /// Copies the credentials of a tenant's store into the release's namespace.
-fn lend_credentials(home: &Tenant, tenant: &Tenant) {
+fn copy_credentials(home: &Tenant, tenant: &Tenant) {
     let s3 = &tenant.world.s3;
     let mut credentials = tenant.credentials(s3.access_key(), s3.secret_key());
     credentials["metadata"]["namespace"] = json!(home.name());
@@ -352,10 +352,10 @@ fn whole_job(t: &Tenant, operator: &Operator) {
 /// use.
 #[test]
 fn default_permissions_are_sufficient_and_all_are_used() {
-    let _turn = EVERYWHERE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _lock = EVERYWHERE.lock().unwrap_or_else(PoisonError::into_inner);
     let (home, tenant) = (Tenant::new("operator"), Tenant::new("default"));
     let account = Account::guarding(&home, &[&tenant], &[NEAR]);
-    lend_credentials(&home, &tenant);
+    copy_credentials(&home, &tenant);
     account.wait_until_confined();
     let mark = home.world.plane.audit_mark().expect("there is a log");
     let operator = account.operator(&[]);
@@ -392,10 +392,10 @@ fn default_permissions_are_sufficient_and_all_are_used() {
 /// With `watchSecrets` the operator replaces a deleted Secret at once.
 #[test]
 fn watch_secrets_lets_operator_replace_deleted_secret_at_once() {
-    let _turn = EVERYWHERE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _lock = EVERYWHERE.lock().unwrap_or_else(PoisonError::into_inner);
     let (home, tenant) = (Tenant::new("operator"), Tenant::new("watched"));
     let account = Account::new(&home, &["watchSecrets=true"]);
-    lend_credentials(&home, &tenant);
+    copy_credentials(&home, &tenant);
     let _operator = account.operator(&[]);
     tenant.apply(&[tenant.grant("DownloadGrant", "down", json!({"expirationSeconds": 600}))]);
     tenant.reason("dg/down", "Issued");
@@ -412,10 +412,10 @@ fn watch_secrets_lets_operator_replace_deleted_secret_at_once() {
 fn scoped_operator_works_with_permissions_in_one_namespace() {
     // The operator serves one namespace only, but it also writes the status of ClusterObjectStores, which all tests
     // share.
-    let _turn = EVERYWHERE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _lock = EVERYWHERE.lock().unwrap_or_else(PoisonError::into_inner);
     let (home, tenant, other) = (Tenant::new("operator"), Tenant::new("served"), Tenant::new("unserved"));
     let account = Account::new(&home, &[NEAR, &format!("scopedNamespace={}", tenant.name())]);
-    lend_credentials(&home, &tenant);
+    copy_credentials(&home, &tenant);
     let mark = home.world.plane.audit_mark().expect("there is a log");
     let operator = account.operator(&[]);
     whole_job(&tenant, &operator);
@@ -442,11 +442,11 @@ fn scoped_operator_works_with_permissions_in_one_namespace() {
 /// ones.
 #[test]
 fn secrets_are_written_only_in_the_listed_namespaces() {
-    let _turn = EVERYWHERE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _lock = EVERYWHERE.lock().unwrap_or_else(PoisonError::into_inner);
     let (home, listed, other) = (Tenant::new("operator"), Tenant::new("listed"), Tenant::new("unlisted"));
     let account = Account::new(&home, &[&format!("rbac.secretsNamespaces={{{}}}", listed.name())]);
-    lend_credentials(&home, &listed);
-    lend_credentials(&home, &other);
+    copy_credentials(&home, &listed);
+    copy_credentials(&home, &other);
     let _operator = account.operator(&[]);
     for t in [&listed, &other] {
         t.apply(&[t.grant("DownloadGrant", "down", json!({"expirationSeconds": 600}))]);

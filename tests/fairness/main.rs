@@ -51,7 +51,7 @@ fn of_store(t: &Tenant, name: &str, owner: &Tenant) -> Value {
 
 /// The number of polls of a store, successful or not. A reconcile of a grant whose store does not answer ends with a
 /// failed poll.
-fn looks(operator: &Operator, store: &str) -> u64 {
+fn polls(operator: &Operator, store: &str) -> u64 {
     let text = operator.metrics().expect("the operator answers");
     let of_store = format!("store=\"{store}\"");
     text.lines()
@@ -80,7 +80,7 @@ fn flood_of_grants_in_one_namespace_does_not_delay_another() {
         .map(|n| loud.grant("UploadGrant", &format!("flood-{n}"), json!({})))
         .collect();
     loud.apply(&grants);
-    stays_calm(&quiet, || looks(&operator, loud.name()));
+    stays_calm(&quiet, || polls(&operator, loud.name()));
     assert_eq!(issued(&loud), 1, "the flood ended before the measurement");
 
     // Every queued grant is reconciled in the end.
@@ -141,7 +141,7 @@ fn unresponsive_shared_store_does_not_delay_grants_of_other_stores() {
         let grants: Vec<_> = (0..FLOOD / SHARERS).map(|n| shared(t, &format!("flood-{n}"))).collect();
         t.apply(&grants);
     }
-    stays_calm(&quiet, || looks(&operator, owner.name()));
+    stays_calm(&quiet, || polls(&operator, owner.name()));
 
     // Every queued grant is reconciled in the end, and the namespaces are served in turn.
     s3.resume();
@@ -159,7 +159,7 @@ fn unresponsive_shared_store_does_not_delay_grants_of_other_stores() {
 
 /// The number of stores without an answer in one namespace: ten times as many as one namespace may have reconciled at
 /// one time.
-const TARPITS: usize = 40;
+const UNRESPONSIVE_STORES: usize = 40;
 
 #[test]
 fn unresponsive_stores_of_one_namespace_do_not_delay_others() {
@@ -186,21 +186,21 @@ fn unresponsive_stores_of_one_namespace_do_not_delay_others() {
     quiet.reason("ostore/first", "Ready");
 
     s3.pause();
-    let tarpits: Vec<_> = (0..TARPITS)
+    let unresponsive_stores: Vec<_> = (0..UNRESPONSIVE_STORES)
         .map(|n| own(&loud, &format!("tarpit-{n}"), s3.endpoint()))
         .collect();
-    loud.apply(&tarpits);
+    loud.apply(&unresponsive_stores);
     quiet.apply(&[own(&quiet, "second", quiet.world.s3.endpoint())]);
     quiet.reason_within("ostore/second", "Ready", FLOODED);
-    let told = || with_reason(&loud, "ostore", "StoreUnreachable").len();
-    let ahead = told();
+    let stores_with_condition = || with_reason(&loud, "ostore", "StoreUnreachable").len();
+    let ahead = stores_with_condition();
     assert!(
-        ahead < TARPITS / 2,
-        "{ahead} of {TARPITS} stores had a condition before it"
+        ahead < UNRESPONSIVE_STORES / 2,
+        "{ahead} of {UNRESPONSIVE_STORES} stores had a condition before it"
     );
     // All other stores are also reconciled in the end.
     eventually(FLOODED, "all stores to have a condition", || {
-        (told() == TARPITS).then_some(())
+        (stores_with_condition() == UNRESPONSIVE_STORES).then_some(())
     });
 }
 
