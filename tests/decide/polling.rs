@@ -34,7 +34,7 @@ fn clock_set_back_does_not_stop_polling() {
 fn completed_condition_has_expected_reason_for_each_outcome() {
     for (name, status, reason, message) in [
         (
-            "an upload that nobody makes",
+            "an upload grant without an upload",
             "False",
             "ExpiredUnused",
             "nothing was uploaded",
@@ -46,14 +46,14 @@ fn completed_condition_has_expected_reason_for_each_outcome() {
             "the uploaded object of 48213 bytes is in the store; the Secret was deleted",
         ),
         (
-            "a write-once upload of what is there already",
+            "a write-once upload for an existing object",
             "True",
             "ObjectExists",
             "the object already existed before this grant; a write-once upload cannot replace an existing object, \
              so Valet issues no credential",
         ),
         (
-            "another object than the grant describes, write-once",
+            "an object that does not match the grant, write-once",
             "False",
             "ObjectMismatch",
             "the object in the store does not match the grant: the object has 48213 bytes instead of 48212 bytes; \
@@ -61,14 +61,14 @@ fn completed_condition_has_expected_reason_for_each_outcome() {
              object, and create a new grant",
         ),
         (
-            "another object than the grant describes, which the key may still overwrite",
+            "an object that does not match the grant, which the credential may overwrite",
             "False",
             "ObjectMismatch",
             "the object in the store does not match the grant and was not uploaded with this credential: the object \
              has 48213 bytes instead of 48212 bytes",
         ),
         (
-            "another object than the grant describes, which is gone at the end",
+            "an object that does not match the grant and is deleted before the expiry",
             "False",
             "ExpiredUnused",
             "nothing was uploaded",
@@ -80,18 +80,18 @@ fn completed_condition_has_expected_reason_for_each_outcome() {
             "the store's credentials are not allowed to read the object (the store refused a HEAD request)",
         ),
         (
-            "a store that does not answer at the end, nor an hour later",
+            "a store that does not answer at the expiry or an hour later",
             "Unknown",
             "StoreUnreachable",
             "ClusterObjectStore media does not answer correctly: connection refused",
         ),
         (
-            "a store that is deleted under a key, for good",
+            "a store that is deleted after the issue",
             "Unknown",
             "StoreNotFound",
             "the store was deleted",
         ),
-        ("labels for the Secret are asked for", "", "", ""),
+        ("labels for the Secret are requested", "", "", ""),
     ] {
         if status.is_empty() {
             let world = play(life(name), Memory::Grant, None, SignedDuration::ZERO);
@@ -113,8 +113,8 @@ fn completed_condition_has_expected_reason_for_each_outcome() {
 fn status_contains_the_object_only_after_a_poll_found_it() {
     for (name, seen) in [
         ("an upload that arrives", true),
-        ("a write-once upload of what is there already", true),
-        ("an upload that nobody makes", false),
+        ("a write-once upload for an existing object", true),
+        ("an upload grant without an upload", false),
         ("a store that hides the object", false),
     ] {
         let world = play(life(name), Memory::Grant, None, SignedDuration::ZERO);
@@ -191,7 +191,7 @@ fn notification_for_download_or_finished_grant_causes_no_poll() {
 #[test]
 fn upload_completes_at_once_after_a_notification() {
     let world = play(
-        life("an upload that is announced"),
+        life("an upload with a notification"),
         Memory::Grant,
         None,
         SignedDuration::ZERO,

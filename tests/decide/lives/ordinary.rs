@@ -10,14 +10,14 @@ use crate::{
 
 pub static ORDINARY: &[Life] = &[
     Life {
-        name: "an upload that nobody makes",
+        name: "an upload grant without an upload",
         world: uploading,
         events: &[],
         until: 1000,
         end: ends("Failed ExpiredUnused", &[(0, 300)], [1, 0, 1], &[Reason::ExpiredUnused]),
     },
     Life {
-        name: "and is collected an hour later",
+        name: "and the finished grant is deleted an hour later",
         world: uploading,
         events: &[],
         until: 3902,
@@ -31,14 +31,14 @@ pub static ORDINARY: &[Life] = &[
         end: ends("Current Completed", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "an upload that arrives in the key's first second",
+        name: "an upload that arrives in the first second of the credential",
         world: uploading,
         events: &[(0.25, World::put_object)],
         until: 1000,
         end: ends("Current Completed", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "an upload that arrives before the operator can report the key",
+        name: "an upload that arrives before the status is written",
         world: || {
             with(uploading(), |w| {
                 w.meddler = Some(Box::new(|w: &mut World| {
@@ -53,28 +53,28 @@ pub static ORDINARY: &[Life] = &[
         end: ends("Current Completed", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "an upload that arrives between the last look and the end",
+        name: "an upload that arrives between the last poll and the expiry",
         world: uploading,
         events: &[(299.5, World::put_object)],
         until: 1000,
         end: ends("Current Completed", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "an upload over an old object that arrives",
+        name: "an upload that replaces an old object",
         world: || with(overwriting(), |w| w.bucket = old_object()),
         events: &[(100.0, World::put_object)],
         until: 1000,
         end: ends("Current Completed", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "an upload over an old object that never comes",
+        name: "an overwriting upload grant without an upload",
         world: || with(overwriting(), |w| w.bucket = old_object()),
         events: &[],
         until: 1000,
         end: ends("Failed ExpiredUnused", &[(0, 300)], [1, 0, 1], &[Reason::ExpiredUnused]),
     },
     Life {
-        name: "a write-once upload of what is there already",
+        name: "a write-once upload for an existing object",
         world: || with(uploading(), |w| w.bucket = old_object()),
         events: &[],
         until: 1000,
@@ -88,21 +88,21 @@ pub static ORDINARY: &[Life] = &[
         end: ends("Current Expired", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "a download, collected",
+        name: "a download, and the finished grant is deleted",
         world: downloading,
         events: &[],
         until: 3902,
         end: ends("gone", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "kept for good by its own word",
+        name: "kept forever because of its own TTL",
         world: || with(downloading(), |w| terms(w).ttl_seconds_after_finished = Some(None)),
         events: &[],
         until: 100_000,
         end: ends("Current Expired", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "collected at once by its own word, although it is tracked",
+        name: "deleted at once because of its own TTL, although a GitOps tool tracks it",
         world: || {
             with(downloading(), |w| {
                 terms(w).ttl_seconds_after_finished = Some(Some(0));
@@ -114,7 +114,7 @@ pub static ORDINARY: &[Life] = &[
         end: ends("gone", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "kept because it is tracked",
+        name: "kept because a GitOps tool tracks it",
         world: || {
             with(downloading(), |w| {
                 w.grant.as_mut().unwrap().tracked_by = Some("Argo CD")
@@ -125,14 +125,14 @@ pub static ORDINARY: &[Life] = &[
         end: ends("Current Expired", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "kept because the operator keeps all",
+        name: "kept because the operator keeps all grants",
         world: || with(downloading(), |w| w.settings.ttl_seconds_after_finished = None),
         events: &[],
         until: 100_000,
         end: ends("Current Expired", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "kept, then told to go",
+        name: "kept, and later deleted because the TTL was changed",
         world: || with(downloading(), |w| terms(w).ttl_seconds_after_finished = Some(None)),
         events: &[(900.0, |w| {
             w.edit(|g| g.terms.ttl_seconds_after_finished = Some(Some(60)))
@@ -141,7 +141,7 @@ pub static ORDINARY: &[Life] = &[
         end: ends("gone", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "deleted in the middle",
+        name: "deleted while the credential is valid",
         world: uploading,
         events: &[(50.0, |w| w.grant.as_mut().unwrap().deleting = true)],
         until: 1000,

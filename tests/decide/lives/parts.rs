@@ -33,42 +33,42 @@ fn send(world: &mut World, parts: &[i64]) {
 
 pub static PARTS: &[Life] = &[
     Life {
-        name: "parts that all come",
+        name: "a multipart upload with all parts",
         world: uploading,
         events: &[(10.0, |w| send(w, &[2, 3])), (20.0, |w| send(w, &[1]))],
         until: 1000,
         end: ends("Current Completed", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "and the grant is collected",
+        name: "and the finished grant with a multipart upload is deleted",
         world: uploading,
         events: &[(10.0, |w| send(w, &[1, 2, 3]))],
         until: 5000,
         end: ends("gone", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "parts that never come",
+        name: "a multipart upload without any part",
         world: uploading,
         events: &[],
         until: 1000,
         end: ends("Failed ExpiredUnused", &[(0, 300)], [1, 0, 1], &[Reason::ExpiredUnused]),
     },
     Life {
-        name: "a part that is missing",
+        name: "a multipart upload with a missing part",
         world: uploading,
         events: &[(10.0, |w| send(w, &[1, 3]))],
         until: 1000,
         end: ends("Failed ExpiredUnused", &[(0, 300)], [1, 0, 1], &[Reason::ExpiredUnused]),
     },
     Life {
-        name: "the last part comes between the last look and the end",
+        name: "the last part arrives between the last poll and the expiry",
         world: uploading,
         events: &[(10.0, |w| send(w, &[1, 2])), (299.5, |w| send(w, &[3]))],
         until: 1000,
         end: ends("Current Completed", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "a part that is too short, and is sent again",
+        name: "a part that is too short and is uploaded again",
         world: uploading,
         events: &[
             (10.0, |w| {
@@ -81,7 +81,7 @@ pub static PARTS: &[Life] = &[
         end: ends("Current Completed", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "a part that is too long, and stays so",
+        name: "a part that is too long and is not uploaded again",
         world: uploading,
         events: &[(10.0, |w| {
             send(w, &[1, 2]);
@@ -91,14 +91,14 @@ pub static PARTS: &[Life] = &[
         end: ends("Failed ExpiredUnused", &[(0, 300)], [1, 0, 1], &[Reason::ExpiredUnused]),
     },
     Life {
-        name: "parts for an object that is there",
+        name: "a write-once multipart upload for an existing object",
         world: || with(uploading(), |w| w.bucket = old_object()),
         events: &[],
         until: 1000,
         end: ends("Current ObjectExists", &[], [0, 0, 0], &[]),
     },
     Life {
-        name: "parts for an object that somebody was faster with",
+        name: "a write-once multipart upload for an object that another client creates first",
         world: uploading,
         events: &[
             (10.0, World::put_object),
@@ -119,21 +119,21 @@ pub static PARTS: &[Life] = &[
         end: ends("Failed UploadAborted", &[(0, 300)], [1, 0, 1], &[Reason::UploadAborted]),
     },
     Life {
-        name: "a deletion amid the parts",
+        name: "the grant is deleted after some of the parts",
         world: uploading,
         events: &[(10.0, |w| send(w, &[1, 2])), (20.0, World::delete)],
         until: 1000,
         end: ends("gone", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "a deletion after all parts have come, and before anybody has seen them",
+        name: "the grant is deleted after all parts arrived and before a poll",
         world: uploading,
         events: &[(31.0, |w| send(w, &[1, 2, 3])), (32.0, World::delete)],
         until: 1000,
         end: ends("gone", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "a deletion while the store is away for a minute",
+        name: "the grant is deleted while the store is unreachable for a minute",
         world: uploading,
         events: &[
             (10.0, |w| send(w, &[1, 2])),
@@ -145,7 +145,7 @@ pub static PARTS: &[Life] = &[
         end: ends("gone", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "a deletion while the store is away for good",
+        name: "the grant is deleted while the store stays unreachable",
         world: uploading,
         events: &[
             (10.0, |w| send(w, &[1, 2])),
@@ -156,7 +156,7 @@ pub static PARTS: &[Life] = &[
         end: ends("gone", &[(0, 300)], [1, 0, 1], &[Reason::PartsLeft]),
     },
     Life {
-        name: "a deletion after the store's",
+        name: "the grant is deleted after its store",
         world: uploading,
         events: &[
             (10.0, |w| send(w, &[1, 2])),
@@ -167,7 +167,7 @@ pub static PARTS: &[Life] = &[
         end: ends("gone", &[(0, 300)], [1, 0, 1], &[Reason::PartsLeft]),
     },
     Life {
-        name: "the store is away at the end, and comes back",
+        name: "the store is unreachable at the expiry and returns",
         world: uploading,
         events: &[
             (10.0, |w| send(w, &[1, 2, 3])),
@@ -178,7 +178,7 @@ pub static PARTS: &[Life] = &[
         end: ends("Current Completed", &[(0, 300)], [1, 0, 1], &[Reason::StoreUnreachable]),
     },
     Life {
-        name: "the store is away at the end, for good",
+        name: "the store is unreachable at the expiry and does not return",
         world: uploading,
         events: &[(10.0, |w| send(w, &[1, 2])), (10.5, |w| w.bucket = Bucket::Down)],
         until: 20_000,
@@ -190,7 +190,7 @@ pub static PARTS: &[Life] = &[
         ),
     },
     Life {
-        name: "suspended amid the parts, and let go",
+        name: "suspended after some of the parts, and resumed",
         world: uploading,
         events: &[
             (10.0, |w| send(w, &[1, 2])),
@@ -202,7 +202,7 @@ pub static PARTS: &[Life] = &[
         end: ends("Current Completed", &[(0, 300), (0, 300)], [2, 0, 2], &[]),
     },
     Life {
-        name: "suspended when all parts are there, to the end",
+        name: "suspended after all parts, until the expiry",
         world: uploading,
         events: &[
             (31.0, |w| send(w, &[1, 2, 3])),
@@ -212,7 +212,7 @@ pub static PARTS: &[Life] = &[
         end: ends("Failed ExpiredUnused", &[(0, 300)], [1, 0, 1], &[Reason::ExpiredUnused]),
     },
     Life {
-        name: "revoked amid the parts",
+        name: "revoked after some of the parts",
         world: uploading,
         events: &[
             (10.0, |w| send(w, &[1, 2])),
@@ -222,7 +222,7 @@ pub static PARTS: &[Life] = &[
         end: ends("Current Revoked", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "a rule that is gone when the parts are there",
+        name: "the access rule is removed after all parts",
         world: uploading,
         events: &[
             (31.0, |w| w.store = StoreFact::Usable(store([]))),
@@ -237,7 +237,7 @@ pub static PARTS: &[Life] = &[
         ),
     },
     Life {
-        name: "a Secret of parts that somebody deletes",
+        name: "the Secret of a multipart upload is deleted by another client",
         world: uploading,
         events: &[
             (10.0, |w| send(w, &[1, 2])),
@@ -248,7 +248,7 @@ pub static PARTS: &[Life] = &[
         end: ends("Current Completed", &[(0, 300), (0, 300)], [2, 0, 1], &[]),
     },
     Life {
-        name: "parts under a key that is renewed",
+        name: "a multipart upload with a renewed credential",
         world: || {
             with(uploading(), |w| {
                 renew_always(w.grant.as_mut().unwrap());
@@ -260,7 +260,7 @@ pub static PARTS: &[Life] = &[
         end: ends("Current Completed", &[(0, 600), (367, 967)], [1, 1, 1], &[]),
     },
     Life {
-        name: "parts for a store that is not well yet",
+        name: "a multipart upload while the store is not usable yet",
         world: || with(uploading(), |w| w.store = unusable(Reason::CredentialsNotFound)),
         events: &[
             (10.0, |w| w.store = StoreFact::Usable(good_store())),

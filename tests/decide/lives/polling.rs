@@ -31,35 +31,35 @@ const UNUSED: &[Reason] = &[Reason::ExpiredUnused];
 pub static POLLING: &[Life] = &[
     // Valet polls 60, 300 and 900 seconds after the credential has expired.
     Life {
-        name: "an upload that is complete only after the key's end",
+        name: "an upload that is complete only after the expiry",
         world: || with_bucket(Bucket::Empty),
         events: &[(310.0, World::put_object)],
         until: 361,
         end: ends("Current Completed", &[(0, 300)], [1, 0, 1], UNUSED),
     },
     Life {
-        name: "an upload that is complete just before the last late look",
+        name: "an upload that is complete just before the last late poll",
         world: || with_bucket(Bucket::Empty),
         events: &[(1199.0, World::put_object)],
         until: 1202,
         end: ends("Current Completed", &[(0, 300)], [1, 0, 1], UNUSED),
     },
     Life {
-        name: "an upload that is complete after the last late look",
+        name: "an upload that is complete after the last late poll",
         world: || with_bucket(Bucket::Empty),
         events: &[(1202.0, World::put_object)],
         until: 3000,
         end: ends("Failed ExpiredUnused", &[(0, 300)], [1, 0, 1], UNUSED),
     },
     Life {
-        name: "a store that is away when an upload comes late",
+        name: "a store that is unreachable when an upload arrives late",
         world: || with_bucket(Bucket::Empty),
         events: &[(350.0, |w| w.bucket = Bucket::Down), (500.0, World::put_object)],
         until: 700,
         end: ends("Current Completed", &[(0, 300)], [1, 0, 1], UNUSED),
     },
     Life {
-        name: "a store whose credentials are gone when an upload comes late",
+        name: "a store whose credentials are missing when an upload arrives late",
         world: || with_bucket(Bucket::Empty),
         events: &[
             (310.0, |w| w.store = unusable(Reason::CredentialsNotFound)),
@@ -70,7 +70,7 @@ pub static POLLING: &[Life] = &[
         end: ends("Current Completed", &[(0, 300)], [1, 0, 1], UNUSED),
     },
     Life {
-        name: "an object that comes late and is not what the grant describes",
+        name: "an object that arrives late and does not match the grant",
         world: || with_bucket(Bucket::Empty),
         events: &[(310.0, put_another)],
         until: 3000,
@@ -117,14 +117,14 @@ pub static POLLING: &[Life] = &[
         end: ends("Current Issued", &[(0, 300)], [1, 0, 0], &[]),
     },
     Life {
-        name: "a store that does not answer for a while under the key",
+        name: "a store that does not answer for a while after the issue",
         world: || with_bucket(Bucket::Empty),
         events: &[(10.0, |w| w.bucket = Bucket::Down), (100.0, World::put_object)],
         until: 1000,
         end: ends("Current Completed", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "a store that does not answer at the end, and then has the object",
+        name: "a store that does not answer at the expiry, and then has the object",
         world: || with_bucket(Bucket::Empty),
         events: &[
             (290.0, |w| w.bucket = Bucket::Down),
@@ -139,7 +139,7 @@ pub static POLLING: &[Life] = &[
         end: ends("Current Completed", &[(0, 300)], [1, 0, 1], UNREACHABLE),
     },
     Life {
-        name: "a store that does not answer at the end, and then has nothing",
+        name: "a store that does not answer at the expiry, and then has no object",
         world: || with_bucket(Bucket::Empty),
         events: &[
             (290.0, |w| w.bucket = Bucket::Down),
@@ -154,21 +154,21 @@ pub static POLLING: &[Life] = &[
         ),
     },
     Life {
-        name: "a store that does not answer at the end, nor an hour later",
+        name: "a store that does not answer at the expiry or an hour later",
         world: || with_bucket(Bucket::Empty),
         events: &[(290.0, |w| w.bucket = Bucket::Down), (3962.0, World::put_object)],
         until: 4100,
         end: ends("Current Expired", &[(0, 300)], [1, 0, 1], UNREACHABLE),
     },
     Life {
-        name: "a store that does not say since when, write-once",
+        name: "a store without modification times, write-once",
         world: || with_bucket(Bucket::Empty),
         events: &[(100.0, put_without_a_time)],
         until: 1000,
         end: ends("Current Completed", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "a store that does not say since when, overwriting: it cannot be told",
+        name: "a store without modification times, overwriting",
         world: || {
             let mut world = with_bucket(Bucket::Empty);
             constrain(world.grant.as_mut().unwrap(), |c| c.overwrite = Overwrite::Allow);
@@ -179,7 +179,7 @@ pub static POLLING: &[Life] = &[
         end: ends("Failed ExpiredUnused", &[(0, 300)], [1, 0, 1], &[Reason::ExpiredUnused]),
     },
     Life {
-        name: "the object comes from elsewhere, dated before the key",
+        name: "an object from another client with a time before the issue",
         world: || with_bucket(Bucket::Empty),
         events: &[(100.0, |w| {
             w.bucket = Bucket::Holds {
@@ -191,7 +191,7 @@ pub static POLLING: &[Life] = &[
         end: ends("Current ObjectExists", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "an upload that is announced",
+        name: "an upload with a notification",
         world: || with_bucket(Bucket::Empty),
         events: &[(20.25, |w| {
             w.put_object();
@@ -201,7 +201,7 @@ pub static POLLING: &[Life] = &[
         end: ends("Current Completed", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "announcements of what is not there",
+        name: "notifications for an object that does not exist",
         world: || with_bucket(Bucket::Empty),
         events: &[
             (1.0, World::notify),
@@ -214,7 +214,7 @@ pub static POLLING: &[Life] = &[
         end: ends("Failed ExpiredUnused", &[(0, 300)], [1, 0, 1], &[Reason::ExpiredUnused]),
     },
     Life {
-        name: "an announcement while the store does not answer",
+        name: "a notification while the store does not answer",
         world: || with_bucket(Bucket::Empty),
         events: &[
             (7.0, |w| w.bucket = Bucket::Down),
@@ -225,14 +225,14 @@ pub static POLLING: &[Life] = &[
         end: ends("Current Completed", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "another object than the grant describes, write-once",
+        name: "an object that does not match the grant, write-once",
         world: || with_another_size(Overwrite::Forbid),
         events: &[(100.0, World::put_object)],
         until: 1000,
         end: ends("Failed ObjectMismatch", &[(0, 300)], [1, 0, 1], MISMATCH),
     },
     Life {
-        name: "another object than the grant describes, from before a write-once key",
+        name: "an object that does not match the grant, older than a write-once credential",
         world: || {
             let mut world = with_another_size(Overwrite::Forbid);
             world.put_object();
@@ -243,21 +243,21 @@ pub static POLLING: &[Life] = &[
         end: ends("Failed ObjectMismatch", &[], [0, 0, 0], MISMATCH),
     },
     Life {
-        name: "another object than the grant describes, which the key may still overwrite",
+        name: "an object that does not match the grant, which the credential may overwrite",
         world: || with_another_size(Overwrite::Allow),
         events: &[(100.0, World::put_object)],
         until: 200,
         end: ends("Current Issued", &[(0, 300)], [1, 0, 0], &[]),
     },
     Life {
-        name: "another object than the grant describes, which nobody overwrites",
+        name: "an object that does not match the grant and is not overwritten",
         world: || with_another_size(Overwrite::Allow),
         events: &[(100.0, World::put_object)],
         until: 1000,
         end: ends("Failed ObjectMismatch", &[(0, 300)], [1, 0, 1], MISMATCH),
     },
     Life {
-        name: "another object than the grant describes, which is gone at the end",
+        name: "an object that does not match the grant and is deleted before the expiry",
         world: || with_another_size(Overwrite::Allow),
         events: &[(100.0, World::put_object), (250.0, |w| w.bucket = Bucket::Empty)],
         until: 1000,

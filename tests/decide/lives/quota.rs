@@ -45,56 +45,56 @@ fn narrowed(world: &mut World) {
 
 pub static QUOTA: &[Life] = &[
     Life {
-        name: "waits for its turn, and gets its whole time then",
+        name: "waits for quota, and then gets its whole lifetime",
         world: || waiting(downloading()),
         events: &[(500.0, served)],
         until: 700,
         end: ends("Current Issued", &[(500, 800)], [1, 0, 0], &[]),
     },
     Life {
-        name: "waits for its turn, and nobody ends",
+        name: "waits for quota that never becomes free",
         world: || waiting(uploading()),
         events: &[],
         until: 100_000,
         end: ends("InProgress TooManyGrants", &[], [0, 0, 0], &[]),
     },
     Life {
-        name: "waits until there is no limit any more",
+        name: "waits for quota until the limit is removed",
         world: || waiting(uploading()),
         events: &[(500.0, |w| w.store = StoreFact::Usable(good_store()))],
         until: 700,
         end: ends("Current Issued", &[(500, 800)], [1, 0, 0], &[]),
     },
     Life {
-        name: "waits beyond its deadline",
+        name: "waits for quota beyond its deadline",
         world: || with(waiting(uploading()), |w| terms(w).deadline_time = Some(Time(at(90)))),
         events: &[(100.0, served)],
         until: 200,
         end: ends("Failed ExpiredUnused", &[], [0, 0, 0], &[Reason::ExpiredUnused]),
     },
     Life {
-        name: "has its key, and keeps it when fewer may have one",
+        name: "keeps its credential when the limit is lowered",
         world: downloading,
         events: &[(50.0, narrowed)],
         until: 250,
         end: ends("Current Issued", &[(0, 300)], [1, 0, 0], &[]),
     },
     Life {
-        name: "has its key, and gets another lifetime while others wait",
+        name: "gets another lifetime while other grants wait for quota",
         world: || with(downloading(), |w| w.store = limited()),
         events: &[(40.0, taken), (50.0, |w| w.edit(|g| g.terms.expiration_seconds = 600))],
         until: 250,
         end: ends("Current Issued", &[(0, 300), (50, 650)], [1, 1, 0], &[]),
     },
     Life {
-        name: "its Secret is deleted while others wait: the place is its own",
+        name: "keeps its quota when its Secret is deleted while other grants wait",
         world: || with(downloading(), |w| w.store = limited()),
         events: &[(40.0, taken), (50.0, World::delete_secret), (50.5, |w| w.edit(|_| {}))],
         until: 250,
         end: ends("Current Issued", &[(0, 300), (0, 300)], [2, 0, 0], &[]),
     },
     Life {
-        name: "held back, it gives its place away, and waits for one",
+        name: "suspended, releases its quota and later waits for quota",
         world: || with(downloading(), |w| w.store = limited()),
         events: &[
             (50.0, |w| w.edit(|g| g.terms.suspend = Some(true))),
@@ -106,14 +106,14 @@ pub static QUOTA: &[Life] = &[
         end: ends("Current Issued", &[(0, 300), (0, 300)], [2, 0, 1], &[]),
     },
     Life {
-        name: "a write-once upload whose object is there waits for its turn to say so",
+        name: "a write-once upload for an existing object waits for quota",
         world: || with(waiting(uploading()), |w| w.bucket = super::old_object()),
         events: &[(100.0, served)],
         until: 200,
         end: ends("Current ObjectExists", &[], [0, 0, 0], &[]),
     },
     Life {
-        name: "waits, and its store is broken then",
+        name: "waits for quota, and then its store is not usable",
         world: || waiting(uploading()),
         events: &[(100.0, |w| w.store = unusable(Reason::CredentialsNotFound))],
         until: 200,
@@ -129,7 +129,7 @@ pub static QUOTA: &[Life] = &[
 /// A grant that waits for quota sends no request to the store, sets no timer and writes its status once.
 #[test]
 fn grant_that_waits_for_quota_sends_no_request_and_sets_no_timer() {
-    let life = super::life("waits for its turn, and nobody ends");
+    let life = super::life("waits for quota that never becomes free");
     let mut world = play(life, Memory::Grant, None, jiff::SignedDuration::ZERO);
     assert_eq!((world.counts.reports, world.last_poll), (1, None));
     assert_eq!(world.reconcile(), None, "the grant must not set a timer");

@@ -59,7 +59,7 @@ pub static RENEWALS: &[Life] = &[
         ),
     },
     Life {
-        name: "renewed without an end",
+        name: "renewed without a deadline",
         world: || always(downloading()),
         events: &[],
         until: 1200,
@@ -71,49 +71,49 @@ pub static RENEWALS: &[Life] = &[
         ),
     },
     Life {
-        name: "a deadline that is not worth another key",
+        name: "a deadline that is too close for another credential",
         world: || until(always(downloading()), 660),
         events: &[],
         until: 1000,
         end: ends("Current Expired", &[(0, 600)], [1, 0, 1], &[]),
     },
     Life {
-        name: "a deadline that is just worth another key",
+        name: "a deadline that is just late enough for another credential",
         world: || until(always(downloading()), 661),
         events: &[],
         until: 1000,
         end: ends("Current Expired", &[(0, 600), (367, 661)], [1, 1, 1], &[]),
     },
     Life {
-        name: "a deadline within the first key",
+        name: "a deadline before the expiry of the first credential",
         world: || until(always(uploading()), 500),
         events: &[],
         until: 1000,
         end: ends("Failed ExpiredUnused", &[(0, 500)], [1, 0, 1], &[Reason::ExpiredUnused]),
     },
     Life {
-        name: "a deadline that is put off when the last key is out",
+        name: "a deadline that is extended after the last credential is issued",
         world: || until(always(downloading()), 500),
         events: &[(450.0, |w| w.edit(|g| g.terms.deadline_time = Some(Time(at(5000)))))],
         until: 600,
         end: ends("Current Issued", &[(0, 500), (450, 1050)], [1, 1, 0], &[]),
     },
     Life {
-        name: "an upload by the second key",
+        name: "an upload with the second credential",
         world: || always(uploading()),
         events: &[(500.0, World::put_object)],
         until: 1000,
         end: ends("Current Completed", &[(0, 600), (367, 967)], [1, 1, 1], &[]),
     },
     Life {
-        name: "an upload just before the renewal is seen by a look of its own",
+        name: "an upload just before the renewal is found by an additional poll",
         world: || always(uploading()),
         events: &[(364.0, World::put_object)],
         until: 370,
         end: ends("Current Completed", &[(0, 600)], [1, 0, 1], &[]),
     },
     Life {
-        name: "an upload by the first key that is seen under the second",
+        name: "an upload with the first credential that is found after the renewal",
         world: || always(uploading()),
         events: &[
             (364.0, |w| w.bucket = Bucket::Down),
@@ -128,14 +128,14 @@ pub static RENEWALS: &[Life] = &[
         end: ends("Current Completed", &[(0, 600), (367, 967)], [1, 1, 1], &[]),
     },
     Life {
-        name: "an object of somebody else's under a renewed key",
+        name: "an object of another client with a renewed credential",
         world: || always(uploading()),
         events: &[(500.0, |w| w.bucket = old_object())],
         until: 1000,
         end: ends("Current ObjectExists", &[(0, 600), (367, 967)], [1, 1, 1], &[]),
     },
     Life {
-        name: "uploads again and again, until the deadline",
+        name: "repeated uploads until the deadline",
         world: || until(always(overwriting()), 1100),
         events: &[
             (10.0, World::put_object),
@@ -151,21 +151,21 @@ pub static RENEWALS: &[Life] = &[
         ),
     },
     Life {
-        name: "an upload that was seen, and is gone from the store at the end",
+        name: "an upload that was found and is deleted before the expiry",
         world: || until(always(overwriting()), 500),
         events: &[(10.0, World::put_object), (100.0, |w| w.bucket = Bucket::Empty)],
         until: 1000,
         end: ends("Current Completed", &[(0, 500)], [1, 0, 1], &[]),
     },
     Life {
-        name: "an upload that was seen, and a store that is away at the end",
+        name: "an upload that was found, and a store that is unreachable at the expiry",
         world: || until(always(overwriting()), 500),
         events: &[(10.0, World::put_object), (100.0, |w| w.store = StoreFact::Missing)],
         until: 1000,
         end: ends("Current Completed", &[(0, 500)], [1, 0, 1], &[]),
     },
     Life {
-        name: "renewal is switched off after an upload was seen",
+        name: "renewal is switched off after an upload was found",
         world: || always(overwriting()),
         events: &[
             (10.0, World::put_object),
@@ -182,28 +182,28 @@ pub static RENEWALS: &[Life] = &[
         end: ends("Current Expired", &[(0, 600), (367, 967)], [1, 1, 1], &[]),
     },
     Life {
-        name: "renewal is switched on late in a key's life",
+        name: "renewal is switched on late in the lifetime",
         world: || with(downloading(), |w| terms(w).expiration_seconds = 600),
         events: &[(500.5, |w| w.edit(renew_always))],
         until: 600,
         end: ends("Current Issued", &[(0, 600), (500, 1100)], [1, 1, 0], &[]),
     },
     Life {
-        name: "renewal is switched on after the end",
+        name: "renewal is switched on after the expiry",
         world: || with(downloading(), |w| terms(w).expiration_seconds = 600),
         events: &[(700.0, |w| w.edit(renew_always))],
         until: 1000,
         end: ends("Current Expired", &[(0, 600)], [1, 0, 1], &[]),
     },
     Life {
-        name: "a store that is away when the time comes, and back soon",
+        name: "a store that is unreachable at the renewal time and returns soon",
         world: || always(downloading()),
         events: &[(300.0, outage), (419.0, back)],
         until: 600,
         end: ends("Current Issued", &[(0, 600), (419, 1019)], [1, 1, 0], &[]),
     },
     Life {
-        name: "a store that is away until the key is in danger",
+        name: "a store that is unreachable until the renewal is overdue",
         world: || always(downloading()),
         events: &[(300.0, outage), (500.0, back)],
         until: 600,
@@ -215,7 +215,7 @@ pub static RENEWALS: &[Life] = &[
         ),
     },
     Life {
-        name: "a store that is away beyond the key's end",
+        name: "a store that is unreachable beyond the expiry",
         world: || always(downloading()),
         events: &[(300.0, outage), (700.0, back)],
         until: 800,
@@ -227,7 +227,7 @@ pub static RENEWALS: &[Life] = &[
         ),
     },
     Life {
-        name: "a store that is away beyond the key's end and the deadline",
+        name: "a store that is unreachable beyond the expiry and the deadline",
         world: || until(always(downloading()), 800),
         events: &[(300.0, outage), (790.0, back)],
         until: 1000,
@@ -239,7 +239,7 @@ pub static RENEWALS: &[Life] = &[
         ),
     },
     Life {
-        name: "credentials that end, and are renewed in time",
+        name: "store credentials that expire and are replaced in time",
         world: || with(always(downloading()), |w| credentials_until(w, 505)),
         events: &[(300.0, |w| credentials_until(w, 5000))],
         until: 400,
@@ -251,7 +251,7 @@ pub static RENEWALS: &[Life] = &[
         ),
     },
     Life {
-        name: "credentials that end, and are not renewed",
+        name: "store credentials that expire and are not replaced",
         world: || with(always(downloading()), |w| credentials_until(w, 505)),
         events: &[],
         until: 600,
@@ -267,7 +267,7 @@ pub static RENEWALS: &[Life] = &[
         ),
     },
     Life {
-        name: "a rule that is narrowed, and widened when the key is over",
+        name: "a rule that is narrowed, and widened after the expiry",
         world: || always(downloading()),
         events: &[
             (100.0, |w| w.usable(|s| s.rules = std::sync::Arc::new(vec![]))),
@@ -282,21 +282,21 @@ pub static RENEWALS: &[Life] = &[
         ),
     },
     Life {
-        name: "held back beyond a key's end",
+        name: "suspended with renewal beyond the expiry",
         world: || always(uploading()),
         events: &[(100.0, suspend), (700.0, resume)],
         until: 800,
         end: ends("Current Issued", &[(0, 600), (700, 1300)], [2, 0, 1], &[]),
     },
     Life {
-        name: "held back when its time comes",
+        name: "suspended at the renewal time",
         world: || always(downloading()),
         events: &[(100.0, suspend), (400.0, resume)],
         until: 500,
         end: ends("Current Issued", &[(0, 600), (400, 1000)], [2, 0, 1], &[]),
     },
     Life {
-        name: "held back until the deadline",
+        name: "suspended with renewal until the deadline",
         world: || until(always(downloading()), 5000),
         events: &[(100.0, suspend)],
         until: 6000,
@@ -313,21 +313,21 @@ pub static RENEWALS: &[Life] = &[
         end: ends("Current Revoked", &[(0, 600), (367, 967)], [1, 1, 1], &[]),
     },
     Life {
-        name: "the Secret is deleted after a renewal and comes back with the second key",
+        name: "the Secret is deleted after a renewal and restored with the second credential",
         world: || always(downloading()),
         events: &[(400.0, World::delete_secret)],
         until: 500,
         end: ends("Current Issued", &[(0, 600), (367, 967), (367, 967)], [2, 1, 0], &[]),
     },
     Life {
-        name: "another key by request",
+        name: "a renewal by request",
         world: downloading,
         events: &[(100.5, |w| w.request("2027-01-15T08:01:40Z"))],
         until: 399,
         end: ends("Current Issued", &[(0, 300), (100, 400)], [1, 1, 0], &[]),
     },
     Life {
-        name: "another key by request, and then its end",
+        name: "a renewal by request, and then the expiry",
         world: uploading,
         events: &[(100.5, |w| w.request("2027-01-15T08:01:40Z"))],
         until: 1000,
@@ -339,7 +339,7 @@ pub static RENEWALS: &[Life] = &[
         ),
     },
     Life {
-        name: "two requests",
+        name: "two renewal requests",
         world: downloading,
         events: &[
             (100.0, |w| w.request("2027-01-15T08:01:40Z")),
@@ -349,35 +349,35 @@ pub static RENEWALS: &[Life] = &[
         end: ends("Current Issued", &[(0, 300), (100, 400), (101, 401)], [1, 2, 0], &[]),
     },
     Life {
-        name: "a request from before the key",
+        name: "a renewal request for a time before the issue",
         world: downloading,
         events: &[(100.0, |w| w.request("2027-01-15T08:00:00Z"))],
         until: 200,
         end: ends("Current Issued", &[(0, 300)], [1, 0, 0], &[]),
     },
     Life {
-        name: "a request for later",
+        name: "a renewal request for a later time",
         world: downloading,
         events: &[(100.0, |w| w.request("2027-01-15T10:03:20+02:00"))],
         until: 400,
         end: ends("Current Issued", &[(0, 300), (200, 500)], [1, 1, 0], &[]),
     },
     Life {
-        name: "a request for after the end",
+        name: "a renewal request for a time after the expiry",
         world: downloading,
         events: &[(100.0, |w| w.request("2027-01-15T08:05:00Z"))],
         until: 400,
         end: ends("Current Expired", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "a request after the end",
+        name: "a renewal request that is made after the expiry",
         world: downloading,
         events: &[(301.0, |w| w.request("2027-01-15T08:05:01Z"))],
         until: 400,
         end: ends("Current Expired", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "a request that says no time",
+        name: "a renewal request without a valid time",
         world: downloading,
         events: &[(100.0, |w| w.request("now")), (150.0, |w| w.request("please"))],
         until: 200,
@@ -389,14 +389,14 @@ pub static RENEWALS: &[Life] = &[
         ),
     },
     Life {
-        name: "a request before the first key",
+        name: "a renewal request before the first credential",
         world: || with(downloading(), |w| w.request("2027-01-15T08:00:00Z")),
         events: &[],
         until: 200,
         end: ends("Current Issued", &[(0, 300)], [1, 0, 0], &[]),
     },
     Life {
-        name: "a request while the Secret is gone",
+        name: "a renewal request while the Secret is missing",
         world: downloading,
         events: &[(100.0, |w| {
             w.delete_secret();
@@ -406,7 +406,7 @@ pub static RENEWALS: &[Life] = &[
         end: ends("Current Issued", &[(0, 300), (100, 400)], [2, 0, 0], &[]),
     },
     Life {
-        name: "a request while the grant is held back is answered when it is let go",
+        name: "a renewal request while the grant is suspended is fulfilled when it is resumed",
         world: downloading,
         events: &[
             (50.0, suspend),
@@ -417,7 +417,7 @@ pub static RENEWALS: &[Life] = &[
         end: ends("Current Issued", &[(0, 300), (150, 450)], [2, 0, 1], &[]),
     },
     Life {
-        name: "a request that the rules no longer allow",
+        name: "a renewal request that the rules no longer allow",
         world: downloading,
         events: &[(100.0, |w| {
             w.usable(|s| s.rules = std::sync::Arc::new(vec![]));
@@ -432,7 +432,7 @@ pub static RENEWALS: &[Life] = &[
         ),
     },
     Life {
-        name: "a request that would make a shorter key of a good one",
+        name: "a renewal request that would shorten the credential",
         world: downloading,
         events: &[(100.0, |w| {
             credentials_until(w, 120);

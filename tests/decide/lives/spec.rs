@@ -13,14 +13,14 @@ use crate::{
 
 pub static SPEC_AND_SECRET: &[Life] = &[
     Life {
-        name: "the Secret is deleted and comes back with the same key",
+        name: "the Secret is deleted and restored with the same credential",
         world: downloading,
         events: &[(50.0, World::delete_secret), (60.5, World::delete_secret)],
         until: 1000,
         end: ends("Current Expired", &[(0, 300), (0, 300), (0, 300)], [3, 0, 1], &[]),
     },
     Life {
-        name: "the Secret is deleted after its key's end",
+        name: "the Secret is deleted after the expiry",
         world: downloading,
         events: &[(301.0, World::delete_secret)],
         until: 1000,
@@ -34,7 +34,7 @@ pub static SPEC_AND_SECRET: &[Life] = &[
         end: ends("Current Completed", &[(0, 300), (0, 300)], [2, 0, 1], &[]),
     },
     Life {
-        name: "the Secret is deleted and the grant changed before anybody looks",
+        name: "the Secret is deleted and the grant changed before a reconcile",
         world: downloading,
         events: &[(50.0, |w| {
             w.delete_secret();
@@ -44,7 +44,7 @@ pub static SPEC_AND_SECRET: &[Life] = &[
         end: ends("Current Expired", &[(0, 300), (50, 150)], [2, 0, 1], &[]),
     },
     Life {
-        name: "the Secret is deleted and the labels changed before anybody looks: the same key",
+        name: "the Secret is deleted and the labels changed before a reconcile",
         world: downloading,
         events: &[(50.0, |w| {
             w.delete_secret();
@@ -62,7 +62,7 @@ pub static SPEC_AND_SECRET: &[Life] = &[
         end: ends("Current Issued", &[(0, 300), (0, 300)], [2, 0, 0], &[]),
     },
     Life {
-        name: "a longer life is asked for under a key that was withdrawn",
+        name: "a longer lifetime is requested after the Secret was deleted",
         world: downloading,
         events: &[
             (50.0, |w| w.store = StoreFact::Missing),
@@ -73,7 +73,7 @@ pub static SPEC_AND_SECRET: &[Life] = &[
         end: ends("Current Issued", &[(0, 300), (100, 700)], [2, 0, 1], &[]),
     },
     Life {
-        name: "somebody holds the Secret while it is deleted",
+        name: "a foreign finalizer keeps the Secret while it is deleted",
         world: downloading,
         events: &[
             (50.0, |w| w.edit_secret(|s| s.deleting = true)),
@@ -83,14 +83,14 @@ pub static SPEC_AND_SECRET: &[Life] = &[
         end: ends("Current Issued", &[(0, 300), (0, 300)], [2, 0, 0], &[]),
     },
     Life {
-        name: "a longer life is asked for",
+        name: "a longer lifetime is requested",
         world: downloading,
         events: &[(50.5, |w| w.edit(|g| g.terms.expiration_seconds = 600))],
         until: 600,
         end: ends("Current Issued", &[(0, 300), (50, 650)], [1, 1, 0], &[]),
     },
     Life {
-        name: "a shorter life is asked for",
+        name: "a shorter lifetime is requested",
         world: uploading,
         events: &[(50.0, |w| w.edit(|g| g.terms.expiration_seconds = 60))],
         until: 1000,
@@ -102,14 +102,14 @@ pub static SPEC_AND_SECRET: &[Life] = &[
         ),
     },
     Life {
-        name: "another life is asked for when it is over",
+        name: "another lifetime is requested after the expiry",
         world: downloading,
         events: &[(301.0, |w| w.edit(|g| g.terms.expiration_seconds = 600))],
         until: 1000,
         end: ends("Current Expired", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "the life is changed and changed back before anybody looks",
+        name: "the lifetime is changed and changed back before a reconcile",
         world: downloading,
         events: &[(50.0, |w| {
             w.edit(|g| g.terms.expiration_seconds = 600);
@@ -119,7 +119,7 @@ pub static SPEC_AND_SECRET: &[Life] = &[
         end: ends("Current Issued", &[(0, 300)], [1, 0, 0], &[]),
     },
     Life {
-        name: "labels for the Secret are asked for",
+        name: "labels for the Secret are requested",
         world: downloading,
         events: &[(50.0, |w| {
             w.edit(|g| {
@@ -132,7 +132,7 @@ pub static SPEC_AND_SECRET: &[Life] = &[
         end: ends("Current Issued", &[(0, 300)], [1, 0, 0], &[]),
     },
     Life {
-        name: "somebody strips the Secret's labels and the times: it is signed for the same seconds",
+        name: "another client removes the labels and the times of the Secret",
         world: downloading,
         events: &[(50.0, |w| {
             w.edit_secret(|s| {
@@ -144,35 +144,35 @@ pub static SPEC_AND_SECRET: &[Life] = &[
         end: ends("Current Issued", &[(0, 300), (0, 300)], [1, 1, 0], &[]),
     },
     Life {
-        name: "a deadline before the end",
+        name: "a deadline before the expiry",
         world: || with(downloading(), |w| terms(w).deadline_time = Some(Time(at(200)))),
         events: &[],
         until: 1000,
         end: ends("Current Expired", &[(0, 200)], [1, 0, 1], &[]),
     },
     Life {
-        name: "a deadline before the grant",
+        name: "a deadline before the creation of a download grant",
         world: || with(downloading(), |w| terms(w).deadline_time = Some(Time(at(-10)))),
         events: &[],
         until: 1000,
         end: ends("Current Expired", &[], [0, 0, 0], &[]),
     },
     Life {
-        name: "a deadline before an upload grant",
+        name: "a deadline before the creation of an upload grant",
         world: || with(uploading(), |w| terms(w).deadline_time = Some(Time(at(0)))),
         events: &[],
         until: 1000,
         end: ends("Failed ExpiredUnused", &[], [0, 0, 0], &[Reason::ExpiredUnused]),
     },
     Life {
-        name: "a deadline that is pulled in",
+        name: "a deadline that is moved to an earlier time",
         world: || with(downloading(), |w| terms(w).deadline_time = Some(Time(at(200)))),
         events: &[(50.0, |w| w.edit(|g| g.terms.deadline_time = Some(Time(at(100)))))],
         until: 1000,
         end: ends("Current Expired", &[(0, 200), (50, 100)], [1, 1, 1], &[]),
     },
     Life {
-        name: "a deadline that is pulled into the past, after an upload",
+        name: "a deadline that is moved into the past after an upload",
         world: overwriting,
         events: &[
             (31.0, World::put_object),
@@ -182,14 +182,14 @@ pub static SPEC_AND_SECRET: &[Life] = &[
         end: ends("Current Completed", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "a deadline that is put off: the key that it cut stays as it is",
+        name: "a deadline that is extended after it shortened the credential",
         world: || with(downloading(), |w| terms(w).deadline_time = Some(Time(at(200)))),
         events: &[(50.0, |w| w.edit(|g| g.terms.deadline_time = Some(Time(at(1000)))))],
         until: 100,
         end: ends("Current Issued", &[(0, 200)], [1, 0, 0], &[]),
     },
     Life {
-        name: "a deadline that is taken away",
+        name: "a deadline that is removed",
         world: || with(downloading(), |w| terms(w).deadline_time = Some(Time(at(200)))),
         events: &[(50.0, |w| w.edit(|g| g.terms.deadline_time = None))],
         until: 100,
@@ -207,7 +207,7 @@ pub static SPEC_AND_SECRET: &[Life] = &[
         end: ends("Failed InvalidSpec", &[], [0, 0, 0], &[Reason::InvalidSpec]),
     },
     Life {
-        name: "the apiserver takes no Secret, then does",
+        name: "the apiserver rejects the Secret and later accepts it",
         world: || with(uploading(), |w| w.refuses = Some("quota".into())),
         events: &[(40.0, |w| w.refuses = None)],
         until: 200,
@@ -220,7 +220,7 @@ pub static SPEC_AND_SECRET: &[Life] = &[
 #[test]
 fn secret_that_cannot_be_replaced_is_recreated_after_spec_change() {
     let life = Life {
-        name: "a key that cannot be replaced is withdrawn, and comes back as the other",
+        name: "a Secret that cannot be replaced after a spec change",
         world: downloading,
         events: &[(50.0, |w| {
             w.refuses_replacement = true;

@@ -30,14 +30,14 @@ pub static FOREIGN_SECRETS: &[Life] = &[
         end: ends("Failed SecretConflict", &[], [0, 0, 0], &[Reason::SecretConflict]),
     },
     Life {
-        name: "a foreign Secret that goes",
+        name: "a foreign Secret that is deleted",
         world: || with(uploading(), |w| w.plant(Owner::Foreign("its type is Opaque"))),
         events: &[(100.0, World::delete_secret)],
         until: 200,
         end: ends("Current Issued", &[(100, 400)], [1, 0, 0], &[Reason::SecretConflict]),
     },
     Life {
-        name: "a foreign Secret in the place of ours",
+        name: "a foreign Secret that replaces the grant Secret",
         world: downloading,
         events: &[
             (50.0, |w| w.plant(Owner::Foreign("its owner is another grant"))),
@@ -52,7 +52,7 @@ pub static FOREIGN_SECRETS: &[Life] = &[
         ),
     },
     Life {
-        name: "a foreign Secret in the place of ours, beyond the key's end",
+        name: "a foreign Secret that replaces the grant Secret, beyond the expiry",
         world: downloading,
         events: &[
             (50.0, |w| w.plant(Owner::Foreign("its owner is another grant"))),
@@ -62,7 +62,7 @@ pub static FOREIGN_SECRETS: &[Life] = &[
         end: ends("Current Expired", &[(0, 300)], [1, 0, 0], &[Reason::SecretConflict]),
     },
     Life {
-        name: "a predecessor's Secret that is collected",
+        name: "a predecessor's Secret that the garbage collector deletes",
         world: || with(uploading(), |w| w.plant(Owner::Predecessor)),
         events: &[(20.0, World::delete_secret)],
         until: 200,
@@ -86,7 +86,7 @@ pub static FOREIGN_SECRETS: &[Life] = &[
 
 pub static STORES: &[Life] = &[
     Life {
-        name: "a store that comes late",
+        name: "a store that is created after the grant",
         world: || with(uploading(), |w| w.store = StoreFact::Missing),
         events: &[(40.0, |w| w.store = StoreFact::Usable(good_store()))],
         until: 200,
@@ -105,14 +105,14 @@ pub static STORES: &[Life] = &[
         ),
     },
     Life {
-        name: "a store that is set up wrong",
+        name: "a store with wrong settings",
         world: || with(uploading(), |w| w.store = unusable(Reason::InvalidStore)),
         events: &[],
         until: 1000,
         end: ends("Failed InvalidStore", &[], [0, 0, 0], &[Reason::InvalidStore]),
     },
     Life {
-        name: "a store that is found to hold no key to anything, and is mended",
+        name: "a store that fails the conformance check and is repaired",
         world: downloading,
         events: &[
             (50.0, |w| w.store = unusable(Reason::KeysNotEnforced)),
@@ -127,7 +127,7 @@ pub static STORES: &[Life] = &[
         ),
     },
     Life {
-        name: "a store that is deleted under a key, and made again",
+        name: "a store that is deleted after the issue and created again",
         world: downloading,
         events: &[
             (50.0, |w| w.store = StoreFact::Missing),
@@ -137,14 +137,14 @@ pub static STORES: &[Life] = &[
         end: ends("Current Issued", &[(0, 300), (0, 300)], [2, 0, 1], &[]),
     },
     Life {
-        name: "a store that is deleted under a key, for good",
+        name: "a store that is deleted after the issue",
         world: uploading,
         events: &[(50.0, |w| w.store = StoreFact::Missing)],
         until: 1000,
         end: ends("Current Expired", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "a store that is unusable for a while under a key",
+        name: "a store that is unusable for a while after the issue",
         world: uploading,
         events: &[
             (50.0, |w| w.store = unusable(Reason::CredentialsExpired)),
@@ -154,7 +154,7 @@ pub static STORES: &[Life] = &[
         end: ends("Current Issued", &[(0, 300)], [1, 0, 0], &[]),
     },
     Life {
-        name: "a store that is unusable at the key's end, and looks after it",
+        name: "a store that is unusable at the expiry, and polls after it",
         world: uploading,
         events: &[
             (50.0, |w| w.store = unusable(Reason::StoreUnreachable)),
@@ -165,14 +165,14 @@ pub static STORES: &[Life] = &[
         end: ends("Current Completed", &[(0, 300)], [1, 0, 1], &[Reason::StoreUnreachable]),
     },
     Life {
-        name: "a store that is unusable for good",
+        name: "a store that stays unusable",
         world: uploading,
         events: &[(50.0, |w| w.store = unusable(Reason::StoreUnreachable))],
         until: 3900 + 62,
         end: ends("Current Expired", &[(0, 300)], [1, 0, 1], &[Reason::StoreUnreachable]),
     },
     Life {
-        name: "a longer life is asked for while the store is unusable",
+        name: "a longer lifetime is requested while the store is unusable",
         world: downloading,
         events: &[
             (50.0, |w| w.store = unusable(Reason::CredentialsNotFound)),
@@ -183,21 +183,21 @@ pub static STORES: &[Life] = &[
         end: ends("Current Issued", &[(0, 300), (100, 700)], [1, 1, 0], &[]),
     },
     Life {
-        name: "credentials that end before the key",
+        name: "store credentials that expire before the credential",
         world: || with(uploading(), |w| w.usable(|s| s.credentials_expire = Some(at(105)))),
         events: &[],
         until: 90,
         end: ends("Current Issued", &[(0, 100)], [1, 0, 0], &[Reason::ExpiryTruncated]),
     },
     Life {
-        name: "credentials that are over, then renewed",
+        name: "store credentials that have expired and are then replaced",
         world: || with(uploading(), |w| w.usable(|s| s.credentials_expire = Some(at(3)))),
         events: &[(40.0, |w| w.usable(|s| s.credentials_expire = Some(at(10_000))))],
         until: 200,
         end: ends("Current Issued", &[(40, 340)], [1, 0, 0], &[Reason::CredentialsExpired]),
     },
     Life {
-        name: "credentials that got worse before the Secret was deleted",
+        name: "store credentials with an earlier expiry before the Secret was deleted",
         world: downloading,
         events: &[(50.0, |w| {
             w.usable(|s| s.credentials_expire = Some(at(205)));
@@ -212,7 +212,7 @@ pub static STORES: &[Life] = &[
         ),
     },
     Life {
-        name: "a rule that is narrowed under a key and widened again",
+        name: "a rule that is narrowed after the issue and widened again",
         world: downloading,
         events: &[
             (50.0, |w| w.store = StoreFact::Usable(store([]))),
@@ -227,7 +227,7 @@ pub static STORES: &[Life] = &[
         ),
     },
     Life {
-        name: "a rule that is narrowed for good",
+        name: "a rule that is narrowed and not widened",
         world: uploading,
         events: &[(50.0, |w| w.store = StoreFact::Usable(store([])))],
         until: 1000,
@@ -259,7 +259,7 @@ pub static STORES: &[Life] = &[
         ),
     },
     Life {
-        name: "a rule that stands while the store is unusable",
+        name: "a rule that does not change while the store is unusable",
         world: downloading,
         events: &[(50.0, |w| {
             w.store = unusable(Reason::CredentialsNotFound);
@@ -277,14 +277,14 @@ pub static STORES: &[Life] = &[
         end: ends("Current Issued", &[(0, 300)], [1, 0, 0], &[]),
     },
     Life {
-        name: "a store that nobody has tried yet",
+        name: "a store that was not probed yet",
         world: || with(overwriting(), |w| w.usable(|s| s.untried = Some(away()))),
         events: &[(40.0, |w| w.usable(|s| s.untried = None))],
         until: 200,
         end: ends("Current Issued", &[(40, 340)], [1, 0, 0], &[Reason::StoreUnreachable]),
     },
     Life {
-        name: "a store of which it is not known yet whether it is write-once, and an upload that may replace",
+        name: "a store with unknown write-once support, and an overwriting upload",
         world: || {
             with(overwriting(), |w| {
                 w.usable(|s| {
@@ -300,14 +300,14 @@ pub static STORES: &[Life] = &[
         end: ends("Current Issued", &[(0, 300)], [1, 0, 0], &[]),
     },
     Life {
-        name: "a store that nobody has tried yet, and a download",
+        name: "a store that was not probed yet, and a download",
         world: || with(downloading(), |w| w.usable(|s| s.untried = Some(away()))),
         events: &[],
         until: 200,
         end: ends("Current Issued", &[(0, 300)], [1, 0, 0], &[]),
     },
     Life {
-        name: "a store that nobody has tried since the key was signed",
+        name: "a store that was not probed since the issue",
         world: overwriting,
         events: &[(50.0, |w| w.usable(|s| s.untried = Some(away())))],
         until: 200,

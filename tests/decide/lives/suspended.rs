@@ -28,49 +28,49 @@ fn revoke(world: &mut World) {
 
 pub static SUSPENDED: &[Life] = &[
     Life {
-        name: "held back, and let go: the same key with what is left of it",
+        name: "suspended and resumed with the same credential",
         world: downloading,
         events: &[(50.0, suspend), (100.0, resume)],
         until: 200,
         end: ends("Current Issued", &[(0, 300), (0, 300)], [2, 0, 1], &[]),
     },
     Life {
-        name: "held back",
+        name: "suspended",
         world: uploading,
         events: &[(50.5, suspend)],
         until: 299,
         end: ends("Current Suspended", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "held back beyond its key's end: a download",
+        name: "suspended beyond the expiry: a download",
         world: downloading,
         events: &[(50.0, suspend), (400.0, resume)],
         until: 1000,
         end: ends("Current Expired", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "held back beyond its key's end: an upload that did not come",
+        name: "suspended beyond the expiry: an upload that did not arrive",
         world: uploading,
         events: &[(50.0, suspend)],
         until: 1000,
         end: ends("Failed ExpiredUnused", &[(0, 300)], [1, 0, 1], &[Reason::ExpiredUnused]),
     },
     Life {
-        name: "held back, and a copy of the key was used",
+        name: "suspended, and a copy of the credential was used",
         world: uploading,
         events: &[(50.0, suspend), (100.0, World::put_object)],
         until: 1000,
         end: ends("Current Completed", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "held back from the beginning, and let go: a whole key",
+        name: "suspended from the beginning, and resumed with a whole lifetime",
         world: || with(uploading(), |w| terms(w).suspend = Some(true)),
         events: &[(5000.0, resume)],
         until: 5100,
         end: ends("Current Issued", &[(5000, 5300)], [1, 0, 0], &[]),
     },
     Life {
-        name: "held back until the deadline without a key",
+        name: "suspended until the deadline without a credential",
         world: || {
             with(downloading(), |w| {
                 terms(w).suspend = Some(true);
@@ -82,7 +82,7 @@ pub static SUSPENDED: &[Life] = &[
         end: ends("Current Expired", &[], [0, 0, 0], &[]),
     },
     Life {
-        name: "held back while its store is gone and another's Secret stands there: nobody need know",
+        name: "suspended while its store is missing and a foreign Secret exists",
         world: || {
             with(uploading(), |w| {
                 terms(w).suspend = Some(true);
@@ -95,7 +95,7 @@ pub static SUSPENDED: &[Life] = &[
         end: ends("Current Suspended", &[], [0, 0, 0], &[]),
     },
     Life {
-        name: "held back, and a longer life asked for before it is let go",
+        name: "suspended, and a longer lifetime requested before it is resumed",
         world: downloading,
         events: &[
             (50.0, suspend),
@@ -106,7 +106,7 @@ pub static SUSPENDED: &[Life] = &[
         end: ends("Current Issued", &[(0, 300), (100, 700)], [2, 0, 1], &[]),
     },
     Life {
-        name: "held back, and refused when it is let go",
+        name: "suspended, and refused when it is resumed",
         world: downloading,
         events: &[
             (50.0, suspend),
@@ -129,14 +129,14 @@ pub static SUSPENDED: &[Life] = &[
         end: ends("Current Revoked", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "revoked, and collected like any other",
+        name: "revoked, and deleted after the TTL",
         world: downloading,
         events: &[(50.0, revoke)],
         until: 3650,
         end: ends("gone", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "revoked before there was a key",
+        name: "revoked before a credential was issued",
         world: || with(downloading(), |w| w.store = StoreFact::Missing),
         events: &[(50.0, revoke), (60.0, |w| w.store = StoreFact::Usable(good_store()))],
         until: 1000,
@@ -150,14 +150,14 @@ pub static SUSPENDED: &[Life] = &[
         end: ends("Current Revoked", &[], [0, 0, 0], &[]),
     },
     Life {
-        name: "revoked while it is held back",
+        name: "revoked while it is suspended",
         world: downloading,
         events: &[(50.0, suspend), (60.0, revoke), (70.0, resume)],
         until: 1000,
         end: ends("Current Revoked", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "revoked while the store is away",
+        name: "revoked while the store is unreachable",
         world: overwriting,
         events: &[
             (40.0, |w| {
@@ -172,7 +172,7 @@ pub static SUSPENDED: &[Life] = &[
         end: ends("Current Revoked", &[(0, 300)], [1, 0, 1], &[]),
     },
     Life {
-        name: "revoked after its end: it has finished as it has",
+        name: "revoked after it finished",
         world: downloading,
         events: &[(400.0, revoke)],
         until: 1000,
@@ -192,7 +192,7 @@ fn played(name: &str) -> World {
 
 #[test]
 fn suspended_and_revoked_conditions_say_until_when_copies_work() {
-    let world = played("held back");
+    let world = played("suspended");
     assert_eq!(
         says(&world, "Suspended"),
         "spec.suspend is true: the Secret was deleted, but copies of the credential work until 2027-01-15T08:05:00Z"
@@ -212,7 +212,7 @@ fn suspended_and_revoked_conditions_say_until_when_copies_work() {
         "the grant was revoked before Valet saw an upload, and Valet no longer polls the store"
     );
     assert!(
-        says(&played("revoked while the store is away"), "Revoked")
+        says(&played("revoked while the store is unreachable"), "Revoked")
             .ends_with("revoke the store's credentials that signed the credential")
     );
     assert_eq!(
@@ -271,7 +271,7 @@ fn condition_names_expiry_of_credential_missing_in_status() {
 /// While a grant is suspended, Valet does not poll for its object until the credential expires.
 #[test]
 fn suspended_grant_is_not_polled_before_the_expiry() {
-    let mut world = (super::life("held back").world)();
+    let mut world = (super::life("suspended").world)();
     world.reconcile();
     suspend(&mut world);
     world.bucket = Bucket::Down;

@@ -35,14 +35,14 @@ pub static TOTAL: &[Life] = &[
         end: ends("Current Expired", &[(0, 600), (367, 967), (734, 1100)], [1, 2, 1], &[]),
     },
     Life {
-        name: "a total time that is not worth another key",
+        name: "a total time that is too short for another credential",
         world: || at_most(always(downloading()), 1027),
         events: &[],
         until: 1500,
         end: ends("Current Expired", &[(0, 600), (367, 967)], [1, 1, 1], &[]),
     },
     Life {
-        name: "the total time is shortened below what is over, and lengthened again",
+        name: "the total time is shortened below the used time, and lengthened again",
         world: || always(downloading()),
         events: &[
             (700.0, |w| ruled(w, |r| r.max_total_seconds = Some(600))),
@@ -57,7 +57,7 @@ pub static TOTAL: &[Life] = &[
         ),
     },
     Life {
-        name: "the total time is shortened below what is over, for good",
+        name: "the total time is shortened below the used time",
         world: || always(downloading()),
         events: &[(700.0, |w| ruled(w, |r| r.max_total_seconds = Some(600)))],
         until: 1500,
@@ -69,7 +69,7 @@ pub static TOTAL: &[Life] = &[
         ),
     },
     Life {
-        name: "a key of one grant ends with the total time",
+        name: "a credential expires at the total time",
         world: downloading,
         events: &[(50.0, |w| {
             ruled(w, |r| r.max_total_seconds = Some(400));
@@ -79,7 +79,7 @@ pub static TOTAL: &[Life] = &[
         end: ends("Current Expired", &[(0, 300), (50, 400)], [1, 1, 1], &[]),
     },
     Life {
-        name: "the total time is over before there was a key",
+        name: "the total time is used up before the first credential",
         world: || {
             with(downloading(), |w| {
                 w.store = StoreFact::Missing;
@@ -104,7 +104,7 @@ pub static TOTAL: &[Life] = &[
         end: ends("Failed RenewalNotAllowed", &[], [0, 0, 0], &[Reason::RenewalNotAllowed]),
     },
     Life {
-        name: "a longer life counts from the first moment where no renewal is allowed",
+        name: "a longer lifetime counts from the first issue if no renewal is allowed",
         world: || without_renewal(downloading()),
         events: &[
             (50.0, |w| w.edit(|g| g.terms.expiration_seconds = 600)),
@@ -114,7 +114,7 @@ pub static TOTAL: &[Life] = &[
         end: ends("Current Expired", &[(0, 300), (0, 600), (0, 700)], [1, 2, 1], &[]),
     },
     Life {
-        name: "a shorter life than was used up where no renewal is allowed",
+        name: "a lifetime shorter than the used time if no renewal is allowed",
         world: || without_renewal(downloading()),
         events: &[(100.0, |w| w.edit(|g| g.terms.expiration_seconds = 60))],
         until: 200,
