@@ -94,7 +94,7 @@ rights: check-tools ## Compare the permissions for Secrets of Valet, cert-manage
 .PHONY: sessions
 sessions: check-tools ## Test the renewal of STS sessions of 15 minutes (22 minutes), and web identity on versitygw in its own network namespace
 	@export VALET_TOOLS=$$(hack/tools.sh chart stores); \
-	  cargo test --test stores -- --ignored --nocapture sessions_of_15_minutes_are_renewed_in_time web_identity_on_versitygw
+	  cargo test --test stores -- --ignored --nocapture sessions_of_15_minutes_are_renewed_in_time web_identity_on_versitygw_signs_with_sessions
 
 .PHONY: clocks
 clocks: ## Test the operator with a wrong clock, on two stores (about 10 minutes)

@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_store_names_are_refused_by_position() {
+    fn malformed_store_name_is_rejected_with_its_position() {
         for word in ["", "/", "a/", "/a", "a/b/c", "A", "a b", "**", "*/*", "*/a", "a=b", "é"] {
             assert_eq!(SenderScope::read(["ok", word].into_iter()), Err(2), "{word}");
         }

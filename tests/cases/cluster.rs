@@ -224,7 +224,7 @@ fn existing_secret_is_never_changed() {
 }
 
 #[test]
-fn secret_deleted_before_its_grant_leaves_nothing() {
+fn grant_deleted_after_its_secret_leaves_no_secret() {
     let case = Case::new("l54");
     case.apply("L54-secret-deleted-first");
     for grant in ["dg/early", "dg/early2"] {

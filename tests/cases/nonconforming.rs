@@ -18,7 +18,7 @@ fn condition(object: &Value, kind: &str) -> Option<(String, String)> {
 
 /// Waits until the store is probed. Returns the store, the message of `Ready` and the status of
 /// `UnsignedHeadersRefused`.
-fn tried(case: &Case, store: &str) -> (Value, String, String) {
+fn probed_store(case: &Case, store: &str) -> (Value, String, String) {
     eventually(SOON, &format!("{store} to be probed"), || {
         let store = case.get(&format!("clusterobjectstore/{store}"))?;
         let (ready, message) = condition(&store, "Ready")?;
@@ -49,7 +49,7 @@ fn write_once_grant_is_refused_if_store_answers_501_to_conditions() {
         message.contains("(WriteOnce)") && message.contains("set spec.constraints.overwrite to Allow"),
         "{message}"
     );
-    let (store, said, headers) = tried(&case, "b2");
+    let (store, said, headers) = probed_store(&case, "b2");
     assert!(
         !can(&store, "WriteOnce") && !can(&store, "Multipart/WriteOnce"),
         "{store}"
@@ -86,7 +86,7 @@ fn put_is_refused_if_store_obeys_copy_source_and_lacks_conditions() {
         message.contains("SignedHeadersOnly") && message.contains("copy whatever its credentials can read"),
         "{message}"
     );
-    let (store, _, headers) = tried(&case, "b2-copies");
+    let (store, _, headers) = probed_store(&case, "b2-copies");
     assert_eq!(headers, "False");
     assert!(!can(&store, "SignedHeadersOnly"), "{store}");
     let (_, why) = condition(&store, "UnsignedHeadersRefused").unwrap();
@@ -108,7 +108,7 @@ fn upload_without_checksum_is_refused_on_store_with_object_lock() {
         message.contains("Object Lock") && message.contains("set spec.mode to Put"),
         "{message}"
     );
-    let (store, said, headers) = tried(&case, "lock");
+    let (store, said, headers) = probed_store(&case, "lock");
     assert!(
         said.contains("Object Lock") && said.contains("checksumSHA256"),
         "{said}"
@@ -128,7 +128,7 @@ fn upload_without_checksum_is_refused_on_store_with_object_lock() {
 #[test]
 fn second_probe_also_finds_store_with_object_lock_safe() {
     let case = Case::new("s22a-again");
-    let (store, ..) = tried(&case, "lock");
+    let (store, ..) = probed_store(&case, "lock");
     let endpoint = &store["spec"]["s3"]["endpoint"];
     let patch = json!({"spec": {"s3": {"publicEndpoint": endpoint}}}).to_string();
     case.kubectl(&["patch", "clusterobjectstore", "lock", "--type=merge", "--patch", &patch]);

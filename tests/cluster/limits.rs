@@ -187,7 +187,7 @@ fn crowd(t: &Tenant, mark: AuditMark) -> usize {
         peak = peak.max(out);
     }
     assert_eq!(out, 0);
-    eprintln!("{peak} keys at one time, where {MOST} may be");
+    eprintln!("{peak} live credentials at one time; the limit is {MOST}");
     usize::try_from(peak).unwrap()
 }
 

@@ -256,7 +256,7 @@ fn forged_notification_causes_at_most_one_poll_per_second() {
     std::thread::sleep(Duration::from_millis(1500));
     let cost = polls(t, &operator) - before;
     let seconds = began.elapsed().as_secs_f64();
-    eprintln!("60 lies in {seconds:.1} s: {cost} HEADs");
+    eprintln!("60 forged notifications in {seconds:.1} s: {cost} HEAD requests");
     // One poll at once, one poll a second, and the scheduled polls after 2, 6, 14 and 30 seconds.
     assert!(
         cost >= 1.0 && cost <= seconds + 1.0 + 4.0,

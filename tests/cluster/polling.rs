@@ -52,7 +52,7 @@ fn head_requests_follow_the_poll_schedule() {
         t.reason_within(&format!("ug/{name}"), "Completed", 2 * SOON);
         let took = arrived.elapsed().as_secs_f64();
         let heads = head_requests() - before;
-        eprintln!("arrived {seconds} s after the key: Completed {took:.1} s later, {heads} HEADs");
+        eprintln!("arrived {seconds} s after the issue: Completed {took:.1} s later, {heads} HEAD requests");
         // The polls that can have been too early, and the poll that found the object.
         let due = POLLS.iter().filter(|poll| **poll < after).count() as u64 + 1;
         assert!(

@@ -358,9 +358,9 @@ pub fn published(world: &World, publish: &Publish) {
     // Re-signing is allowed: the store's fingerprint differs from the fingerprint in the Secret.
     let with = |annotations: &BTreeMap<String, String>| annotations.get(annotation::SIGNED_WITH).cloned();
     let before = world.secret.as_ref().and_then(|s| with(&s.view.annotations));
-    let is_anew = before.is_some() && with(&publish.annotations) != before;
+    let is_re_signed = before.is_some() && with(&publish.annotations) != before;
     let is_changed = world.secret.as_ref().is_some_and(|s| !s.view.is_authentic);
-    if !((is_anew || is_changed) && matches!(publish.mode, PublishMode::Replace { .. })) {
+    if !((is_re_signed || is_changed) && matches!(publish.mode, PublishMode::Replace { .. })) {
         assert_eq!(publish.mode, PublishMode::Create, "I3: replaced within a generation");
         assert!(world.may_create_again, "I3: created twice for one generation");
     }

@@ -110,7 +110,7 @@ fn stays_calm(quiet: &Tenant, visited: impl Fn() -> u64) {
         .collect();
     times.sort();
     let (median, worst) = (times[CALM / 2], times[CALM - 1]);
-    eprintln!("beside {FLOOD} grants that wait: {median:?} in the middle, {worst:?} at worst, of {CALM}");
+    eprintln!("with {FLOOD} waiting grants: median {median:?}, maximum {worst:?} of {CALM} grants");
 }
 
 /// The number of namespaces that share the store without an answer. Together they may use more than all concurrent

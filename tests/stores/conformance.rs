@@ -9,11 +9,11 @@ use crate::{
 };
 
 /// Requests a conformance check and waits for its result.
-pub fn canary(t: &Tenant, store: Value) -> Value {
-    canary_by(t, store, "now")
+pub fn checked_by_conformance_check(t: &Tenant, store: Value) -> Value {
+    checked_on_request(t, store, "now")
 }
 
-pub fn canary_by(t: &Tenant, mut store: Value, request: &str) -> Value {
+pub fn checked_on_request(t: &Tenant, mut store: Value, request: &str) -> Value {
     store["metadata"]["annotations"] = json!({"valetkey.dev/canary-requested-at": request});
     t.apply(&[store]);
     t.answered(request)
@@ -27,7 +27,7 @@ fn conformance_check_on_minio_finds_all_constraints() {
     let mut store = t.store();
     store["spec"]["s3"]["endpoint"] = json!(on.minio.endpoint());
     store["spec"]["s3"]["credentials"]["assumeRole"] = json!({"durationSeconds": 900});
-    let store = canary(t, store);
+    let store = checked_by_conformance_check(t, store);
     assert_eq!(says(&store, "KeysEnforced"), "True KeysEnforced", "{}", store["status"]);
     let message = condition(&store, "KeysEnforced").unwrap()["message"].as_str().unwrap();
     for promise in [" PostForm/KeyPrefix", " Credentials", " Multipart/WriteOnce"] {
@@ -63,7 +63,7 @@ fn conformance_check_on_garage_finds_no_write_once() {
     let mut store = t.store();
     store["spec"]["s3"]["endpoint"] = json!(garage.endpoint());
     store["spec"]["s3"]["bucket"] = json!(GARAGE_BUCKET);
-    let store = canary(&t, store);
+    let store = checked_by_conformance_check(&t, store);
     assert_eq!(
         says(&store, "KeysEnforced"),
         "False KeysNotEnforced",

@@ -53,7 +53,7 @@ impl OnMinio {
     /// Applies the store with more settings and waits until it is probed.
     fn store(&self, more: Value) -> Value {
         self.minio_store(more);
-        tried(&self.tenant)
+        probed_store(&self.tenant)
     }
 
     /// Applies the store with more settings and does not wait.
@@ -66,7 +66,7 @@ impl OnMinio {
 }
 
 /// Waits until a probe of the present spec has finished, and returns the store.
-fn tried(t: &Tenant) -> Value {
+fn probed_store(t: &Tenant) -> Value {
     eventually(SOON, "the store to be probed", || {
         t.get(&format!("costore/{}", t.name())).filter(|s| {
             s["status"]["observedGeneration"] == s["metadata"]["generation"]
@@ -85,7 +85,7 @@ fn can(store: &Value, capability: &str) -> bool {
 fn probe_of_conforming_store_succeeds_and_writes_nothing() {
     let t = Tenant::new("behaves");
     let _operator = t.operator();
-    let store = tried(&t);
+    let store = probed_store(&t);
     assert_eq!(says(&store, "Ready"), "True Ready");
     assert_eq!(says(&store, "UnsignedHeadersRefused"), "True HeadersRefused");
     assert_eq!(says(&store, "ClockInSync"), "True Ready");
@@ -255,7 +255,7 @@ fn upload_url_is_refused_until_the_store_was_probed() {
 fn problem_of_a_store_is_reported_before_a_credential_is_issued() {
     let t = Tenant::new("wrong");
     let _operator = t.operator();
-    tried(&t);
+    probed_store(&t);
     let broken = |name: &str, secret: Option<(&str, &str)>, more: Value, reason: &str| {
         let mut store = t.store();
         let name = format!("{}-{name}", t.name());

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::{
     OnMinio, can,
-    conformance::{canary, canary_by},
+    conformance::{checked_by_conformance_check, checked_on_request},
     world::{condition, says},
 };
 
@@ -25,8 +25,8 @@ fn post_form_for_prefix_accepts_only_keys_below_it() {
     // No conformance check has run yet, so the grant is refused.
     t.apply(&[store.clone(), t.grant("UploadGrant", "inbox", spec.clone())]);
     t.reason("ug/inbox", "CapabilityMissing");
-    let tried = canary(t, store);
-    assert!(can(&tried, "PostForm/KeyPrefix"), "{}", tried["status"]);
+    let checked_store = checked_by_conformance_check(t, store);
+    assert!(can(&checked_store, "PostForm/KeyPrefix"), "{}", checked_store["status"]);
     let grant = t.reason("ug/inbox", "Issued");
     assert_eq!(says(&grant, "Completed"), "Unknown NotObservable");
 
@@ -99,8 +99,8 @@ fn post_form_for_prefix_accepts_only_keys_below_it() {
     let mut store = t.store();
     store["spec"]["s3"]["endpoint"] = json!(on.minio.endpoint());
     store["spec"]["s3"]["credentials"]["assumeRole"] = json!({"durationSeconds": 900});
-    let tried = canary_by(t, store, "with sessions");
-    assert!(can(&tried, "PostForm/KeyPrefix"), "{}", tried["status"]);
+    let checked_store = checked_on_request(t, store, "with sessions");
+    assert!(can(&checked_store, "PostForm/KeyPrefix"), "{}", checked_store["status"]);
     t.apply(&[t.grant("UploadGrant", "scoped", spec)]);
     let key = t.mount("scoped");
     assert!(key.files["fields.json"].contains("x-amz-security-token"));
@@ -123,7 +123,7 @@ fn new_form_for_prefix_waits_for_a_check_of_unreachable_store() {
     } = OnMinio::new("belowaway");
     let mut store = t.store();
     store["spec"]["s3"]["endpoint"] = json!(minio.endpoint());
-    canary(&t, store);
+    checked_by_conformance_check(&t, store);
     let grant = |name: &str| {
         let spec = json!({"mode": "PostForm", "key": t.key("inbox/"), "constraints": {"overwrite": "Allow"}});
         t.grant("UploadGrant", name, spec)

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use valet_harness::{Operator, OperatorOptions, S3Options, S3Server, Software, eventually};
 
 use crate::{
-    tried,
+    probed_store,
     world::{SOON, Tenant, VALET, condition, says},
 };
 
@@ -46,7 +46,7 @@ fn rotated_access_key_leads_to_re_signing_with_the_same_expiry() {
     .unwrap();
     t.apply(&[t.credentials(&user("old"), "secret-of-the-user")]);
     let operator = t.operator();
-    tried(&t);
+    probed_store(&t);
     s3.put(t.name(), &t.key("film"), b"frames").unwrap();
     // Re-signing is spread over two minutes by the grants' UIDs, so one of ten grants is re-signed early.
     let names: Vec<_> = (0..10).map(|n| format!("film-{n}")).collect();

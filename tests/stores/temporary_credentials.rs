@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use valet_harness::{eventually, process};
 
 use crate::{
-    OnMinio, can, tried,
+    OnMinio, can, probed_store,
     world::{Mounted, SOON, Tenant, condition, says},
 };
 
@@ -409,7 +409,7 @@ fn assert_secrets_stay_in_secrets(on: &OnMinio, files: &BTreeMap<String, String>
 fn temporary_credentials_on_store_without_sts_are_refused() {
     let t = Tenant::new("lendnosts");
     let _operator = t.operator();
-    tried(&t);
+    probed_store(&t);
     let mut store = t.store();
     store["spec"]["s3"]["credentials"]["assumeRole"] = json!({});
     store["spec"]["access"][0]["credentials"] = json!("Allow");

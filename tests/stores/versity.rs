@@ -172,7 +172,7 @@ fn pass_on(mut client: TcpStream, socket: &Path) -> io::Result<()> {
 
 #[test]
 #[ignore = "needs a network namespace of its own (unshare): make sessions"]
-fn web_identity_on_versitygw() {
+fn web_identity_on_versitygw_signs_with_sessions() {
     let t = Tenant::new("versity");
     let iam = Iam::start(&t);
     let options = S3Options {

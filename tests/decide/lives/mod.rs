@@ -105,7 +105,7 @@ fn every_simulated_grant_reaches_its_expected_end_state() {
     with_each(all(), |life| {
         for memory in [Memory::Grant, Memory::Caches] {
             for late in [SignedDuration::ZERO, TICK, SignedDuration::from_millis(999)] {
-                eprintln!("{}: {memory:?}, woken {late:?} late", life.name);
+                eprintln!("{}: {memory:?}, reconciles run {late:?} late", life.name);
                 life.expect(&play(life, memory, None, late), late.is_zero());
             }
         }
@@ -121,7 +121,7 @@ fn a_crash_at_any_step_changes_nothing() {
             // A step that was decided but not executed has no effect. So a crash before step n+1 equals a crash after
             // step n.
             for n in 0..whole.steps {
-                eprintln!("{}: {memory:?}, dies after step {n}", life.name);
+                eprintln!("{}: {memory:?}, crash after step {n}", life.name);
                 let world = play(life, memory, Some(n), SignedDuration::ZERO);
                 assert_eq!(end(&world), end(&whole));
                 crashes.set(crashes.get() + 1);

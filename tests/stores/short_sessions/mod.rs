@@ -154,7 +154,7 @@ fn sessions_of_15_minutes_are_renewed_in_time() {
         store
     };
     let mut watch = Watch::new(&t, &minio);
-    println!("| at | of | what is seen |\n|---|---|---|");
+    println!("| time | object | observation |\n|---|---|---|");
     watch.session_by_hand();
     t.apply(&[
         root,

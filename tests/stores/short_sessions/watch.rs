@@ -136,7 +136,7 @@ impl<'a> Watch<'a> {
                     let key = end("expirationTime").map_or("-".to_owned(), |t| self.since(t));
                     let renewals = object["status"]["renewals"].as_i64().unwrap_or_default();
                     let what = format!(
-                        "Ready={} Active={} Completed={} RenewalFailing={}; key until {key}, renewed {renewals} times",
+                        "Ready={} Active={} Completed={} RenewalFailing={}; credential until {key}, renewed {renewals} times",
                         says(object, "Ready"),
                         says(object, "Active"),
                         says(object, "Completed"),
