@@ -435,7 +435,7 @@ async fn changed_post_form_is_rejected_by_the_verifier() {
             Box::new(|c| field(c, "success_action_redirect", Some("http://x/"))),
         ),
         (
-            "one additional key",
+            "a second field Key",
             Box::new(|c| c["fields"].as_array_mut().unwrap().push(json!(["Key", "another"]))),
         ),
         ("too small a file", Box::new(|c| c["size"] = 2.into())),
