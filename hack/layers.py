@@ -17,7 +17,7 @@ from pathlib import Path
 ORDER = [
     ["api"],
     ["core", "telemetry"],
-    ["net", "conformance"],
+    ["net", "conformance", "reconcile"],
     ["provider"],
     ["notifications"],
     ["controller"],
@@ -29,6 +29,7 @@ ONLY = {
     "api": set(),
     "telemetry": {"api"},
     "core": {"api"},
+    "reconcile": {"api", "core"},
     "net": set(),
     "conformance": {"api", "core"},
     "provider": {"api", "core", "net", "conformance"},

@@ -8,6 +8,7 @@
 //! | [`api`] | the API types: custom resources, conditions, reasons, annotations, validation |
 //! | [`core`] | the decision logic: a pure function of facts and time, without a client or a clock |
 //! | [`telemetry`] | logs, metrics and health |
+//! | [`reconcile`] | the execution of the decisions, with all reads and writes behind a trait |
 //! | [`net`] | HTTP clients, proxies and the egress policy |
 //! | [`conformance`] | the check of what a store enforces |
 //! | [`provider`] | object store back ends, one folder each |
@@ -25,4 +26,5 @@ pub mod core;
 pub mod net;
 pub mod notifications;
 pub mod provider;
+pub mod reconcile;
 pub mod telemetry;

@@ -1,70 +1,7 @@
-use std::time::Duration;
+//! Calls to the apiserver with a time limit.
 
-use thiserror::Error;
-
-use crate::{api::printable, core::SignError};
-
-/// The time limit of one reconcile. After this time, no step for a store starts, and requests to the store are
-/// cancelled. A call to the apiserver that is already running is not cancelled. Otherwise its result would be lost.
-pub const DEADLINE: Duration = Duration::from_secs(15);
-
-/// The time limit of one call to the apiserver. The client itself has no time limit.
-pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The reason why a step of a reconcile failed. The messages contain no data of Secrets.
-#[derive(Debug, Error)]
-pub enum Error {
-    /// The object has changed since it was read. The next attempt must read the object and decide again.
-    #[error("another client has changed the object in the meantime: {0}")]
-    Conflict(&'static str),
-    /// The object that the step must change no longer exists.
-    #[error("the object no longer exists: {0}")]
-    Gone(&'static str),
-    /// The apiserver refused the request, and somebody must remove the cause. For example, the cause is a
-    /// ResourceQuota, an admission policy, or a namespace that is being deleted.
-    #[error("the apiserver refused: {0}")]
-    Refused(String),
-    /// The call to the apiserver failed, for example because of its time limit.
-    #[error("{call}: {why}")]
-    Api {
-        call: &'static str,
-        /// The cause of the failed call.
-        why: String,
-    },
-    /// The reconcile waits in the store's queue, because the request limit of the store is reached. The number says
-    /// how many rounds of other reconciles come first.
-    #[error(
-        "the limit of concurrent requests to the store is reached; {0} rounds of other requests run before this request"
-    )]
-    InLine(usize),
-    /// The first probe of the store is still running. Valet enqueues the grant when the probe has a result.
-    #[error("the store is being probed")]
-    NotProbed,
-    /// The reconcile took longer than the time limit. It stopped, so that other reconciles can run.
-    #[error(
-        "the reconcile took longer than {seconds} s and was stopped; the store, its STS or the apiserver is slow",
-        seconds = DEADLINE.as_secs()
-    )]
-    Deadline,
-    /// The provider could not sign the credential.
-    #[error(transparent)]
-    Sign(#[from] SignError),
-    /// The decision logic returned too many steps for one reconcile. This is a bug, and the limit prevents an endless
-    /// loop.
-    #[error("the reconcile did not finish after {0} steps because of a bug in Valet; please report this bug")]
-    Restless(usize),
-}
-
-impl Error {
-    /// Returns the message without quoted texts, such as object names. Two failures with the same cause have the same
-    /// result.
-    pub fn cause(&self) -> String {
-        let message = self.to_string();
-        let parts = message.split('"').enumerate();
-        let kept: Vec<_> = parts.map(|(at, part)| if at % 2 == 0 { part } else { "…" }).collect();
-        kept.join("\"")
-    }
-}
+use crate::api::printable;
+pub use crate::reconcile::{CALL_TIMEOUT, DEADLINE, Error};
 
 /// Makes one call to the apiserver, with the time limit [`CALL_TIMEOUT`].
 ///

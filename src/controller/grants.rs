@@ -1,41 +1,33 @@
-mod events;
-mod freshness;
-mod multipart;
+mod effects;
 mod queued;
-mod secret;
+mod record;
 
 use std::{sync::Arc, time::Duration};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use kube::{
-    Api, Client, ResourceExt,
-    api::{DeleteParams, Preconditions},
+    Client, ResourceExt,
     core::DeserializeGuard,
     runtime::{controller::Action, events::Recorder},
 };
-use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
+use self::{effects::ClusterEffects, queued::wait_in_line};
 use super::{
-    error::{CALL_TIMEOUT, DEADLINE, Error, call},
     local_state::LocalState,
     namespace_limiter::NamespaceLimiter,
     quota::Quotas,
     secrets::{FIELD_MANAGER, Secrets},
-    store_limiter::{StoreLimiter, StorePermit},
+    store_limiter::StoreLimiter,
     stores::Stores,
     watch::Requeuer,
 };
 use crate::{
-    api::Grant,
-    core::{Access, Facts, ObjectFact, QuotaFact, Read, Settings, Step, StoreFact, UploadFact, decide, store_id},
-    provider::Provider,
+    api::{Grant, GrantStatus},
+    core::{Facts, QuotaFact, Settings, store_id},
+    reconcile::{CALL_TIMEOUT, DEADLINE, Error, Outcome, Reconcile},
     telemetry::{Metrics, Progress, warn_once},
 };
-
-/// The maximum number of steps in one reconcile. If one reconcile handles a grant from its creation to its end, it
-/// needs nine steps.
-const MAX_STEPS: usize = 16;
 
 /// The maximum pause before a failed reconcile is repeated.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -119,8 +111,7 @@ pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<C
     let terms = grant.terms().clone();
     // No step for a store starts after the deadline. This timeout therefore cancels only a call to the apiserver that
     // takes too long. The next reconcile continues from the state in the cluster.
-    let visit = Reconciliation::new(&context, grant).run();
-    let result = match tokio::time::timeout(DEADLINE + CALL_TIMEOUT, visit).await {
+    let result = match tokio::time::timeout(DEADLINE + CALL_TIMEOUT, execute(&context, grant)).await {
         Ok(result) => result,
         Err(_) => Err(Error::Deadline),
     };
@@ -138,6 +129,27 @@ pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<C
     }
     context.forget_if_gone(watched.as_ref());
     result
+}
+
+/// Executes the steps of one reconcile, and returns when to reconcile the grant again.
+async fn execute<G: Grant>(context: &Context<G>, grant: Arc<G>) -> Result<Action, Error> {
+    let mut effects = ClusterEffects::new(context, grant);
+    let facts = effects.first_facts();
+    // The clock is read only once, so that all decisions of the reconcile use the same time.
+    let now = Timestamp::now();
+    let mut reconcile = Reconcile::new(&mut effects, facts, now);
+    let result = reconcile.run().await;
+    let facts = reconcile.facts;
+    match result {
+        Ok(Outcome::Rest(until)) => Ok(rest(context, &facts, effects.grant.grant_status(), until)),
+        Ok(Outcome::Deleted) => Ok(Action::await_change()),
+        // Normally the grant was deleted, and the garbage collector deletes its Secret. However, an apiserver that has
+        // just started may wrongly answer that an object does not exist. The grant is therefore reconciled again.
+        Err(Error::Gone(_)) => Ok(Action::requeue(GONE)),
+        Err(Error::InLine(rounds)) => Ok(wait_in_line(&facts.grant, rounds, now)),
+        Err(Error::NotProbed) => Ok(Action::requeue(PROBED)),
+        Err(e) => Err(e),
+    }
 }
 
 impl<G: Grant> Context<G> {
@@ -188,227 +200,20 @@ pub fn on_error<G: Grant>(grant: Arc<DeserializeGuard<G>>, error: &Error, contex
     Action::requeue(pause)
 }
 
-/// Returns true if a step waits for a store rather than for the apiserver.
-fn waits_for_store(step: &Step) -> bool {
-    match step {
-        Step::Read(read) => matches!(
-            read,
-            Read::Store | Read::Object(_) | Read::Upload(..) | Read::Uploads(_) | Read::Quota(_)
-        ),
-        Step::Publish(_) | Step::Complete(..) | Step::Abort(_) | Step::AbortOrphans(_) => true,
-        Step::UpdateMetadata { .. }
-        | Step::Empty { .. }
-        | Step::DeleteSecret { .. }
-        | Step::Report { .. }
-        | Step::AddFinalizer
-        | Step::RemoveFinalizer { .. }
-        | Step::DeleteGrant
-        | Step::Rest { .. } => false,
-    }
-}
-
-struct Reconciliation<'a, G: Grant> {
-    context: &'a Context<G>,
-    grant: Arc<G>,
-    facts: Facts,
-    provider: Option<Arc<dyn Provider>>,
-    /// The permit to send requests to the store, if this reconcile has one.
-    permit: Option<StorePermit>,
-    /// The arrival time of the notification to which this reconcile responds, if there is one.
-    heard: Option<Instant>,
-    /// After this time, no step starts that waits for a store.
-    deadline: Instant,
-    /// The start time of the reconcile. The clock is read only once, so that all decisions of the reconcile use the
-    /// same time.
-    now: Timestamp,
-}
-
-impl<'a, G: Grant> Reconciliation<'a, G> {
-    fn new(context: &'a Context<G>, grant: Arc<G>) -> Self {
-        let mut facts = Facts::new(context.memory.facts(grant.as_ref()), context.settings.clone());
-        facts.repairs = context.memory.repairs(&facts.grant.uid);
-        facts.last_poll = context.memory.last_poll(&facts.grant.uid);
-        let heard = context.memory.heard(&facts.grant.uid);
-        facts.poll_requested = heard.is_some();
-        Self {
-            context,
-            grant,
-            facts,
-            provider: None,
-            permit: None,
-            heard,
-            deadline: Instant::now() + DEADLINE,
-            now: Timestamp::now(),
-        }
-    }
-
-    async fn run(mut self) -> Result<Action, Error> {
-        for _ in 0..MAX_STEPS {
-            self.facts.own_upload = self.context.memory.own_upload(&self.facts.grant.uid);
-            match decide(&self.facts, self.now) {
-                Step::Rest { until } => return Ok(self.rest(until)),
-                Step::DeleteGrant => return self.collect().await,
-                step if self.is_late() && waits_for_store(&step) => return Err(Error::Deadline),
-                step => match self.take(step).await {
-                    // Normally the grant was deleted, and the garbage collector deletes its Secret. However, an
-                    // apiserver that has just started may wrongly answer that an object does not exist. The grant is
-                    // therefore reconciled again.
-                    Err(Error::Gone(_)) => return Ok(Action::requeue(GONE)),
-                    Err(Error::InLine(rounds)) => return Ok(self.wait_in_line(rounds)),
-                    Err(Error::NotProbed) => return Ok(Action::requeue(PROBED)),
-                    done => done?,
-                },
-            }
-        }
-        Err(Error::Restless(MAX_STEPS))
-    }
-
-    fn is_late(&self) -> bool {
-        Instant::now() >= self.deadline
-    }
-
-    /// Waits for a request to the store until the deadline. Returns a message if the deadline passes first.
-    async fn within<T>(&self, work: impl Future<Output = T>) -> Result<T, String> {
-        tokio::time::timeout_at(self.deadline, work).await.map_err(|_| {
-            format!(
-                "the store did not answer within {seconds} s, the time limit of one reconcile",
-                seconds = DEADLINE.as_secs()
-            )
-        })
-    }
-
-    fn rest(&self, until: Option<Timestamp>) -> Action {
-        let (uid, status) = (&self.facts.grant.uid, self.grant.grant_status());
-        self.context.memory.accept_status(uid, status);
-        let again = match self.facts.place {
-            QuotaFact::Full(_) => self.context.places.ask_again(&self.facts.grant),
-            QuotaFact::Unasked | QuotaFact::Given => None,
-        };
-        let until = until.into_iter().chain(again).min();
-        let until = until.map(|t| t.duration_since(Timestamp::now()));
-        let pause = until.map(|d| Duration::try_from(d).unwrap_or(Duration::ZERO));
-        Action::requeue(pause.map_or(self.context.sweep, |p| p.min(self.context.sweep)))
-    }
-
-    async fn take(&mut self, step: Step) -> Result<(), Error> {
-        if !matches!(
-            step,
-            Step::Read(_) | Step::Publish(_) | Step::Complete(..) | Step::Abort(_) | Step::AbortOrphans(_)
-        ) {
-            self.permit = None;
-        }
-        match step {
-            Step::Read(Read::Store) => self.read_store().await,
-            Step::Read(Read::Secret) => self.read_secret().await,
-            Step::Read(Read::Object(access)) => self.head(&access).await,
-            Step::Read(Read::Upload(access, upload)) => self.read_upload(&access, &upload).await,
-            Step::Read(Read::Uploads(access)) => self.read_uploads(&access).await,
-            Step::Read(Read::Quota(most)) => {
-                self.permit = None;
-                let places = &self.context.places;
-                let rules = match &self.facts.store {
-                    StoreFact::Usable(store) => Some(store.rules.clone()),
-                    _ => None,
-                };
-                self.facts.place = places.ask(&self.facts.grant, G::OPERATION, most, rules).await;
-                Ok(())
-            }
-            Step::Publish(publish) => self.publish(*publish).await,
-            Step::AddFinalizer => self.hold().await,
-            Step::Complete(access, assembly) => self.complete(&access, assembly).await,
-            Step::Abort(upload) => self.abort(&upload).await,
-            Step::AbortOrphans(uploads) => self.abort_orphans(&uploads).await,
-            Step::RemoveFinalizer { notice } => self.release(notice).await,
-            Step::UpdateMetadata {
-                uid,
-                resource_version,
-                labels,
-                annotations,
-                is_repair,
-            } => {
-                self.retouch(&uid, &resource_version, labels, annotations).await?;
-                self.repaired(is_repair);
-                Ok(())
-            }
-            Step::Empty { uid, resource_version } => self.empty(&uid, &resource_version).await,
-            Step::DeleteSecret { uid, resource_version } => self.withdraw(&uid, &resource_version).await,
-            Step::Report { status, notice } => self.report(*status, notice).await,
-            Step::DeleteGrant | Step::Rest { .. } => unreachable!("the caller handles these steps"),
-        }
-    }
-
-    async fn read_store(&mut self) -> Result<(), Error> {
-        self.may_ask_store()?;
-        let grant = &self.facts.grant;
-        let found = self.context.stores.fact(grant, self.wanted_until());
-        let found = self.within(found).await.map_err(|_| Error::Deadline)??;
-        self.facts.store = found.fact;
-        self.facts.rules = found.rules;
-        self.provider = found.provider;
-        self.remember_store();
-        Ok(())
-    }
-
-    /// Returns the requested expiry of a credential that is signed now.
-    fn wanted_until(&self) -> Timestamp {
-        let seconds = SignedDuration::from_secs(self.facts.grant.terms.expiration_seconds);
-        self.now.checked_add(seconds).unwrap_or(Timestamp::MAX)
-    }
-
-    async fn head(&mut self, access: &Access) -> Result<(), Error> {
-        let Some(provider) = &self.provider else {
-            self.facts.object = ObjectFact::Unreachable("the store cannot be used".into());
-            return Ok(());
-        };
-        let provider = provider.clone();
-        self.may_ask_store()?;
-        let grant = &self.facts.grant;
-        let found = self.within(provider.head(access)).await;
-        let found = found.unwrap_or_else(ObjectFact::Unreachable);
-        let outcome = match found {
-            ObjectFact::Present { .. } => "present",
-            ObjectFact::Absent => "absent",
-            ObjectFact::Hidden => "forbidden",
-            ObjectFact::ClockSkewed(_) | ObjectFact::Unreachable(_) | ObjectFact::Unread => "error",
-        };
-        let (kind, namespace, name) = store_id(&grant.terms.store_ref, &grant.namespace);
-        self.context.metrics.looked((kind, &namespace, &name), outcome);
-        self.facts.object = found;
-        if let StoreFact::Usable(store) = &mut self.facts.store {
-            // The response to the HEAD request also gives the current difference between the clocks.
-            store.skew = provider.skew();
-        }
-        if matches!(self.facts.upload, UploadFact::Open(_)) {
-            self.facts.upload = UploadFact::Unread;
-        }
-        self.facts.last_poll = Some(self.now);
-        self.facts.poll_requested = false;
-        self.context.memory.looked(&grant.uid, self.now, self.heard);
-        Ok(())
-    }
-
-    async fn collect(&self) -> Result<Action, Error> {
-        let grant = &self.facts.grant;
-        let params = DeleteParams::background().preconditions(Preconditions {
-            uid: Some(grant.uid.clone()),
-            resource_version: None,
-        });
-        match call("deleting a finished grant", self.api().delete(&grant.name, &params)).await {
-            Ok(_) => {
-                info!(
-                    kind = G::OPERATION.kind(),
-                    namespace = grant.namespace,
-                    name = grant.name,
-                    "finished grant deleted"
-                );
-                Ok(Action::await_change())
-            }
-            Err(Error::Gone(_) | Error::Conflict(_)) => Ok(Action::requeue(GONE)),
-            Err(e) => Err(e),
-        }
-    }
-
-    fn api(&self) -> Api<G> {
-        Api::namespaced(self.context.client.clone(), &self.facts.grant.namespace)
-    }
+/// Returns when to reconcile a grant that has nothing left to do now.
+fn rest<G: Grant>(
+    context: &Context<G>,
+    facts: &Facts,
+    status: Option<&GrantStatus>,
+    until: Option<Timestamp>,
+) -> Action {
+    context.memory.accept_status(&facts.grant.uid, status);
+    let again = match facts.place {
+        QuotaFact::Full(_) => context.places.ask_again(&facts.grant),
+        QuotaFact::Unasked | QuotaFact::Given => None,
+    };
+    let until = until.into_iter().chain(again).min();
+    let until = until.map(|t| t.duration_since(Timestamp::now()));
+    let pause = until.map(|d| Duration::try_from(d).unwrap_or(Duration::ZERO));
+    Action::requeue(pause.map_or(context.sweep, |p| p.min(context.sweep)))
 }

@@ -14,6 +14,7 @@ use crate::{
     core::record::{KnownStatus, RecordKey, Subject, evidence, is_newer},
     core::{GrantFacts, Repairs},
     provider::Provider,
+    reconcile::InitiatedUpload,
 };
 
 /// Facts that this process knows about the grants of one kind in addition to its watch cache. All of them can be lost
@@ -36,7 +37,7 @@ struct GrantState<G> {
     /// The version of the Secret that this process wrote last. The watch event for this version needs no reconcile.
     secret_version: Option<String>,
     /// The multipart upload that this process initiated for the grant.
-    begun: Option<Begun>,
+    upload: Option<InitiatedUpload>,
     /// The connection to the store of the grant's multipart upload. Valet needs it to abort the upload after the
     /// store resource was deleted.
     provider: Option<Arc<dyn Provider>>,
@@ -69,14 +70,6 @@ struct Disturbance {
     is_pending: bool,
 }
 
-/// A multipart upload that this process initiated.
-#[derive(Clone)]
-struct Begun {
-    upload: String,
-    /// True if the grant Secret contains the ID of the upload.
-    is_recorded: bool,
-}
-
 impl<G> Default for GrantState<G> {
     fn default() -> Self {
         Self {
@@ -84,7 +77,7 @@ impl<G> Default for GrantState<G> {
             last_poll: None,
             heard: None,
             secret_version: None,
-            begun: None,
+            upload: None,
             provider: None,
             failures: 0,
             evidence: None,
@@ -316,40 +309,10 @@ impl<G: Grant> LocalState<G> {
             .is_some_and(|r| r.secret_version.as_deref() == Some(resource_version))
     }
 
-    /// Returns the ID of the multipart upload that this process initiated for the grant, if no Secret records the ID
-    /// yet.
-    pub fn begun(&self, uid: &str) -> Option<String> {
-        let begun = self.lock().get(uid)?.begun.clone();
-        begun.filter(|b| !b.is_recorded).map(|b| b.upload)
-    }
-
-    /// Returns the ID of the multipart upload that this process initiated for the grant. It does not matter if a
-    /// Secret records the ID. No other client can change this value, unlike the annotation and the status.
-    pub fn own_upload(&self, uid: &str) -> Option<String> {
-        Some(self.lock().get(uid)?.begun.as_ref()?.upload.clone())
-    }
-
-    /// Records that this process initiated a multipart upload for this grant.
-    pub fn keep_begun(&self, uid: &str, upload: String) {
-        let begun = Begun {
-            upload,
-            is_recorded: false,
-        };
-        self.of(uid, |r| r.begun = Some(begun));
-    }
-
-    /// Records that the grant Secret contains the ID of the initiated upload.
-    pub fn recorded(&self, uid: &str) {
-        if let Some(begun) = self.lock().get_mut(uid).and_then(|r| r.begun.as_mut()) {
-            begun.is_recorded = true;
-        }
-    }
-
-    /// Removes an aborted multipart upload from the state.
-    pub fn aborted(&self, uid: &str, upload: &str) {
-        if let Some(r) = self.lock().get_mut(uid) {
-            r.begun.take_if(|begun| begun.upload == upload);
-        }
+    /// Reads or changes the multipart upload that this process initiated for the grant. No other client can change this
+    /// value, unlike the annotation and the status.
+    pub fn initiated_upload<T>(&self, uid: &str, change: impl FnOnce(&mut Option<InitiatedUpload>) -> T) -> T {
+        self.of(uid, |r| change(&mut r.upload))
     }
 
     /// Returns the remembered connection to the store of the grant's multipart upload.

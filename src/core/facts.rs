@@ -65,7 +65,7 @@ pub struct Settings {
 }
 
 /// Facts from the grant object.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct GrantFacts {
     /// The namespace of the grant and of its Secret.
     pub namespace: String,
@@ -227,7 +227,7 @@ pub enum StoreFact {
 }
 
 /// The facts about a store that can be used.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct StoreView {
     /// The maximum number of live grants in all namespaces together.
     pub max_live_grants: Option<i64>,

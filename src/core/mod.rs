@@ -52,5 +52,5 @@ pub use repair::Repairs;
 pub use rotation::RESIGN_SPREAD;
 pub use scope::{Concern, concern};
 pub use skew::{MOST_SKEW, TOLERATED_SKEW, is_skewed, skewed};
-pub use step::{Assembly, GrantEvent, Publish, PublishMode, Read, SigningRequest, Step};
+pub use step::{Assembly, Completion, GrantEvent, Publish, PublishMode, Read, SigningRequest, Step};
 pub use store_id::{StoreId, store_id};

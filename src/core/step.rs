@@ -9,7 +9,7 @@ use super::{
     policy::{AbortAccess, Access, AllowedRequest},
     quota::QuotaLimits,
 };
-use crate::api::{Ask, GrantStatus, Reason};
+use crate::api::{Ask, GrantStatus, ObservedObject, Reason};
 
 /// The next step that the controller executes for a grant.
 #[derive(Clone, Debug, PartialEq)]
@@ -104,6 +104,22 @@ pub struct Assembly {
     pub parts: Vec<ArrivedPart>,
     /// True if the store must not replace an existing object.
     pub write_once: bool,
+}
+
+/// The result of a request that completes a multipart upload.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Completion {
+    /// The upload is completed. The object has the properties that the store returned.
+    Done(ObservedObject),
+    /// An object with this key exists and must not be replaced. An earlier attempt to complete the upload can have
+    /// written it.
+    Exists,
+    /// The store does not know the upload. Either an earlier attempt completed it, or somebody aborted it.
+    Gone,
+    /// The store refuses to complete the upload. The message contains no secrets.
+    Refused(String),
+    /// The store did not answer or had an internal error. The upload can be completed nevertheless.
+    Unreachable(String),
 }
 
 /// A credential to sign, and the Secret into which it is written.

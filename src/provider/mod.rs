@@ -15,7 +15,7 @@ use std::sync::Arc;
 use futures::{FutureExt, future::BoxFuture};
 use jiff::{SignedDuration, Timestamp};
 
-pub use multipart::{Completion, Multipart};
+pub use multipart::Multipart;
 
 use crate::{
     api::{Capabilities, Reason},

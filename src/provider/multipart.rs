@@ -3,10 +3,7 @@
 
 use futures::future::BoxFuture;
 
-use crate::{
-    api::ObservedObject,
-    core::{AbortAccess, Access, AllowedRequest, Assembly, SignError, UploadFact, UploadsFact},
-};
+use crate::core::{AbortAccess, Access, AllowedRequest, Assembly, Completion, SignError, UploadFact, UploadsFact};
 
 /// A store that supports multipart uploads. Each request takes at most some seconds, except [`complete`].
 ///
@@ -32,20 +29,4 @@ pub trait Multipart: Send + Sync {
 
     /// Lists the open multipart uploads of exactly this object key. The list does not show who initiated them.
     fn open<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, UploadsFact>;
-}
-
-/// The result of a request that completes a multipart upload.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Completion {
-    /// The upload is completed. The object has the properties that the store returned.
-    Done(ObservedObject),
-    /// An object with this key exists and must not be replaced. An earlier attempt to complete the upload can have
-    /// written it.
-    Exists,
-    /// The store does not know the upload. Either an earlier attempt completed it, or somebody aborted it.
-    Gone,
-    /// The store refuses to complete the upload. The message contains no secrets.
-    Refused(String),
-    /// The store did not answer or had an internal error. The upload can be completed nevertheless.
-    Unreachable(String),
 }

@@ -314,8 +314,8 @@ pub fn renewals(annotations: &BTreeMap<String, String>) -> i64 {
 /// I3: Valet issues one credential per generation and renewal. Valet may issue it again only after the Secret
 /// was deleted or changed, and only with the same lifetime. A renewal within a generation is allowed only when it is
 /// due or requested.
-pub fn published(world: &World, publish: &Publish) {
-    let (grant, key) = (world.grant(), publish.request.lifetime);
+pub fn published(world: &World, grant: &GrantFacts, publish: &Publish) {
+    let key = publish.request.lifetime;
     assert!(
         !grant.terms.is_suspended() && !grant.terms.is_revoked(),
         "signs for a suspended or revoked grant"
@@ -518,15 +518,16 @@ fn release(world: &World, is_told: bool) {
     assert!(grant.held);
     // Uploads with parts, and uploads older than the grant, belong to other clients.
     let is_others = |u: &Upload| !u.parts.is_empty() || grant.created.is_some_and(|created| u.begun < created);
-    // If no rule allows the grant and its status names no upload ID, Valet cannot tell that an upload is the grant's.
+    // If no rule allows the grant, Valet is not allowed to list uploads. It then knows only the upload that the status
+    // names.
     let is_allowed = matches!(&world.store, StoreFact::Usable(store) if admit(grant, store).is_ok());
-    let may_be_its = grant.ask.parts().is_some() && (is_allowed || grant.status.upload_id.is_some());
+    let is_known = |u: &Upload| is_allowed || grant.status.upload_id.as_ref() == Some(&u.id);
     assert!(
         is_told
             || world.forged
-            || !may_be_its
+            || grant.ask.parts().is_none()
             || matches!(world.bucket, Bucket::Hidden)
-            || world.uploads.iter().all(is_others),
+            || world.uploads.iter().all(|u| is_others(u) || !is_known(u)),
         "leaves {:?}",
         world.uploads
     );
@@ -558,7 +559,8 @@ fn rest(world: &World, facts: &Facts, until: Option<Timestamp>) {
         until.is_none_or(|t| t > now),
         "waits until {until:?}, which is in the past"
     );
-    if grant.deleting {
+    // A change during the reconcile starts another reconcile.
+    if grant.deleting || world.is_disturbed() {
         return;
     }
     assert_eq!(grant.status.observed_generation, Some(grant.generation));

@@ -101,7 +101,7 @@ fn happen(world: &mut World, dice: &mut Dice) {
         return;
     }
     let now = world.now;
-    match dice.below(31) {
+    match dice.below(33) {
         0 => world.delete_secret(),
         1 => world.edit(|g| {
             let least = if g.terms.renews() { 600 } else { 0 };
@@ -170,6 +170,9 @@ fn happen(world: &mut World, dice: &mut Dice) {
             }
         }
         27 if dice.one_in(8) => world.delete(),
+        // The limit of concurrent requests to the store is reached.
+        31 => world.is_busy = true,
+        32 => world.is_busy = false,
         21 => world.room = !world.room,
         _ => {}
     }
@@ -229,6 +232,7 @@ fn random_event_sequences_pass_all_checks() {
 fn settle(world: &mut World, mut wake: Option<Timestamp>) {
     world.meddler = None;
     world.refuses = None;
+    world.is_busy = false;
     world.store = StoreFact::Usable(store([rule()]));
     if world.grant.is_none() {
         assert!(world.secret.as_ref().is_none_or(|s| s.view.owner != Owner::ThisGrant));

@@ -22,10 +22,10 @@ use super::{
 use crate::{
     api::{Ask, MAX_PARTS, ObservedObject, Reason, is_entity_tag},
     core::{
-        AbortAccess, Access, AllowedRequest, ArrivedPart, Assembly, ObjectKey, OpenUpload, SignError, SignedPart,
-        SignedUrl, SigningRequest, UploadFact, UploadsFact,
+        AbortAccess, Access, AllowedRequest, ArrivedPart, Assembly, Completion, ObjectKey, OpenUpload, SignError,
+        SignedPart, SignedUrl, SigningRequest, UploadFact, UploadsFact,
     },
-    provider::{Completion, Multipart},
+    provider::Multipart,
 };
 
 /// The timeout of the request CompleteMultipartUpload. Amazon documents that the request can take minutes. After a

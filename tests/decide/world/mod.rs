@@ -16,9 +16,10 @@ use valet::{
     api::{Ask, GrantStatus, ObservedObject, Reason, annotation},
     core::record::{KnownStatus, RecordKey, Subject, evidence, is_newer},
     core::{
-        ArrivedPart, Facts, GrantFacts, Lifetime, ObjectFact, Owner, Repairs, RulesView, SecretFact, SecretView,
-        Settings, Step, StoreFact, StoreView, decide,
+        ArrivedPart, Facts, GrantFacts, Lifetime, ObjectFact, Owner, Publish, Repairs, RulesView, SecretFact,
+        SecretView, Settings, Step, StoreFact, StoreView, admit, decide,
     },
+    reconcile::InitiatedUpload,
 };
 
 /// The ID of a multipart upload that another client initiated for the same object key.
@@ -76,11 +77,11 @@ pub struct Counts {
     pub reports: usize,
 }
 
-/// Changes the world between two steps of a reconcile.
-pub type Meddler = Box<dyn FnMut(&mut World)>;
+/// Changes the world between two effects of a reconcile.
+pub type Meddler = Box<dyn FnMut(&mut World) + Send>;
 
 /// Is called with each step before the step is executed.
-pub type Watcher = Box<dyn Fn(&Step)>;
+pub type Watcher = Box<dyn Fn(&Step) + Send>;
 
 pub struct World {
     pub now: Timestamp,
@@ -95,10 +96,8 @@ pub struct World {
     pub uploads: Vec<Upload>,
     /// True if the multipart upload finalizer was removed without a list of the open uploads.
     pub blind: bool,
-    /// The ID of a multipart upload that this process initiated and that no Secret or status records.
-    pub begun: Option<String>,
-    /// The ID of a multipart upload that this process initiated and that a Secret records.
-    pub own_upload: Option<String>,
+    /// The multipart upload that this process remembers, because it initiated the upload.
+    pub initiated: Option<InitiatedUpload>,
     /// If set, the API server refuses to write the Secret, with this message.
     pub refuses: Option<String>,
     /// If set, signing fails with this reason and message.
@@ -107,8 +106,11 @@ pub struct World {
     pub refuses_replacement: bool,
     pub settings: Settings,
     pub memory: Memory,
-    /// If set, the process crashes after the step with this number.
+    /// If set, the process crashes after the effect with this number.
     pub crash: Option<usize>,
+    /// True if the store's limit of concurrent requests is reached.
+    pub is_busy: bool,
+    has_permit: bool,
     /// True if the quota has room for one more live grant.
     pub room: bool,
     /// True if another client forged Valet's records. Some invariants then do not hold, but the limits of credentials
@@ -118,7 +120,7 @@ pub struct World {
     pub too_large: bool,
     /// Is called with each step before the step is executed.
     pub watcher: Option<Watcher>,
-    /// Can change the world after each step.
+    /// Can change the world after each effect.
     pub meddler: Option<Meddler>,
 
     /// The last authentic status of the grant that the process remembers.
@@ -128,7 +130,10 @@ pub struct World {
     pub last_poll: Option<Timestamp>,
     /// True if a notification arrived and no poll followed yet.
     pub heard: bool,
+    /// The number of effects so far.
     pub steps: usize,
+    /// The numbers of the effects that changed the cluster or the store.
+    pub writes: Vec<usize>,
     pub counts: Counts,
     /// The lifetimes of all issued credentials, in order.
     pub keys: Vec<Lifetime>,
@@ -140,6 +145,14 @@ pub struct World {
     /// True if Valet may create the Secret again: another client deleted it, or Valet did for a temporary reason.
     pub may_create_again: bool,
     serial: u64,
+    /// The version of the grant that the operator read last.
+    version: Option<GrantFacts>,
+    /// The credential that the operator is about to sign and to write.
+    publishing: Option<Publish>,
+    /// The steps of the current reconcile.
+    trace: Vec<Step>,
+    /// True if other clients have changed what the operator watches during the current reconcile.
+    is_disturbed: bool,
     /// A cache of the last verified status; most steps change neither the status nor the memory.
     verified: RefCell<Option<Verified>>,
 }
@@ -161,8 +174,7 @@ impl World {
             bucket: Bucket::Empty,
             uploads: vec![],
             blind: false,
-            begun: None,
-            own_upload: None,
+            initiated: None,
             refuses: None,
             unsigned: None,
             refuses_replacement: false,
@@ -172,6 +184,8 @@ impl World {
             },
             memory: Memory::Grant,
             crash: None,
+            is_busy: false,
+            has_permit: false,
             room: true,
             forged: false,
             too_large: false,
@@ -182,6 +196,7 @@ impl World {
             last_poll: None,
             heard: false,
             steps: 0,
+            writes: vec![],
             counts: Counts::default(),
             keys: vec![],
             notices: vec![],
@@ -189,12 +204,30 @@ impl World {
             written: BTreeSet::new(),
             may_create_again: false,
             serial: 0,
+            version: None,
+            publishing: None,
+            trace: vec![],
+            is_disturbed: false,
             verified: RefCell::default(),
         }
     }
 
     pub fn grant(&self) -> &GrantFacts {
         self.grant.as_ref().expect("the grant is there")
+    }
+
+    /// True if other clients have changed what the operator watches during the current reconcile.
+    pub fn is_disturbed(&self) -> bool {
+        self.is_disturbed
+    }
+
+    /// True if the store answers and the access rules allow Valet to list the multipart uploads of the grant.
+    pub fn can_list_uploads(&self) -> bool {
+        if matches!(self.bucket, Bucket::Down | Bucket::Hidden) {
+            return false;
+        }
+        let grant = self.grant.as_ref().or(self.version.as_ref());
+        matches!((&self.store, grant), (StoreFact::Usable(store), Some(grant)) if admit(grant, store).is_ok())
     }
 
     /// Everything that the operator watches. A change of this text starts a reconcile.
@@ -222,7 +255,7 @@ impl World {
         facts.secret = self.see_secret();
         self.see_store(&mut facts);
         facts.last_poll = self.last_poll;
-        facts.own_upload = self.begun.clone().or_else(|| self.own_upload.clone());
+        facts.own_upload = self.initiated.as_ref().map(|upload| upload.id.clone());
         facts
     }
 
@@ -288,7 +321,8 @@ impl World {
     /// Ends the process: a new process has no memory.
     pub fn forget(&mut self) {
         (self.last_poll, self.heard) = (None, false);
-        (self.begun, self.own_upload) = (None, None);
+        self.initiated = None;
+        self.has_permit = false;
         (self.remembered, self.repairs) = (None, Repairs::default());
     }
 

@@ -128,7 +128,7 @@ impl World {
     }
 
     /// Calls `watcher` with each step before the step is executed.
-    pub fn watch_steps(&mut self, watcher: impl Fn(&Step) + 'static) {
+    pub fn watch_steps(&mut self, watcher: impl Fn(&Step) + Send + 'static) {
         self.watcher = Some(Box::new(watcher));
     }
 

@@ -5,8 +5,8 @@ use super::{Bucket, pinned, put};
 use crate::{
     api::{Ask, Capability, Overwrite, Reason, UploadMode},
     conformance::{Checker, ConformanceReport, LONGER, Missing, Unavailable},
+    core::Completion,
     core::{Assembly, SignError, UploadFact},
-    provider::Completion,
 };
 
 /// The name of the object for the check's multipart uploads. The object exists before the uploads begin.

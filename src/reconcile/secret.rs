@@ -2,27 +2,24 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
-use tracing::info;
-
-use super::{Error, Reconciliation};
+use super::{Effects, Error, InitiatedUpload, Note, Reconcile};
 use crate::{
-    api::{Grant, Reason},
-    core::{Publish, PublishMode, SECRET_CAPACITY, SecretFact, SecretView, SignError, secret_bytes, secret_object},
+    api::{Reason, annotation},
+    core::{
+        Publish, PublishMode, Repairs, SECRET_CAPACITY, SecretFact, SecretView, SignError, Signed, secret_bytes,
+        secret_object,
+    },
 };
 
-impl<G: Grant> Reconciliation<'_, G> {
+impl<E: Effects> Reconcile<'_, E> {
     pub(super) async fn read_secret(&mut self) -> Result<(), Error> {
-        let found = match self.context.secrets.view(&self.facts.grant).await {
+        let found = match self.effects.read_secret(&self.facts.grant).await {
             // The apiserver refused a write and now also this read, so Valet has created no Secret. The status must
             // report the refused write, and not the refused read.
             Err(Error::Refused(_)) if self.facts.secret_refused.is_some() => None,
             found => found?,
         };
-        if found
-            .as_ref()
-            .is_some_and(|secret| secret.is_authentic && !secret.deleting)
-        {
+        if found.as_ref().is_some_and(|s| s.is_authentic && !s.deleting) {
             self.expects_secret(true);
         }
         self.facts.secret = found.map_or(SecretFact::Absent, SecretFact::Present);
@@ -36,28 +33,11 @@ impl<G: Grant> Reconciliation<'_, G> {
     }
 
     pub(super) async fn publish(&mut self, mut publish: Publish) -> Result<(), Error> {
-        let Some(provider) = self.provider.clone() else {
-            return Err(Error::Api {
-                call: "signing",
-                why: "the store of this grant can no longer be used".into(),
-            });
-        };
-        if provider.requires_remote_signing()
-            || (publish.request.ask.parts().is_some() && publish.request.upload.is_none())
-        {
-            self.may_ask_store()?;
+        let initiates = publish.request.ask.parts().is_some() && publish.request.upload.is_none();
+        if initiates || self.effects.signs_with_requests() {
+            self.take_permit()?;
         }
-        let signed = self
-            .within(async {
-                self.begin(provider.as_ref(), &mut publish).await?;
-                provider.sign(&publish.request).await
-            })
-            .await
-            .unwrap_or_else(|message| {
-                let reason = Reason::StoreUnreachable;
-                Err(SignError::Credentials { reason, message })
-            });
-        let signed = match signed {
+        let signed = match self.sign(&mut publish, initiates).await {
             Ok(signed) => signed,
             Err(SignError::Credentials { reason, message }) => {
                 self.facts.sign_refused = Some((reason, message));
@@ -69,12 +49,11 @@ impl<G: Grant> Reconciliation<'_, G> {
             }
             Err(e) => return Err(e.into()),
         };
-        self.permit = None;
-        if self.is_overtaken(&provider).await? {
+        self.effects.return_permit();
+        if self.is_stale().await? {
             return Ok(());
         }
-        let grant = &self.facts.grant;
-        let secret = secret_object(grant, &publish, &signed);
+        let secret = secret_object(&self.facts.grant, &publish, &signed);
         let bytes = secret_bytes(&secret);
         if bytes > SECRET_CAPACITY {
             let message = format!(
@@ -83,36 +62,63 @@ impl<G: Grant> Reconciliation<'_, G> {
             self.facts.sign_refused = Some((Reason::CapabilityMissing, message));
             return Ok(());
         }
-        let result = self.context.secrets.publish(grant, &publish.mode, secret).await;
-        let view = match result {
-            Ok(view) => view,
+        match self
+            .effects
+            .write_secret(&self.facts.grant, &publish.mode, secret)
+            .await
+        {
+            Ok(view) => {
+                let is_first = self.facts.grant.status.issued_time.is_none() && publish.mode == PublishMode::Create;
+                self.note(Note::CredentialIssued {
+                    expires_at: publish.request.lifetime.expires_at,
+                    is_first,
+                });
+                self.has_secret(view);
+                self.repaired(publish.is_repair);
+                self.abort_unrecorded(publish.request.access()).await;
+                Ok(())
+            }
             Err(Error::Refused(why)) => {
                 self.facts.secret_refused = Some(why);
-                return Ok(());
+                Ok(())
             }
             // Another Secret has the same name, or another client changed or deleted the Secret. Valet reads the
             // Secret, so that the next decision uses its current state.
             Err(Error::Conflict(_) | Error::Gone(_)) => {
                 let read = self.read_secret_or_stop(&publish.mode).await;
-                self.drop_loser(publish.request.access()).await;
-                return read;
+                self.abort_unrecorded(publish.request.access()).await;
+                read
             }
-            Err(e) => return Err(e),
-        };
-        let lifetime = publish.request.lifetime;
-        info!(
-            kind = G::OPERATION.kind(), namespace = grant.namespace, name = grant.name,
-            secret = grant.secret_name(), expires = %lifetime.expires_at, "credential issued"
-        );
-        let age = grant
-            .created
-            .map(|c| Timestamp::now().duration_since(c).as_secs_f64().max(0.0));
-        let first = grant.status.issued_time.is_none() && publish.mode == PublishMode::Create;
-        self.context.metrics.key_issued(G::OPERATION, age.filter(|_| first));
-        self.has_secret(view);
-        self.repaired(publish.is_repair);
-        self.drop_loser(publish.request.access()).await;
-        Ok(())
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Initiates the multipart upload for which the part URLs are signed, if the grant needs one and has none. Then
+    /// signs the credential.
+    ///
+    /// Only this process knows the upload ID until the Secret is written. A second attempt in this process therefore
+    /// uses the same upload.
+    async fn sign(&mut self, publish: &mut Publish, initiates: bool) -> Result<Signed, SignError> {
+        if initiates {
+            let known = |upload: &mut Option<InitiatedUpload>| InitiatedUpload::unrecorded(upload);
+            let id = match self.effects.initiated_upload(&self.facts.grant, known) {
+                Some(id) => id,
+                None => {
+                    let id = self.effects.initiate_upload(&publish.request).await?;
+                    let initiated = InitiatedUpload {
+                        id: id.clone(),
+                        is_recorded: false,
+                    };
+                    self.effects
+                        .initiated_upload(&self.facts.grant, |upload| *upload = Some(initiated));
+                    self.note(Note::UploadInitiated);
+                    id
+                }
+            };
+            publish.annotations.insert(annotation::UPLOAD_ID.into(), id.clone());
+            publish.request.set_upload(id);
+        }
+        self.effects.sign(&publish.request).await
     }
 
     /// Reads the Secret after the apiserver refused to create or replace it. If the namespace does not exist, a
@@ -126,30 +132,26 @@ impl<G: Grant> Reconciliation<'_, G> {
     }
 
     fn has_secret(&mut self, view: SecretView) {
-        self.context
-            .memory
-            .wrote_secret(&self.facts.grant.uid, &view.resource_version);
         self.facts.secret = SecretFact::Present(view);
         self.expects_secret(true);
     }
 
     /// Records if Valet expects the Secret to exist as it was issued.
     fn expects_secret(&mut self, is_expected: bool) {
-        let uid = &self.facts.grant.uid;
-        let memory = &self.context.memory;
-        self.facts.repairs = memory.keep_repairs(uid, |repairs| repairs.is_expected = is_expected);
+        let change = |repairs: &mut Repairs| repairs.is_expected = is_expected;
+        self.facts.repairs = self.effects.remember_repairs(&self.facts.grant, change);
     }
 
     /// Records that this reconcile restored the Secret, because another client had deleted or changed it.
     pub(super) fn repaired(&mut self, is_repair: bool) {
         if is_repair {
-            let uid = &self.facts.grant.uid;
-            let memory = &self.context.memory;
-            self.facts.repairs = memory.keep_repairs(uid, |repairs| repairs.restored(self.now));
+            let now = self.now;
+            let change = |repairs: &mut Repairs| repairs.restored(now);
+            self.facts.repairs = self.effects.remember_repairs(&self.facts.grant, change);
         }
     }
 
-    pub(super) async fn retouch(
+    pub(super) async fn update_metadata(
         &mut self,
         uid: &str,
         resource_version: &str,
@@ -157,12 +159,10 @@ impl<G: Grant> Reconciliation<'_, G> {
         annotations: BTreeMap<String, String>,
     ) -> Result<(), Error> {
         let grant = &self.facts.grant;
-        match self
-            .context
-            .secrets
-            .retouch(grant, uid, resource_version, labels, annotations)
-            .await
-        {
+        let written = self
+            .effects
+            .update_secret_metadata(grant, uid, resource_version, labels, annotations);
+        match written.await {
             Ok(view) => {
                 self.has_secret(view);
                 Ok(())
@@ -173,17 +173,14 @@ impl<G: Grant> Reconciliation<'_, G> {
     }
 
     /// Removes the Secret's data, because finalizers of other clients delay the deletion of the Secret.
-    pub(super) async fn empty(&mut self, uid: &str, resource_version: &str) -> Result<(), Error> {
-        let grant = &self.facts.grant;
-        match self.context.secrets.empty(grant, uid, resource_version).await {
+    pub(super) async fn empty_secret(&mut self, uid: &str, resource_version: &str) -> Result<(), Error> {
+        match self
+            .effects
+            .empty_secret(&self.facts.grant, uid, resource_version)
+            .await
+        {
             Ok(view) => {
-                info!(
-                    kind = G::OPERATION.kind(),
-                    namespace = grant.namespace,
-                    name = grant.name,
-                    secret = grant.secret_name(),
-                    "Valet removed the data from the Secret, because finalizers delay the deletion of the Secret"
-                );
+                self.note(Note::SecretEmptied);
                 self.has_secret(view);
                 Ok(())
             }
@@ -197,17 +194,14 @@ impl<G: Grant> Reconciliation<'_, G> {
         }
     }
 
-    pub(super) async fn withdraw(&mut self, uid: &str, resource_version: &str) -> Result<(), Error> {
-        let grant = &self.facts.grant;
-        match self.context.secrets.withdraw(grant, uid, resource_version).await {
+    pub(super) async fn delete_secret(&mut self, uid: &str, resource_version: &str) -> Result<(), Error> {
+        match self
+            .effects
+            .delete_secret(&self.facts.grant, uid, resource_version)
+            .await
+        {
             Ok(()) => {
-                info!(
-                    kind = G::OPERATION.kind(),
-                    namespace = grant.namespace,
-                    name = grant.name,
-                    secret = grant.secret_name(),
-                    "Secret deleted"
-                );
+                self.note(Note::SecretDeleted);
                 self.expects_secret(false);
                 match &self.facts.secret {
                     // The Secret still exists until other clients remove its finalizers.

@@ -1,0 +1,459 @@
+//! Reads and writes for one grant, with the apiserver and the grant's store.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures::future::BoxFuture;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    runtime::events::{Event, EventType},
+};
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+
+use super::{Context, FIELD_MANAGER};
+use crate::{
+    api::{Grant, GrantStatus, MULTIPART_FINALIZER, Operation, Reason, UploadMode, printable},
+    controller::{error::call, store_limiter::StorePermit, strip_metadata::lighten_grant},
+    core::{
+        AbortAccess, Access, AllowedRequest, Assembly, Completion, Facts, GrantEvent, GrantFacts, ObjectFact,
+        PublishMode, QuotaFact, QuotaLimits, Repairs, SecretView, SignError, Signed, StoreFact, StoreView,
+        UploadFact, UploadsFact, record::Subject, store_id,
+    },
+    provider::{Multipart, Provider},
+    reconcile::{DEADLINE, Effects, Error, InitiatedUpload, Note, StoreReading},
+    telemetry::warn_once,
+};
+
+/// The message if there is no connection to the store.
+const NO_STORE: &str = "the store was deleted, or cannot be used";
+
+/// The apiserver, the grant's store and the memory of this process, for one reconcile.
+pub(super) struct ClusterEffects<'a, G: Grant> {
+    pub(super) context: &'a Context<G>,
+    /// The version of the grant on which the next decision is based.
+    pub(super) grant: Arc<G>,
+    provider: Option<Arc<dyn Provider>>,
+    /// The permit to send requests to the store, if this reconcile has one.
+    permit: Option<StorePermit>,
+    /// The arrival time of the notification to which this reconcile responds, if there is one.
+    pub(super) heard: Option<Instant>,
+    /// After this time, requests to the store are cancelled.
+    deadline: Instant,
+}
+
+impl<'a, G: Grant> ClusterEffects<'a, G> {
+    pub(super) fn new(context: &'a Context<G>, grant: Arc<G>) -> Self {
+        let heard = context.memory.heard(&grant.uid().unwrap_or_default());
+        Self {
+            context,
+            grant,
+            provider: None,
+            permit: None,
+            heard,
+            deadline: Instant::now() + DEADLINE,
+        }
+    }
+
+    /// Returns the facts that are known at the start of the reconcile.
+    pub(super) fn first_facts(&self) -> Facts {
+        let memory = &self.context.memory;
+        let mut facts = Facts::new(memory.facts(self.grant.as_ref()), self.context.settings.clone());
+        facts.repairs = memory.repairs(&facts.grant.uid);
+        facts.last_poll = memory.last_poll(&facts.grant.uid);
+        facts.poll_requested = self.heard.is_some();
+        facts
+    }
+
+    /// Waits for a request to the store until the deadline. Returns a message if the deadline passes first.
+    async fn within<T>(&self, work: impl Future<Output = T>) -> Result<T, String> {
+        tokio::time::timeout_at(self.deadline, work).await.map_err(|_| {
+            format!(
+                "the store did not answer within {seconds} s, the time limit of one reconcile",
+                seconds = DEADLINE.as_secs()
+            )
+        })
+    }
+
+    /// As [`ClusterEffects::within`], for requests that sign.
+    async fn signed_within<T>(&self, work: impl Future<Output = Result<T, SignError>>) -> Result<T, SignError> {
+        self.within(work).await.unwrap_or_else(|message| {
+            let reason = Reason::StoreUnreachable;
+            Err(SignError::Credentials { reason, message })
+        })
+    }
+
+    fn provider(&self) -> Result<Arc<dyn Provider>, SignError> {
+        let gone = || SignError::Refused("the store of this grant can no longer be used".into());
+        self.provider.clone().ok_or_else(gone)
+    }
+
+    fn multipart(&self) -> Option<&dyn Multipart> {
+        self.provider.as_deref().and_then(Provider::multipart)
+    }
+
+    /// Remembers the connection to the store of a grant that has the finalizer for multipart uploads. If the store
+    /// can no longer be used, this method restores the remembered connection. Valet needs it because the uploaded
+    /// parts are still in the bucket.
+    fn remember_store(&mut self, grant: &GrantFacts) {
+        if !grant.held {
+            return;
+        }
+        match &self.provider {
+            Some(provider) => self.context.memory.keep_provider(&grant.uid, Some(provider.clone())),
+            None => self.provider = self.context.memory.provider(&grant.uid),
+        }
+    }
+
+    fn api(&self, grant: &GrantFacts) -> Api<G> {
+        Api::namespaced(self.context.client.clone(), &grant.namespace)
+    }
+
+    /// Uses a version of the grant that the apiserver returned.
+    fn has_grant(&mut self, mut now: G) -> GrantFacts {
+        lighten_grant(&mut now);
+        self.grant = Arc::new(now);
+        self.context.memory.wrote(&self.grant);
+        self.context.memory.facts(self.grant.as_ref())
+    }
+}
+
+impl<G: Grant> Effects for ClusterEffects<'_, G> {
+    fn is_late(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+
+    fn take_permit(&mut self, grant: &GrantFacts) -> Result<(), Error> {
+        if self.permit.is_none() {
+            let id = store_id(&grant.terms.store_ref, &grant.namespace);
+            let who = (G::OPERATION, grant.namespace.as_str(), grant.name.as_str());
+            self.permit = Some(self.context.requests.take(&id, who).map_err(Error::InLine)?);
+        }
+        Ok(())
+    }
+
+    fn return_permit(&mut self) {
+        self.permit = None;
+    }
+
+    async fn read_store(&mut self, grant: &GrantFacts, wanted_until: Timestamp) -> Result<StoreReading, Error> {
+        let found = self.context.stores.fact(grant, wanted_until);
+        let found = self.within(found).await.map_err(|_| Error::Deadline)??;
+        self.provider = found.provider;
+        self.remember_store(grant);
+        Ok(StoreReading {
+            fact: found.fact,
+            rules: found.rules,
+        })
+    }
+
+    async fn read_secret(&mut self, grant: &GrantFacts) -> Result<Option<SecretView>, Error> {
+        self.context.secrets.view(grant).await
+    }
+
+    async fn read_grant(&mut self, grant: &GrantFacts) -> Result<GrantFacts, Error> {
+        let now = call("reading the grant", self.api(grant).get(&grant.name)).await?;
+        if now.uid().as_deref() != Some(grant.uid.as_str()) {
+            return Err(Error::Gone("the grant"));
+        }
+        Ok(self.has_grant(now))
+    }
+
+    async fn reserve_quota(&mut self, grant: &GrantFacts, limits: QuotaLimits, store: &StoreFact) -> QuotaFact {
+        let rules = match store {
+            StoreFact::Usable(store) => Some(store.rules.clone()),
+            StoreFact::Unread | StoreFact::Missing | StoreFact::Unusable { .. } => None,
+        };
+        self.context.places.ask(grant, G::OPERATION, limits, rules).await
+    }
+
+    async fn read_object(&mut self, access: &Access) -> ObjectFact {
+        let Some(provider) = &self.provider else {
+            return ObjectFact::Unreachable(NO_STORE.into());
+        };
+        let found = self.within(provider.head(access)).await;
+        found.unwrap_or_else(ObjectFact::Unreachable)
+    }
+
+    async fn read_upload(&mut self, access: &Access, upload: &str) -> UploadFact {
+        let Some(store) = self.multipart() else {
+            return UploadFact::Unreachable(NO_STORE.into());
+        };
+        let found = self.within(store.arrived(access, upload)).await;
+        found.unwrap_or_else(UploadFact::Unreachable)
+    }
+
+    async fn read_uploads(&mut self, access: &Access) -> UploadsFact {
+        let Some(store) = self.multipart() else {
+            return UploadsFact::Unreachable(NO_STORE.into());
+        };
+        let found = self.within(store.open(access)).await;
+        found.unwrap_or_else(UploadsFact::Unreachable)
+    }
+
+    fn is_contested(&self, grant: &GrantFacts) -> bool {
+        self.context
+            .caller
+            .known()
+            .iter()
+            .filter_map(|other| other.0.as_ref().ok())
+            .any(|other| {
+                let terms = other.terms();
+                other.uid().as_deref() != Some(&grant.uid)
+                    && terms.key == grant.terms.key
+                    && other.ask().parts().is_some()
+                    && other.grant_status().is_none_or(|status| status.finished_time.is_none())
+            })
+    }
+
+    fn skew(&self) -> Option<SignedDuration> {
+        self.provider.as_ref().and_then(|provider| provider.skew())
+    }
+
+    fn has_newer_grant(&self, grant: &GrantFacts) -> Result<bool, Error> {
+        let Some(watched) = self.context.caller.watched(self.grant.as_ref()) else {
+            return Err(Error::Gone("the grant"));
+        };
+        Ok(watched.0.as_ref().is_ok_and(|now| {
+            now.meta().generation.unwrap_or_default() > grant.generation
+                || now.meta().deletion_timestamp.is_some() && !grant.deleting
+        }))
+    }
+
+    async fn is_current_store(&mut self, grant: &GrantFacts, view: &StoreView) -> Result<bool, Error> {
+        let Some(provider) = &self.provider else {
+            return Ok(false);
+        };
+        let (store, namespace) = (&grant.terms.store_ref, &grant.namespace);
+        let is_current = self.context.stores.is_current(store, namespace, view, provider).await?;
+        if !is_current {
+            self.provider = None;
+        }
+        Ok(is_current)
+    }
+
+    fn signs_with_requests(&self) -> bool {
+        self.provider.as_ref().is_some_and(|p| p.requires_remote_signing())
+    }
+
+    async fn initiate_upload(&mut self, request: &AllowedRequest) -> Result<String, SignError> {
+        let provider = self.provider()?;
+        let mode = UploadMode::Multipart.as_str();
+        let unsupported = || {
+            SignError::Impossible(format!(
+                "the store does not support multipart uploads (spec.mode: {mode})"
+            ))
+        };
+        let store = provider.multipart().ok_or_else(unsupported)?;
+        self.signed_within(store.begin(request)).await
+    }
+
+    async fn sign(&mut self, request: &AllowedRequest) -> Result<Signed, SignError> {
+        let provider = self.provider()?;
+        self.signed_within(provider.sign(request)).await
+    }
+
+    async fn complete_upload(&mut self, access: &Access, assembly: &Assembly) -> Completion {
+        let Some(provider) = self.provider.clone() else {
+            return Completion::Unreachable(NO_STORE.into());
+        };
+        let (access, assembly) = (access.clone(), assembly.clone());
+        // If the reconcile reaches its deadline, the task continues for up to one minute. A store may need this time
+        // to assemble many parts, and closing the connection could interrupt it. The next poll finds the result.
+        let task = tokio::spawn(async move {
+            match provider.multipart() {
+                Some(store) => store.complete(&access, &assembly).await,
+                None => Completion::Unreachable(NO_STORE.into()),
+            }
+        });
+        let ended = self.within(task).await;
+        let ended = ended.and_then(|joined| joined.map_err(|_| "the request was interrupted".into()));
+        ended.unwrap_or_else(Completion::Unreachable)
+    }
+
+    async fn abort_upload(&mut self, upload: &AbortAccess) -> Result<(), String> {
+        let store = self.multipart().ok_or(NO_STORE)?;
+        self.within(store.abort(upload)).await?
+    }
+
+    async fn write_secret(
+        &mut self,
+        grant: &GrantFacts,
+        mode: &PublishMode,
+        secret: Secret,
+    ) -> Result<SecretView, Error> {
+        let written = self.context.secrets.publish(grant, mode, secret).await?;
+        Ok(self.wrote_secret(grant, written))
+    }
+
+    async fn update_secret_metadata(
+        &mut self,
+        grant: &GrantFacts,
+        uid: &str,
+        resource_version: &str,
+        labels: BTreeMap<String, String>,
+        annotations: BTreeMap<String, String>,
+    ) -> Result<SecretView, Error> {
+        let secrets = &self.context.secrets;
+        let written = secrets
+            .retouch(grant, uid, resource_version, labels, annotations)
+            .await?;
+        Ok(self.wrote_secret(grant, written))
+    }
+
+    async fn empty_secret(
+        &mut self,
+        grant: &GrantFacts,
+        uid: &str,
+        resource_version: &str,
+    ) -> Result<SecretView, Error> {
+        let written = self.context.secrets.empty(grant, uid, resource_version).await?;
+        Ok(self.wrote_secret(grant, written))
+    }
+
+    async fn delete_secret(&mut self, grant: &GrantFacts, uid: &str, resource_version: &str) -> Result<(), Error> {
+        self.context.secrets.withdraw(grant, uid, resource_version).await
+    }
+
+    async fn write_status(&mut self, grant: &GrantFacts, mut status: GrantStatus) -> Result<GrantFacts, Error> {
+        let uid = grant.uid.as_str();
+        let operation = G::OPERATION;
+        let memory = &self.context.memory;
+        status.record_signature = Some(memory.records().sign_status(Subject { uid, operation }, &status));
+        memory.accept_status(uid, Some(&status));
+        // The patch also removes status fields that other clients have written.
+        let current = self.grant.grant_status().cloned().unwrap_or_default();
+        let patch = json!({
+            // The UID and the resource version are preconditions. The patch fails if the grant was replaced or
+            // changed after it was read.
+            "metadata": {"uid": uid, "resourceVersion": self.grant.resource_version()},
+            "status": merge(&current, &status),
+        });
+        let api = self.api(grant);
+        let (params, patch) = (patch_params(), Patch::Merge(patch));
+        let written = api.patch_status(&grant.name, &params, &patch);
+        let written = call("writing the grant's status", written).await?;
+        if let Some(kept) = written.grant_status().filter(|s| s.record_signature.is_none()) {
+            memory.lost_signature(uid, kept);
+            memory.accept_status(uid, Some(kept));
+            static TOLD: std::sync::Once = std::sync::Once::new();
+            TOLD.call_once(|| {
+                tracing::error!(
+                    "the installed CRDs are older than this operator and drop status.recordSignature, so Valet restarts finished grants at each start of the operator; upgrade the CRDs: helm upgrade, or valet crds | kubectl apply -f -"
+                );
+            });
+        }
+        Ok(self.has_grant(written))
+    }
+
+    async fn write_finalizer(&mut self, grant: &GrantFacts, is_present: bool) -> Result<GrantFacts, Error> {
+        let others = self.grant.finalizers().iter().filter(|f| *f != MULTIPART_FINALIZER);
+        let own = is_present.then(|| MULTIPART_FINALIZER.to_owned());
+        let finalizers: Vec<_> = others.cloned().chain(own).collect();
+        let patch = json!({"metadata": {
+            // The UID and the resource version are preconditions. The patch fails if another client has changed the
+            // finalizers.
+            "uid": grant.uid,
+            "resourceVersion": self.grant.resource_version(),
+            "finalizers": finalizers,
+        }});
+        let what = match is_present {
+            true => "adding the grant's finalizer",
+            false => "removing the grant's finalizer",
+        };
+        let api = self.api(grant);
+        let (params, patch) = (patch_params(), Patch::Merge(patch));
+        let written = call(what, api.patch(&grant.name, &params, &patch)).await?;
+        let written = self.has_grant(written);
+        match is_present {
+            true => self.remember_store(&written),
+            false => self.context.memory.keep_provider(&grant.uid, None),
+        }
+        Ok(written)
+    }
+
+    async fn delete_grant(&mut self, grant: &GrantFacts) -> Result<(), Error> {
+        let params = DeleteParams::background().preconditions(Preconditions {
+            uid: Some(grant.uid.clone()),
+            resource_version: None,
+        });
+        let api = self.api(grant);
+        call("deleting a finished grant", api.delete(&grant.name, &params)).await?;
+        Ok(())
+    }
+
+    async fn publish_event(&mut self, grant: &GrantFacts, event: GrantEvent) {
+        let event = Event {
+            type_: EventType::Warning,
+            reason: event.reason.as_str().into(),
+            note: Some(printable(&event.message).into_owned()),
+            action: match G::OPERATION {
+                Operation::Upload => "GrantUpload",
+                Operation::Download => "GrantDownload",
+            }
+            .into(),
+            secondary: None,
+        };
+        let publish: BoxFuture<'_, _> =
+            Box::pin(async { self.context.recorder.publish(&event, &self.grant.object_ref(&())).await });
+        if let Err(error) = call("writing an event", publish).await {
+            warn_once!(
+                &error.cause(),
+                namespace = grant.namespace,
+                name = grant.name,
+                "{error}"
+            );
+        }
+    }
+
+    fn remember_poll(&mut self, grant: &GrantFacts, at: Timestamp) {
+        self.context.memory.looked(&grant.uid, at, self.heard);
+    }
+
+    fn remember_repairs(&mut self, grant: &GrantFacts, change: impl FnOnce(&mut Repairs)) -> Repairs {
+        self.context.memory.keep_repairs(&grant.uid, change)
+    }
+
+    fn initiated_upload<T>(
+        &mut self,
+        grant: &GrantFacts,
+        change: impl FnOnce(&mut Option<InitiatedUpload>) -> T,
+    ) -> T {
+        self.context.memory.initiated_upload(&grant.uid, change)
+    }
+
+    fn note(&mut self, grant: &GrantFacts, note: Note<'_>) {
+        self.record(grant, &note);
+    }
+}
+
+impl<G: Grant> ClusterEffects<'_, G> {
+    /// Remembers the version of the Secret that this process wrote, so that its watch event starts no reconcile.
+    fn wrote_secret(&self, grant: &GrantFacts, written: SecretView) -> SecretView {
+        self.context.memory.wrote_secret(&grant.uid, &written.resource_version);
+        written
+    }
+}
+
+fn patch_params() -> PatchParams {
+    PatchParams {
+        field_manager: Some(FIELD_MANAGER.into()),
+        ..PatchParams::default()
+    }
+}
+
+/// Returns a JSON merge patch (RFC 7396) that turns the status `old` into the status `new`. The patch sets fields
+/// that are missing in `new` to null.
+fn merge(old: &GrantStatus, new: &GrantStatus) -> Value {
+    let object = |status: &GrantStatus| match serde_json::to_value(status) {
+        Ok(Value::Object(fields)) => fields,
+        _ => Map::new(),
+    };
+    let (old, mut new) = (object(old), object(new));
+    for gone in old.keys() {
+        new.entry(gone.clone()).or_insert(Value::Null);
+    }
+    Value::Object(new)
+}

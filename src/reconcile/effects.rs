@@ -1,0 +1,279 @@
+use std::{collections::BTreeMap, future::Future};
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Secret;
+
+use super::error::Error;
+use crate::{
+    api::GrantStatus,
+    core::{
+        AbortAccess, Access, AllowedRequest, Assembly, Completion, Facts, GrantEvent, GrantFacts, ObjectFact,
+        PublishMode, QuotaFact, QuotaLimits, Repairs, RulesView, SecretView, SignError, Signed, Step, StoreFact,
+        StoreView, UploadFact, UploadsFact,
+    },
+};
+
+/// Everything that a reconcile of one grant reads and changes.
+///
+/// Each read and each write has a time limit. Every write to the apiserver has preconditions: the UID and the resource
+/// version of the object on which the decision is based. Such a write returns [`Error::Conflict`] if the object has
+/// changed.
+pub trait Effects {
+    /// Is called before each step is executed.
+    fn before_step(&mut self, facts: &Facts, step: &Step) {
+        let _ = (facts, step);
+    }
+
+    /// Returns true if the time limit of the reconcile has passed. No step that waits for a store starts afterwards.
+    fn is_late(&self) -> bool {
+        false
+    }
+
+    /// Takes a permit for requests to the grant's store, unless the reconcile already has one.
+    ///
+    /// # Errors
+    /// Returns [`Error::InLine`] if the limit of concurrent requests to the store is reached.
+    fn take_permit(&mut self, grant: &GrantFacts) -> Result<(), Error>;
+
+    /// Returns the permit, so that other reconciles can send requests to the store.
+    fn return_permit(&mut self);
+
+    /// Reads the grant's store. The result is usable until at least `wanted_until` if the store's credentials allow
+    /// this.
+    ///
+    /// # Errors
+    /// Returns an error if a call to the apiserver fails. A problem of the store is part of the result.
+    fn read_store(
+        &mut self,
+        grant: &GrantFacts,
+        wanted_until: Timestamp,
+    ) -> impl Future<Output = Result<StoreReading, Error>> + Send;
+
+    /// Reads the Secret that has the name from the grant's spec. Returns `None` if the Secret does not exist.
+    ///
+    /// # Errors
+    /// Returns an error if the call to the apiserver fails.
+    fn read_secret(&mut self, grant: &GrantFacts) -> impl Future<Output = Result<Option<SecretView>, Error>> + Send;
+
+    /// Reads the current version of the grant from the apiserver.
+    ///
+    /// # Errors
+    /// Returns [`Error::Gone`] if the grant no longer exists, or if another grant now has its name.
+    fn read_grant(&mut self, grant: &GrantFacts) -> impl Future<Output = Result<GrantFacts, Error>> + Send;
+
+    /// Finds out if the quota allows one more live grant, and reserves it.
+    fn reserve_quota(
+        &mut self,
+        grant: &GrantFacts,
+        limits: QuotaLimits,
+        store: &StoreFact,
+    ) -> impl Future<Output = QuotaFact> + Send;
+
+    /// Polls the store for the object.
+    fn read_object(&mut self, access: &Access) -> impl Future<Output = ObjectFact> + Send;
+
+    /// Lists the uploaded parts of a multipart upload.
+    fn read_upload(&mut self, access: &Access, upload: &str) -> impl Future<Output = UploadFact> + Send;
+
+    /// Lists the open multipart uploads of the grant's object key.
+    fn read_uploads(&mut self, access: &Access) -> impl Future<Output = UploadsFact> + Send;
+
+    /// Returns true if another unfinished grant has a multipart upload for the same object key. The grants may refer
+    /// to different stores, because two stores can use the same bucket.
+    fn is_contested(&self, grant: &GrantFacts) -> bool;
+
+    /// Returns the difference between the clocks according to the store's last answer.
+    fn skew(&self) -> Option<SignedDuration>;
+
+    /// Returns true if the watch has reported a newer version of the grant than the one that was decided on.
+    ///
+    /// # Errors
+    /// Returns [`Error::Gone`] if the grant no longer exists.
+    fn has_newer_grant(&self, grant: &GrantFacts) -> Result<bool, Error>;
+
+    /// Returns true if the store is still the one that was decided on.
+    ///
+    /// # Errors
+    /// Returns an error if a call to the apiserver fails.
+    fn is_current_store(
+        &mut self,
+        grant: &GrantFacts,
+        view: &StoreView,
+    ) -> impl Future<Output = Result<bool, Error>> + Send;
+
+    /// Returns true if the provider sends requests to sign a credential.
+    fn signs_with_requests(&self) -> bool;
+
+    /// Initiates a multipart upload, and returns its upload ID.
+    ///
+    /// # Errors
+    /// Returns [`SignError`] if the store does not initiate the upload.
+    fn initiate_upload(&mut self, request: &AllowedRequest)
+    -> impl Future<Output = Result<String, SignError>> + Send;
+
+    /// Signs a credential.
+    ///
+    /// # Errors
+    /// Returns [`SignError`] if the provider does not sign.
+    fn sign(&mut self, request: &AllowedRequest) -> impl Future<Output = Result<Signed, SignError>> + Send;
+
+    /// Completes a multipart upload.
+    fn complete_upload(&mut self, access: &Access, assembly: &Assembly) -> impl Future<Output = Completion> + Send;
+
+    /// Aborts a multipart upload. It is not an error if the upload no longer exists.
+    ///
+    /// # Errors
+    /// Returns the reason why the upload can still exist. The text contains no secrets.
+    fn abort_upload(&mut self, upload: &AbortAccess) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// Signs the record in the Secret, and creates or replaces the Secret.
+    ///
+    /// # Errors
+    /// Returns an error if the write fails.
+    fn write_secret(
+        &mut self,
+        grant: &GrantFacts,
+        mode: &PublishMode,
+        secret: Secret,
+    ) -> impl Future<Output = Result<SecretView, Error>> + Send;
+
+    /// Updates the labels, annotations and owner of the Secret. The data does not change.
+    ///
+    /// # Errors
+    /// Returns an error if the write fails.
+    fn update_secret_metadata(
+        &mut self,
+        grant: &GrantFacts,
+        uid: &str,
+        resource_version: &str,
+        labels: BTreeMap<String, String>,
+        annotations: BTreeMap<String, String>,
+    ) -> impl Future<Output = Result<SecretView, Error>> + Send;
+
+    /// Removes the data of the Secret.
+    ///
+    /// # Errors
+    /// Returns [`Error::Refused`] if the Secret is immutable. Returns another error if the write fails.
+    fn empty_secret(
+        &mut self,
+        grant: &GrantFacts,
+        uid: &str,
+        resource_version: &str,
+    ) -> impl Future<Output = Result<SecretView, Error>> + Send;
+
+    /// Deletes the Secret. It is not an error if the Secret no longer exists.
+    ///
+    /// # Errors
+    /// Returns an error if the write fails.
+    fn delete_secret(
+        &mut self,
+        grant: &GrantFacts,
+        uid: &str,
+        resource_version: &str,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Signs the record in the status, writes the status, and returns the new version of the grant.
+    ///
+    /// # Errors
+    /// Returns an error if the write fails.
+    fn write_status(
+        &mut self,
+        grant: &GrantFacts,
+        status: GrantStatus,
+    ) -> impl Future<Output = Result<GrantFacts, Error>> + Send;
+
+    /// Adds or removes the finalizer for multipart uploads, and returns the new version of the grant.
+    ///
+    /// # Errors
+    /// Returns an error if the write fails.
+    fn write_finalizer(
+        &mut self,
+        grant: &GrantFacts,
+        is_present: bool,
+    ) -> impl Future<Output = Result<GrantFacts, Error>> + Send;
+
+    /// Deletes the grant.
+    ///
+    /// # Errors
+    /// Returns an error if the write fails.
+    fn delete_grant(&mut self, grant: &GrantFacts) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Publishes a Kubernetes Event about the grant. A failure is not an error, because the status contains the same
+    /// information.
+    fn publish_event(&mut self, grant: &GrantFacts, event: GrantEvent) -> impl Future<Output = ()> + Send;
+
+    /// Remembers that this process polled the store for the grant's object at this time.
+    fn remember_poll(&mut self, grant: &GrantFacts, at: Timestamp);
+
+    /// Changes what this process remembers about restorations of the grant's Secret, and returns the new value.
+    fn remember_repairs(&mut self, grant: &GrantFacts, change: impl FnOnce(&mut Repairs)) -> Repairs;
+
+    /// Reads or changes what this process remembers about the multipart upload that it initiated for the grant.
+    fn initiated_upload<T>(
+        &mut self,
+        grant: &GrantFacts,
+        change: impl FnOnce(&mut Option<InitiatedUpload>) -> T,
+    ) -> T;
+
+    /// Records an event for logs and metrics.
+    fn note(&mut self, grant: &GrantFacts, note: Note<'_>) {
+        let _ = (grant, note);
+    }
+}
+
+/// The result of reading a store.
+pub struct StoreReading {
+    pub fact: StoreFact,
+    /// The access rules of the store, if the store cannot be used now and its rules are known.
+    pub rules: Option<RulesView>,
+}
+
+/// A multipart upload that this process initiated.
+#[derive(Clone, Debug)]
+pub struct InitiatedUpload {
+    /// The store's ID of the multipart upload.
+    pub id: String,
+    /// True if the grant Secret contains the ID of the upload.
+    pub is_recorded: bool,
+}
+
+impl InitiatedUpload {
+    /// Returns the ID of the upload, if no Secret records it.
+    pub fn unrecorded(upload: &Option<Self>) -> Option<String> {
+        upload.as_ref().filter(|u| !u.is_recorded).map(|u| u.id.clone())
+    }
+}
+
+/// An event of a reconcile, for logs and metrics.
+#[derive(Debug)]
+pub enum Note<'a> {
+    /// A credential was signed and written to the Secret.
+    CredentialIssued {
+        expires_at: Timestamp,
+        /// True if the grant had no credential before.
+        is_first: bool,
+    },
+    /// The data was removed from a Secret that finalizers keep.
+    SecretEmptied,
+    SecretDeleted,
+    /// The store changed while a credential was signed, so the credential was dropped.
+    StoreChanged,
+    /// The store was polled for the object.
+    ObjectPolled(&'a ObjectFact),
+    /// The store was polled for the parts of a multipart upload.
+    UploadPolled(&'a UploadFact),
+    UploadInitiated,
+    UploadCompleted {
+        parts: usize,
+    },
+    UploadAborted {
+        parts: usize,
+    },
+    /// Parts of a multipart upload stay in the store. The text says why.
+    UploadAbandoned(&'a str),
+    /// A multipart upload that no Secret records could not be aborted yet. The text says why.
+    AbortFailed(&'a str),
+    /// The status was written.
+    StatusWritten(&'a GrantStatus),
+    GrantDeleted,
+}
