@@ -1,20 +1,22 @@
 mod account;
 mod documents;
+mod effects;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 
-use self::documents::{Documents, only};
+use self::{
+    documents::{Documents, only},
+    effects::FileEffects,
+};
 use super::print_text;
 use crate::{
-    api::{Grant, Operation, Store, StoreKind, data},
-    core::{
-        Facts, GrantFacts, MetadataDomains, ObjectFact, Publish, QuotaFact, Read, SecretFact, Settings, Step,
-        StoreFact, StoreView, UploadFact, decide, secret_object,
-    },
+    api::{Grant, Store, StoreKind, data},
+    core::{Facts, GrantFacts, MetadataDomains, SecretFact, Settings, StoreFact, StoreView},
     provider::Provider,
+    reconcile::{Error, Reconcile},
 };
 
 #[derive(Debug, Args)]
@@ -119,69 +121,23 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
         provider,
         is_tried,
     } = store_of(g, documents, args).await?;
-    facts.store = fact;
-    // There is no cluster, so `valet sign` assumes that no Secret exists. It also assumes that the object's state is
-    // unknown.
-    facts.secret = SecretFact::Absent;
-    let now = Timestamp::now();
-    loop {
-        match decide(&facts, now) {
-            Step::Read(Read::Object(_)) => facts.object = ObjectFact::Hidden,
-            // Other grants are unknown here, so the quota is not checked.
-            Step::Read(Read::Quota(_)) => facts.place = QuotaFact::Given,
-            Step::Publish(publish) => {
-                if !is_tried && facts.grant.ask.operation() == Operation::Upload {
-                    eprintln!(
-                        "valet: note: valet sign did not test whether the store obeys unsigned headers; the operator tests this before it signs an upload"
-                    );
-                }
-                say_of_end(&publish, &facts.grant, provider.as_ref()).await;
-                let signed = provider.sign(&publish.request).await.map_err(|e| e.to_string())?;
-                let mut secret = secret_object(&facts.grant, &publish, &signed);
-                if facts.grant.uid.is_empty() {
-                    // Without a UID, the grant cannot be the owner of the Secret.
-                    secret.metadata.owner_references = None;
-                }
-                return print(args.output, &secret);
-            }
-            Step::Report { status, .. } => {
-                let ready = status.conditions.iter().find(|c| c.type_ == "Ready");
-                return Err(ready.map_or("the grant is refused".into(), |c| {
-                    format!("{}: {}", c.reason, c.message)
-                }));
-            }
-            // `valet sign` sends no requests for the multipart upload. The next step reports why the grant is
-            // refused.
-            Step::Abort(_) => facts.upload = UploadFact::Gone,
-            Step::Read(Read::Upload(..)) => facts.upload = UploadFact::Open(Vec::new()),
-            Step::RemoveFinalizer { .. } => facts.grant.held = false,
-            Step::AddFinalizer => {
-                return Err("only the operator initiates and completes multipart uploads; apply the grant in a cluster, or initiate the multipart upload yourself and set --upload-id".into());
-            }
-            // All other steps concern a Secret, an object or an expiry, which are unknown here.
-            _ => {
-                return Err("valet sign cannot sign the grant now, because the grant has expired or the operator would wait; check spec.deadlineTime and the lifetime that the store's access rules allow".into());
-            }
-        }
-    }
-}
-
-/// Prints a note if the credential expires earlier than the user requested.
-async fn say_of_end(publish: &Publish, grant: &GrantFacts, provider: &dyn Provider) {
-    let lifetime = publish.request.lifetime;
-    let deadline = grant.terms.deadline_time.as_ref().map(|t| t.0);
-    if !lifetime.is_truncated(grant.terms.expiration_seconds, deadline) {
-        return;
-    }
-    let why = if provider.expiry_is_unknown().await {
-        "the store's credentials are temporary and their expiry time is unknown; set AWS_CREDENTIAL_EXPIRATION to the expiry time"
-    } else {
-        "the store's credentials expire at this time, or the store's access rules do not allow a longer lifetime"
+    let terms = &g.terms;
+    let mut effects = FileEffects {
+        store: fact.clone(),
+        provider,
+        is_tried,
+        requested: (terms.expiration_seconds, terms.deadline_time.as_ref().map(|t| t.0)),
+        result: None,
     };
-    eprintln!(
-        "valet: note: the credential expires at {end}, earlier than requested: {why}",
-        end = lifetime.expires_at
-    );
+    facts.store = fact;
+    facts.secret = SecretFact::Absent;
+    let outcome = Reconcile::new(&mut effects, facts, Timestamp::now()).run().await;
+    match (effects.result, outcome) {
+        (Some(result), _) => print(args.output, &result?),
+        (None, Err(error)) if !matches!(error, Error::Stopped) => Err(error.to_string()),
+        // All other steps concern a Secret, an object or an expiry, which are unknown here.
+        (None, _) => Err("valet sign cannot sign the grant now, because the grant has expired or the operator would wait; check spec.deadlineTime and the lifetime that the store's access rules allow".into()),
+    }
 }
 
 /// A store from the files that the user passed.

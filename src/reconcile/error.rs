@@ -49,6 +49,9 @@ pub enum Error {
     /// The provider could not sign the credential.
     #[error(transparent)]
     Sign(#[from] SignError),
+    /// The effects have ended the reconcile. The operator never does this.
+    #[error("the reconcile was stopped")]
+    Stopped,
     /// The decision logic returned too many steps for one reconcile. This is a bug, and the limit prevents an endless
     /// loop.
     #[error("the reconcile did not finish after {0} steps because of a bug in Valet; please report this bug")]

@@ -50,7 +50,7 @@ fn url_does_not_outlive_a_session_of_the_environment() {
     assert!(within(cut, 20 * 60), "{cut}");
     let (cut, said) = with(&[session]).unwrap();
     assert!(
-        within(cut, UNKNOWN) && said.contains("their expiry is unknown"),
+        within(cut, UNKNOWN) && said.contains("their expiry time is unknown"),
         "{cut}: {said}"
     );
     assert_eq!(with(&[]).unwrap().0, WEEK, "an access key without an expiry");

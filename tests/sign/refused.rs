@@ -101,7 +101,7 @@ fn multipart_upload_with_upload_id_is_refused_with_the_reason() {
         &begun,
         &ACCESS_KEY,
     );
-    assert!(signed.said.contains("--output yaml"), "{}", signed.said);
+    assert!(signed.said.contains("set --output to yaml"), "{}", signed.said);
     for (field, value, reason) in [
         ("namespaces", json!({"names": ["others"]}), "NamespaceNotAllowed"),
         ("keyPrefix", json!("elsewhere/"), "KeyNotAllowed"),

@@ -65,6 +65,10 @@ impl World {
             return Ended::Crashed;
         };
         let is_there = self.grant.is_some();
+        if !is_there {
+            // The garbage collector also deletes a Secret that was created after its grant was deleted.
+            self.collected();
+        }
         match outcome {
             _ if !is_there => Ended::Rested(None),
             _ if self.is_disturbed => Ended::Changed,
