@@ -1,7 +1,22 @@
+use strum::VariantArray;
+
 /// Why a grant or a store is in its state. Conditions, events and metric labels share this closed list.
 ///
 /// [`Reason::progress`] returns the kstatus result (for Helm, Argo CD and Flux) of a reason.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    strum::Display,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
 pub enum Reason {
     // The grant has its credential, or is finished or suspended.
     /// The credential is in the Secret.
@@ -123,109 +138,11 @@ pub enum Progress {
 
 impl Reason {
     /// Every reason, for documentation and metrics.
-    pub const ALL: [Reason; 48] = [
-        Self::Issued,
-        Self::Completed,
-        Self::ObjectExists,
-        Self::Expired,
-        Self::Suspended,
-        Self::Revoked,
-        Self::StoreNotFound,
-        Self::StoreUnreachable,
-        Self::CredentialsNotFound,
-        Self::CredentialsInvalid,
-        Self::CredentialsExpired,
-        Self::PredecessorSecret,
-        Self::SecretNotWritable,
-        Self::TooManyGrants,
-        Self::Deleting,
-        Self::ExpiredUnused,
-        Self::ObjectMismatch,
-        Self::UploadAborted,
-        Self::InvalidSpec,
-        Self::NamespaceNotAllowed,
-        Self::OperationNotAllowed,
-        Self::KeyNotAllowed,
-        Self::ExpirationTooLong,
-        Self::RenewalNotAllowed,
-        Self::TotalTimeReached,
-        Self::ContentTypeNotAllowed,
-        Self::ContentLengthNotAllowed,
-        Self::CapabilityMissing,
-        Self::SecretConflict,
-        Self::SecretContested,
-        Self::ExpiryTruncated,
-        Self::RenewalOverdue,
-        Self::RenewalRequestInvalid,
-        Self::PartsLeft,
-        Self::Pending,
-        Self::NotObservable,
-        Self::Ready,
-        Self::InvalidStore,
-        Self::HeadersRefused,
-        Self::HeadersObeyed,
-        Self::KeysEnforced,
-        Self::KeysNotEnforced,
-        Self::RegionMismatch,
-        Self::BucketNotFound,
-        Self::CredentialsRefused,
-        Self::ClockSkewed,
-        Self::EndpointNotAllowed,
-        Self::ExpirationUnknown,
-    ];
+    pub const ALL: &'static [Self] = <Self as VariantArray>::VARIANTS;
 
     /// The CamelCase name in conditions, events and metric labels.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Issued => "Issued",
-            Self::Completed => "Completed",
-            Self::ObjectExists => "ObjectExists",
-            Self::Expired => "Expired",
-            Self::Suspended => "Suspended",
-            Self::Revoked => "Revoked",
-            Self::StoreNotFound => "StoreNotFound",
-            Self::StoreUnreachable => "StoreUnreachable",
-            Self::CredentialsNotFound => "CredentialsNotFound",
-            Self::CredentialsInvalid => "CredentialsInvalid",
-            Self::CredentialsExpired => "CredentialsExpired",
-            Self::PredecessorSecret => "PredecessorSecret",
-            Self::SecretNotWritable => "SecretNotWritable",
-            Self::TooManyGrants => "TooManyGrants",
-            Self::Deleting => "Deleting",
-            Self::ExpiredUnused => "ExpiredUnused",
-            Self::ObjectMismatch => "ObjectMismatch",
-            Self::UploadAborted => "UploadAborted",
-            Self::InvalidSpec => "InvalidSpec",
-            Self::NamespaceNotAllowed => "NamespaceNotAllowed",
-            Self::OperationNotAllowed => "OperationNotAllowed",
-            Self::KeyNotAllowed => "KeyNotAllowed",
-            Self::ExpirationTooLong => "ExpirationTooLong",
-            Self::RenewalNotAllowed => "RenewalNotAllowed",
-            Self::TotalTimeReached => "TotalTimeReached",
-            Self::ContentTypeNotAllowed => "ContentTypeNotAllowed",
-            Self::ContentLengthNotAllowed => "ContentLengthNotAllowed",
-            Self::CapabilityMissing => "CapabilityMissing",
-            Self::SecretConflict => "SecretConflict",
-            Self::SecretContested => "SecretContested",
-            Self::ExpiryTruncated => "ExpiryTruncated",
-            Self::RenewalOverdue => "RenewalOverdue",
-            Self::RenewalRequestInvalid => "RenewalRequestInvalid",
-            Self::PartsLeft => "PartsLeft",
-            Self::Pending => "Pending",
-            Self::NotObservable => "NotObservable",
-            Self::Ready => "Ready",
-            Self::InvalidStore => "InvalidStore",
-            Self::HeadersRefused => "HeadersRefused",
-            Self::HeadersObeyed => "HeadersObeyed",
-            Self::KeysEnforced => "KeysEnforced",
-            Self::KeysNotEnforced => "KeysNotEnforced",
-            Self::RegionMismatch => "RegionMismatch",
-            Self::BucketNotFound => "BucketNotFound",
-            Self::CredentialsRefused => "CredentialsRefused",
-            Self::ClockSkewed => "ClockSkewed",
-            Self::EndpointNotAllowed => "EndpointNotAllowed",
-            Self::ExpirationUnknown => "ExpirationUnknown",
-        }
+        self.into()
     }
 
     /// The kstatus result of an object whose `Ready` condition has this reason.
@@ -280,11 +197,5 @@ impl Reason {
             | Self::KeysNotEnforced
             | Self::EndpointNotAllowed => Progress::Stalled,
         }
-    }
-}
-
-impl std::fmt::Display for Reason {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
     }
 }

@@ -136,7 +136,7 @@ fn word(conditions: &[Condition], generation: Option<i64>, alone: bool) -> Optio
         .collect();
     voices.sort_by_key(|(namespace, c)| (c.status == "True", *namespace));
     let (namespace, first) = voices.first()?;
-    let reason = Reason::ALL.iter().find(|r| r.as_str() == first.reason).copied()?;
+    let reason = first.reason.parse::<Reason>().ok()?;
     let message = match first.status.as_str() {
         "True" if alone => first.message.clone(),
         "True" => ALL_CAN.to_owned(),

@@ -418,11 +418,7 @@ fn report(world: &World, facts: &Facts, status: &GrantStatus) {
         .collect();
     for c in &conditions {
         assert!(!c.reason.is_empty() && c.reason.chars().all(|c| c.is_ascii_alphanumeric()));
-        assert!(
-            Reason::ALL.iter().any(|r| r.as_str() == c.reason),
-            "{} is not in the list",
-            c.reason
-        );
+        assert!(c.reason.parse::<Reason>().is_ok(), "{} is not in the list", c.reason);
         assert!(
             !c.message.is_empty() || world.forged,
             "the condition {} {} has no message",

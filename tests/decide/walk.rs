@@ -304,7 +304,7 @@ fn status(dice: &mut Dice) -> GrantStatus {
             conditions.push(Condition {
                 type_: type_.into(),
                 status: (*dice.pick(&["True", "False", "Unknown", ""])).into(),
-                reason: dice.pick(&Reason::ALL).as_str().into(),
+                reason: dice.pick(Reason::ALL).as_str().into(),
                 message: String::new(),
                 observed_generation: maybe(dice, |d| d.below(4) as i64 - 1),
                 last_transition_time: Time(instant(dice)),

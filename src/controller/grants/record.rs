@@ -92,7 +92,7 @@ impl<G: Grant> ClusterEffects<'_, G> {
         if before == after {
             return;
         }
-        let Some(reason) = Reason::ALL.into_iter().find(|r| Some(r.as_str()) == after.as_deref()) else {
+        let Some(reason) = after.and_then(|reason| reason.parse::<Reason>().ok()) else {
             return;
         };
         let metrics = &self.context.metrics;
