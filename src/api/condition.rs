@@ -3,16 +3,56 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::{Progress, Reason, printable};
 
+/// The types of the conditions that Valet writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::AsRefStr, strum::EnumString, strum::IntoStaticStr)]
+#[strum(const_into_str)]
+pub enum ConditionType {
+    /// The summary: the object is in its desired state.
+    Ready,
+    /// The object is not ready and continues by itself. The condition exists only while it is True.
+    Reconciling,
+    /// A person must change something. The condition exists only while it is True.
+    Stalled,
+    /// The grant has a credential that can be used.
+    Active,
+    /// The upload of the grant arrived in the store.
+    Completed,
+    /// `spec.suspend` is true. The condition exists only while it is True.
+    Suspended,
+    /// `spec.revoke` is true. The condition exists only while it is True.
+    Revoked,
+    /// The renewal of the credential fails. The condition exists only while it is True.
+    RenewalFailing,
+    /// Another client repeatedly changes the grant Secret. The condition exists only while it is True.
+    SecretContested,
+    /// The store rejects unsigned headers.
+    UnsignedHeadersRefused,
+    /// The store enforces the constraints of credentials. The condition exists only after a conformance check.
+    KeysEnforced,
+    /// The clocks of the store and of the operator agree.
+    ClockInSync,
+    /// Valet knows when the store's credentials expire. The condition exists only while it is False.
+    CredentialsExpirationKnown,
+}
+
+impl ConditionType {
+    /// Returns the name of the type in `status.conditions[].type`.
+    pub const fn as_str(self) -> &'static str {
+        self.into_str()
+    }
+}
+
 /// Sets one condition and keeps the others, which other controllers may have written. The transition time changes
 /// only with the status (Kubernetes API conventions, "Typical status properties"). The message becomes [`printable`].
 pub fn set_condition(
     conditions: &mut Vec<Condition>,
-    type_: &str,
+    type_: impl AsRef<str>,
     status: &str,
     (reason, message): (Reason, &str),
     generation: Option<i64>,
     now: Timestamp,
 ) {
+    let type_ = type_.as_ref();
     let old = conditions.iter_mut().find(|c| c.type_ == type_);
     let since = old
         .as_ref()
@@ -43,12 +83,22 @@ pub fn set_ready(
 ) {
     let progress = reason.progress();
     let ready = if progress == Progress::Current { "True" } else { "False" };
-    set_condition(conditions, "Ready", ready, (reason, message), generation, now);
-    for (type_, holds) in [("Reconciling", Progress::InProgress), ("Stalled", Progress::Stalled)] {
+    set_condition(
+        conditions,
+        ConditionType::Ready,
+        ready,
+        (reason, message),
+        generation,
+        now,
+    );
+    for (type_, holds) in [
+        (ConditionType::Reconciling, Progress::InProgress),
+        (ConditionType::Stalled, Progress::Stalled),
+    ] {
         if progress == holds {
             set_condition(conditions, type_, "True", (reason, message), generation, now);
         } else {
-            conditions.retain(|c| c.type_ != type_);
+            conditions.retain(|c| c.type_ != type_.as_str());
         }
     }
 }

@@ -23,7 +23,7 @@ mod terms;
 mod upload;
 
 pub use capability::{Capabilities, Capability, Remedies};
-pub use condition::{set_condition, set_ready};
+pub use condition::{ConditionType, set_condition, set_ready};
 pub use download::{DownloadGrant, DownloadGrantSpec, DownloadMode, ResponseHeaders};
 pub use grant::{Ask, Grant};
 pub use limits::StoreLimits;

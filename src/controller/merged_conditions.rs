@@ -6,13 +6,17 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::store_status::{CLOCK, EXPIRATION, HEADERS, KEYS};
-use crate::api::{Reason, StoreStatus, set_ready};
+use crate::api::{ConditionType, Reason, StoreStatus, set_ready};
 
 /// The types of conditions that each operator writes with its namespace, as `NAMESPACE/TYPE`.
 const OWN: [&str; 5] = [READY, HEADERS, CLOCK, KEYS, EXPIRATION];
 /// The types of the summary conditions, which kstatus evaluates.
-const SUMMARY: [&str; 3] = [READY, "Reconciling", "Stalled"];
-const READY: &str = "Ready";
+const SUMMARY: [&str; 3] = [
+    READY,
+    ConditionType::Reconciling.as_str(),
+    ConditionType::Stalled.as_str(),
+];
+const READY: &str = ConditionType::Ready.as_str();
 /// The message of the summary if several operators can use the store.
 const ALL_CAN: &str = "every operator that has checked the store can use the store";
 

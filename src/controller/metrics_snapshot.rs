@@ -12,7 +12,7 @@ use super::{
     watch::Requeuer,
 };
 use crate::{
-    api::{Grant, Reason, Store},
+    api::{ConditionType, Grant, Reason, Store},
     core::{Concern, concern},
     telemetry::{GrantState, StoreState},
 };
@@ -21,7 +21,7 @@ use crate::{
 pub fn grants<G: Grant>(caller: &Requeuer<G>) -> Vec<GrantState> {
     let state = |grant: &G| {
         let status = grant.grant_status().cloned().unwrap_or_default();
-        let live = condition(&status.conditions, "Active").is_some_and(|c| c.status == "True");
+        let live = condition(&status.conditions, ConditionType::Active).is_some_and(|c| c.status == "True");
         GrantState {
             kind: G::OPERATION.kind(),
             namespace: grant.meta().namespace.clone().unwrap_or_default(),
@@ -54,7 +54,10 @@ pub fn stores<S: Store>(
         // The store's status shows if this operator serves the store.
         let shared = scope.filter(|scope| concern(&store.rules(), scope, &BTreeMap::new()) != Concern::Alone);
         if let Some(scope) = shared {
-            condition(&status.conditions, &merged_conditions::of(scope, "Ready"))?;
+            condition(
+                &status.conditions,
+                &merged_conditions::of(scope, ConditionType::Ready.as_str()),
+            )?;
             status = merged_conditions::own(&status, scope);
             // If several operators serve the store, its status does not contain the expiry of this operator's
             // credentials.
@@ -66,7 +69,7 @@ pub fn stores<S: Store>(
             namespace,
             name,
             scope: shared.unwrap_or_default().to_owned(),
-            ready: condition(&status.conditions, "Ready").is_some_and(|c| c.status == "True"),
+            ready: condition(&status.conditions, ConditionType::Ready).is_some_and(|c| c.status == "True"),
             reason: reason(&status.conditions),
             credentials_expire: status.credentials_expiration_time.map(|t| t.0.as_second()),
             conditions: status
@@ -85,12 +88,12 @@ pub fn stores<S: Store>(
         .collect()
 }
 
-fn condition<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
-    conditions.iter().find(|c| c.type_ == type_)
+fn condition(conditions: &[Condition], type_: impl AsRef<str>) -> Option<&Condition> {
+    conditions.iter().find(|c| c.type_ == type_.as_ref())
 }
 
 /// Returns the reason of the condition `Ready`. Returns `Pending` if the object has no such condition, because it is
 /// older than the CRD version with default conditions.
 fn reason(conditions: &[Condition]) -> String {
-    condition(conditions, "Ready").map_or(Reason::Pending.as_str().to_owned(), |c| c.reason.clone())
+    condition(conditions, ConditionType::Ready).map_or(Reason::Pending.as_str().to_owned(), |c| c.reason.clone())
 }

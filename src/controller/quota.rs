@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::{local_state::LocalState, store_limiter::Call};
 use crate::{
-    api::{ClusterAccessRule, Grant, GrantStatus, Operation, Reason},
+    api::{ClusterAccessRule, ConditionType, Grant, GrantStatus, Operation, Reason},
     core::{self, GrantFacts, QuotaCandidate, QuotaFact, QuotaLimits, StoreId, store_id},
 };
 
@@ -268,7 +268,7 @@ fn standing(grant: &impl Grant, status: &GrantStatus) -> Standing {
     let waits = status
         .conditions
         .iter()
-        .any(|c| c.type_ == "Ready" && c.reason == Reason::TooManyGrants.as_str());
+        .any(|c| c.type_ == ConditionType::Ready.as_str() && c.reason == Reason::TooManyGrants.as_str());
     if waits && !is_going {
         Standing::Waits
     } else {

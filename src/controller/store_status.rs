@@ -22,7 +22,9 @@ use super::{
     watch::STORE_SWEEP,
 };
 use crate::{
-    api::{CanaryStatus, Capabilities, Capability, Reason, Store, StoreStatus, set_condition, set_ready},
+    api::{
+        CanaryStatus, Capabilities, Capability, ConditionType, Reason, Store, StoreStatus, set_condition, set_ready,
+    },
     core::{Concern, StoreId, second, skewed},
     provider::Finding,
     telemetry::warn_once,
@@ -59,16 +61,16 @@ pub const AT_A_TIME: u16 = 16;
 const IN_LINE: Duration = Duration::from_secs(5);
 
 /// The type of a condition that is True if the store rejects unsigned headers.
-pub const HEADERS: &str = "UnsignedHeadersRefused";
+pub const HEADERS: &str = ConditionType::UnsignedHeadersRefused.as_str();
 /// The type of a condition that is True if the store enforces the constraints of credentials. The condition exists
 /// only if a conformance check was requested.
-pub const KEYS: &str = "KeysEnforced";
+pub const KEYS: &str = ConditionType::KeysEnforced.as_str();
 /// The type of a condition that is True if the clocks of the store and the operator agree.
-pub const CLOCK: &str = "ClockInSync";
+pub const CLOCK: &str = ConditionType::ClockInSync.as_str();
 
 /// The type of a condition that is False while Valet does not know when the store's credentials expire. The condition
 /// does not exist otherwise.
-pub const EXPIRATION: &str = "CredentialsExpirationKnown";
+pub const EXPIRATION: &str = ConditionType::CredentialsExpirationKnown.as_str();
 
 /// Updates a store's status, and returns when to reconcile the store again. The store is reconciled at a fixed
 /// interval, because credentials can change without an event.

@@ -14,13 +14,13 @@ use super::{
     store_status::{CLOCK, HEADERS, KEYS},
 };
 use crate::{
-    api::{Store, StoreKind, printable},
+    api::{ConditionType, Store, StoreKind, printable},
     telemetry::warn_once,
 };
 
 /// The types of conditions whose changes are reported. `Reconciling` and `Stalled` are not in the list, because they
 /// only repeat `Ready`.
-const VERDICTS: [&str; 4] = ["Ready", HEADERS, CLOCK, KEYS];
+const VERDICTS: [&str; 4] = [ConditionType::Ready.as_str(), HEADERS, CLOCK, KEYS];
 
 /// A change of a condition: the old condition and the new condition.
 #[derive(Clone, Debug, PartialEq)]

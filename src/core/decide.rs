@@ -9,7 +9,9 @@ use super::{
     status::condition,
     step::{Read, Step},
 };
-use crate::api::{Ask, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Overwrite, Reason, UploadConstraints, annotation};
+use crate::api::{
+    Ask, ConditionType, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Overwrite, Reason, UploadConstraints, annotation,
+};
 
 /// Returns the next step for one grant.
 ///
@@ -187,7 +189,7 @@ impl Evaluator<'_> {
     /// Returns the reason and the time of the grant's end, if the grant has finished.
     pub(super) fn finished(&self) -> Option<(Reason, Timestamp)> {
         let since = self.g.status.finished_time.as_ref()?.0;
-        let ready = condition(&self.g.status, "Ready")?;
+        let ready = condition(&self.g.status, ConditionType::Ready)?;
         [
             Reason::Completed,
             Reason::ObjectExists,

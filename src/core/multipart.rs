@@ -15,7 +15,7 @@ use super::{
     status::{Arrival, Situation, condition},
     step::{Assembly, GrantEvent, Read, Step},
 };
-use crate::api::{Ask, Parts, Progress, Reason, UploadMode, annotation};
+use crate::api::{Ask, ConditionType, Parts, Progress, Reason, UploadMode, annotation};
 
 /// If the store does not abort the upload, the deletion of a grant waits for this time at most. The time is long
 /// enough for a restart of the store. It is short enough for a user who waits until a namespace is deleted.
@@ -300,7 +300,8 @@ impl Evaluator<'_> {
     /// Reports a grant that is being deleted but still has finalizers of other controllers. Its status must no longer
     /// name a Secret.
     fn deleting(&self) -> Step {
-        let is_said = condition(&self.g.status, "Ready").is_some_and(|c| c.reason == Reason::Deleting.as_str());
+        let is_said =
+            condition(&self.g.status, ConditionType::Ready).is_some_and(|c| c.reason == Reason::Deleting.as_str());
         if self.g.status.binding.is_none() && !is_said {
             return Step::Rest { until: None };
         }

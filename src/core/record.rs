@@ -17,7 +17,7 @@ use k8s_openapi::{
 };
 use serde::Serialize;
 
-use crate::api::{Binding, GROUP, GrantStatus, ObservedObject, Operation, Reason, annotation};
+use crate::api::{Binding, ConditionType, GROUP, GrantStatus, ObservedObject, Operation, Reason, annotation};
 
 /// The length in bytes of the HMAC key that authenticates records.
 pub const RECORD_KEY_BYTES: usize = 32;
@@ -57,7 +57,7 @@ pub struct KnownStatus {
 
 /// The types of conditions that are always part of the signed record. `Ready` is also part of the record if the grant
 /// is finished.
-const EVIDENCE: [&str; 2] = ["Completed", "Active"];
+const EVIDENCE: [&str; 2] = [ConditionType::Completed.as_str(), ConditionType::Active.as_str()];
 
 /// The status fields that Valet signs, in this order. Times have whole seconds in JSON. The API server therefore
 /// stores exactly the bytes that Valet signed.
@@ -210,7 +210,8 @@ pub fn evidence(status: &GrantStatus) -> Option<GrantStatus> {
         return None;
     }
     let is_evidence = |c: &&Condition| {
-        EVIDENCE.contains(&c.type_.as_str()) || (c.type_ == "Ready" && status.finished_time.is_some())
+        EVIDENCE.contains(&c.type_.as_str())
+            || (c.type_ == ConditionType::Ready.as_str() && status.finished_time.is_some())
     };
     Some(GrantStatus {
         conditions: status.conditions.iter().filter(is_evidence).cloned().collect(),
@@ -232,8 +233,8 @@ pub fn is_newer(evidence: &GrantStatus, status: &GrantStatus) -> bool {
 }
 
 fn status_record(subject: Subject, status: &GrantStatus) -> Vec<u8> {
-    let find = |type_: &str| status.conditions.iter().find(|c| c.type_ == type_);
-    let ready = find("Ready").filter(|_| status.finished_time.is_some());
+    let find = |type_: ConditionType| status.conditions.iter().find(|c| c.type_ == type_.as_str());
+    let ready = find(ConditionType::Ready).filter(|_| status.finished_time.is_some());
     encode(&StatusRecord {
         purpose: "valetkey.dev/status/1",
         uid: subject.uid,
@@ -248,8 +249,8 @@ fn status_record(subject: Subject, status: &GrantStatus) -> Vec<u8> {
         finished_time: &status.finished_time,
         finished: ready.map(|c| (c.reason.as_str(), c.message.as_str())),
         object: &status.object,
-        completed: find("Completed").map(|c| (c.status.as_str(), c.reason.as_str(), c.message.as_str())),
-        is_truncated: find("Active").is_some_and(|c| c.reason == Reason::ExpiryTruncated.as_str()),
+        completed: find(ConditionType::Completed).map(|c| (c.status.as_str(), c.reason.as_str(), c.message.as_str())),
+        is_truncated: find(ConditionType::Active).is_some_and(|c| c.reason == Reason::ExpiryTruncated.as_str()),
     })
 }
 

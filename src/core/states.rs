@@ -15,7 +15,7 @@ use super::{
     status::{Arrival, Situation, condition},
     step::{Read, Step},
 };
-use crate::api::{Ask, ObservedObject, Reason, annotation};
+use crate::api::{Ask, ConditionType, ObservedObject, Reason, annotation};
 
 /// The time that the garbage collector has to delete the Secret of a deleted grant with the same name. After this
 /// time Valet reports the Secret as a conflict.
@@ -42,7 +42,7 @@ impl Evaluator<'_> {
         if let Some(step) = self.withdraw() {
             return step;
         }
-        let ready = condition(&self.g.status, "Ready");
+        let ready = condition(&self.g.status, ConditionType::Ready);
         let message = ready
             .map(|c| self.without_held(&c.message).to_owned())
             .unwrap_or_default();
@@ -410,7 +410,8 @@ impl Evaluator<'_> {
         // Valet checks only for a new credential if its expiry was truncated. For an old credential the check could
         // be wrong, because a deadline that was moved later looks like a truncated expiry.
         let truncated = if self.is_reported(key) {
-            condition(&self.g.status, "Active").is_some_and(|c| c.reason == Reason::ExpiryTruncated.as_str())
+            condition(&self.g.status, ConditionType::Active)
+                .is_some_and(|c| c.reason == Reason::ExpiryTruncated.as_str())
         } else {
             key.is_truncated(asked.unwrap_or_default(), self.deadline())
         };

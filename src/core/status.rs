@@ -2,7 +2,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::{decide::Record, facts::GrantFacts, lifetime::Lifetime};
-use crate::api::{Binding, GrantStatus, ObservedObject, Operation, Reason, set_condition, set_ready};
+use crate::api::{Binding, ConditionType, GrantStatus, ObservedObject, Operation, Reason, set_condition, set_ready};
 
 /// What Valet reports about the upload in the condition `Completed`.
 #[derive(Clone, Debug, PartialEq)]
@@ -95,62 +95,81 @@ pub(super) fn project(
 
     let generation = Some(grant.generation);
     set_ready(&mut status.conditions, (s.reason, &s.message), generation, now);
-    let mut set = |type_: &str, value: &str, reason: Reason, message: &str| {
+    let mut set = |type_: ConditionType, value: &str, reason: Reason, message: &str| {
         set_condition(&mut status.conditions, type_, value, (reason, message), generation, now);
     };
     match (s.active, s.truncated) {
-        (true, false) => set("Active", "True", Reason::Issued, "the credential can be used"),
+        (true, false) => set(
+            ConditionType::Active,
+            "True",
+            Reason::Issued,
+            "the credential can be used",
+        ),
         (true, true) => set(
-            "Active",
+            ConditionType::Active,
             "True",
             Reason::ExpiryTruncated,
             "the credential can be used, but expires earlier than the grant requests, because the store's credentials that signed it expire at the same time",
         ),
-        (false, _) => set("Active", "False", s.reason, "there is no credential to use"),
+        (false, _) => set(
+            ConditionType::Active,
+            "False",
+            s.reason,
+            "there is no credential to use",
+        ),
     }
     if let Some((reason, message)) = &s.renewal_failing {
-        set("RenewalFailing", "True", *reason, message);
+        set(ConditionType::RenewalFailing, "True", *reason, message);
     }
     if let Some(message) = contested {
-        set("SecretContested", "True", Reason::SecretContested, message);
+        set(ConditionType::SecretContested, "True", Reason::SecretContested, message);
     }
     match s.reason {
-        Reason::Suspended => set("Suspended", "True", s.reason, &s.message),
-        Reason::Revoked => set("Revoked", "True", s.reason, &s.message),
+        Reason::Suspended => set(ConditionType::Suspended, "True", s.reason, &s.message),
+        Reason::Revoked => set(ConditionType::Revoked, "True", s.reason, &s.message),
         _ => {}
     }
     if grant.ask.operation() == Operation::Upload {
         match &s.arrival {
-            Arrival::Unchanged if condition(previous, "Completed").is_some() => {}
+            Arrival::Unchanged if condition(previous, ConditionType::Completed).is_some() => {}
             Arrival::Unchanged | Arrival::NotYet if s.finished => {
-                set("Completed", "False", s.reason, "nothing was uploaded");
+                set(ConditionType::Completed, "False", s.reason, "nothing was uploaded");
             }
             Arrival::Unchanged | Arrival::NotYet => {
-                set("Completed", "False", Reason::Pending, "nothing has been uploaded yet");
+                set(
+                    ConditionType::Completed,
+                    "False",
+                    Reason::Pending,
+                    "nothing has been uploaded yet",
+                );
             }
-            Arrival::Flawed(message) => set("Completed", "False", Reason::Pending, message),
+            Arrival::Flawed(message) => set(ConditionType::Completed, "False", Reason::Pending, message),
             Arrival::Seen(object) if s.active => {
                 let message = "the uploaded object is in the store; the credential stays valid for the next upload";
-                set("Completed", "True", Reason::Completed, message);
+                set(ConditionType::Completed, "True", Reason::Completed, message);
                 status.object = Some(object.clone());
             }
             Arrival::Seen(object) => {
-                set("Completed", "True", s.reason, &s.message);
+                set(ConditionType::Completed, "True", s.reason, &s.message);
                 status.object = Some(object.clone());
             }
-            Arrival::Differs(message) => set("Completed", "False", Reason::ObjectMismatch, message),
-            Arrival::Unknown(reason, message) => set("Completed", "Unknown", *reason, message),
+            Arrival::Differs(message) => set(ConditionType::Completed, "False", Reason::ObjectMismatch, message),
+            Arrival::Unknown(reason, message) => set(ConditionType::Completed, "Unknown", *reason, message),
         }
     }
     // The conditions in this list exist only while they are True.
-    status.conditions.retain(|c| match c.type_.as_str() {
-        "RenewalFailing" => s.renewal_failing.is_some(),
-        "SecretContested" => contested.is_some(),
-        "Suspended" => s.reason == Reason::Suspended,
-        "Revoked" => s.reason == Reason::Revoked,
+    status.conditions.retain(|c| match c.type_.parse() {
+        Ok(ConditionType::RenewalFailing) => s.renewal_failing.is_some(),
+        Ok(ConditionType::SecretContested) => contested.is_some(),
+        Ok(ConditionType::Suspended) => s.reason == Reason::Suspended,
+        Ok(ConditionType::Revoked) => s.reason == Reason::Revoked,
         _ => true,
     });
-    for kept in status.conditions.iter_mut().filter(|c| c.type_ == "Completed") {
+    for kept in status
+        .conditions
+        .iter_mut()
+        .filter(|c| c.type_ == ConditionType::Completed.as_str())
+    {
         kept.observed_generation = generation;
     }
     status
@@ -166,6 +185,6 @@ pub(super) fn describe(status: &mut GrantStatus, record: &Record) {
 }
 
 /// Returns the condition of the given type.
-pub fn condition<'a>(status: &'a GrantStatus, type_: &str) -> Option<&'a Condition> {
-    status.conditions.iter().find(|c| c.type_ == type_)
+pub fn condition(status: &GrantStatus, type_: ConditionType) -> Option<&Condition> {
+    status.conditions.iter().find(|c| c.type_ == type_.as_str())
 }

@@ -7,7 +7,7 @@ use super::{
     status::{Arrival, Situation, condition},
     step::{Read, Step},
 };
-use crate::api::Reason;
+use crate::api::{ConditionType, Reason};
 
 impl Evaluator<'_> {
     /// Handles `spec.suspend`: Valet deletes the Secret and signs nothing. Suspending a grant extends neither the
@@ -109,6 +109,6 @@ impl Evaluator<'_> {
 
     /// Returns true if an earlier reconcile saw an upload.
     pub(super) fn was_seen(&self) -> bool {
-        condition(&self.g.status, "Completed").is_some_and(|c| c.status == "True")
+        condition(&self.g.status, ConditionType::Completed).is_some_and(|c| c.status == "True")
     }
 }

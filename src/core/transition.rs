@@ -11,7 +11,7 @@ use super::{
     status::{Situation, condition, describe, project},
     step::{GrantEvent, Read, Step},
 };
-use crate::api::{Progress, Reason};
+use crate::api::{ConditionType, Progress, Reason};
 
 /// The pause between two checks of a Secret that has the name from the grant's spec, but belongs to another owner.
 /// The checks are needed because Valet's watch selects Secrets by label. The watch does not report the deletion of
@@ -159,7 +159,7 @@ impl Evaluator<'_> {
 
     /// Returns an Event if a user must do something and Valet has not written the Event yet.
     fn notice(&self, s: &Situation, contested: Option<&str>) -> Option<GrantEvent> {
-        let said = |type_: &str, reason: Reason| {
+        let said = |type_: ConditionType, reason: Reason| {
             condition(&self.g.status, type_).is_some_and(|c| c.reason == reason.as_str())
         };
         let needs_a_person = s.reason.progress() == Progress::Stalled
@@ -174,14 +174,14 @@ impl Evaluator<'_> {
                     | Reason::RegionMismatch
                     | Reason::ClockSkewed
             );
-        if needs_a_person && !said("Ready", s.reason) {
+        if needs_a_person && !said(ConditionType::Ready, s.reason) {
             return Some(GrantEvent {
                 reason: s.reason,
                 message: s.message.clone(),
             });
         }
         if let Some(message) = contested
-            && !said("SecretContested", Reason::SecretContested)
+            && !said(ConditionType::SecretContested, Reason::SecretContested)
         {
             return Some(GrantEvent {
                 reason: Reason::SecretContested,
@@ -189,14 +189,14 @@ impl Evaluator<'_> {
             });
         }
         if let Some((reason, message)) = &s.renewal_failing
-            && !said("RenewalFailing", *reason)
+            && !said(ConditionType::RenewalFailing, *reason)
         {
             return Some(GrantEvent {
                 reason: *reason,
                 message: message.clone(),
             });
         }
-        if s.truncated && !said("Active", Reason::ExpiryTruncated) {
+        if s.truncated && !said(ConditionType::Active, Reason::ExpiryTruncated) {
             let end = s.key.map_or(self.now, |k| k.expires_at);
             return Some(GrantEvent {
                 reason: Reason::ExpiryTruncated,
@@ -210,7 +210,7 @@ impl Evaluator<'_> {
 
     pub(super) fn retry(&self) -> Timestamp {
         retry(
-            condition(&self.g.status, "Ready")
+            condition(&self.g.status, ConditionType::Ready)
                 .filter(|c| c.status == "False")
                 .map(|c| c.last_transition_time.0),
             self.now,

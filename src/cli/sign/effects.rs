@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 
 use crate::{
-    api::{GrantStatus, Operation},
+    api::{ConditionType, GrantStatus, Operation},
     core::{
         AbortAccess, Access, AllowedRequest, Assembly, Completion, GrantEvent, GrantFacts, ObjectFact, PublishMode,
         QuotaFact, QuotaLimits, Repairs, SecretView, SignError, Signed, StoreFact, StoreView, UploadFact,
@@ -172,7 +172,10 @@ impl Effects for FileEffects {
 
     /// A status is written before a Secret only if the grant is refused.
     async fn write_status(&mut self, _: &GrantFacts, status: GrantStatus) -> Result<GrantFacts, Error> {
-        let ready = status.conditions.iter().find(|c| c.type_ == "Ready");
+        let ready = status
+            .conditions
+            .iter()
+            .find(|c| c.type_ == ConditionType::Ready.as_str());
         let why = ready.map(|c| format!("{}: {}", c.reason, c.message));
         self.end(Err(why.unwrap_or_else(|| "the grant is refused".into())))
     }

@@ -5,7 +5,7 @@ use tracing::{debug, info, warn};
 
 use super::effects::ClusterEffects;
 use crate::{
-    api::{Grant, GrantStatus, Progress, Reason, printable},
+    api::{ConditionType, Grant, GrantStatus, Progress, Reason, printable},
     core::{GrantFacts, ObjectFact, UploadFact, store_id},
     reconcile::Note,
 };
@@ -85,7 +85,7 @@ impl<G: Grant> ClusterEffects<'_, G> {
         let ready = |s: &GrantStatus| {
             s.conditions
                 .iter()
-                .find(|c| c.type_ == "Ready")
+                .find(|c| c.type_ == ConditionType::Ready.as_str())
                 .map(|c| c.reason.clone())
         };
         let (before, after) = (ready(&grant.status), ready(status));
