@@ -261,7 +261,7 @@ impl Evaluator<'_> {
             }
             (None, 0) => "nothing was uploaded".to_owned(),
             (None, parts) => format!(
-                "the multipart upload was aborted, because {parts} of at most {count} parts did not form a complete object",
+                "the multipart upload was aborted, because its parts did not form a complete object (uploaded parts: {parts}; part URLs of the grant: {count})",
                 count = all.count()
             ),
         }

@@ -506,7 +506,7 @@ mod tests {
         let of_another = EgressPolicy::new(["10.0.0.0/8".parse().unwrap()]);
         assert!(
             of_another.clients.plain.get().is_none(),
-            "a policy with other networks must not share the HTTP client"
+            "two policies that allow different networks must not share an HTTP client"
         );
     }
 

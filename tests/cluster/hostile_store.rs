@@ -137,7 +137,7 @@ fn text_from_hostile_store_is_not_shown() {
             .to_owned();
         // Only the first text is a short media type, so only this text may be shown.
         let is_shown = n == 0;
-        assert_eq!(message.contains("is not a media type"), !is_shown, "{message}");
+        assert_eq!(message.contains("is not a valid media type"), !is_shown, "{message}");
         for text in [grant.to_string(), operator.log_text()] {
             assert!(!text.contains(['\u{9b}', '\u{202e}', '\u{200b}']), "{text}");
         }

@@ -365,7 +365,7 @@ fn multipart_upload_with_unenforceable_constraint_is_refused() {
         (
             "loose",
             "ContentLengthNotAllowed",
-            "with contentLengthRange the store cannot limit every part",
+            "contentLengthRange does not limit the size of every part",
         ),
     ] {
         let grant = t.reason(&format!("ug/{name}"), reason);

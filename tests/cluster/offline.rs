@@ -166,7 +166,7 @@ fn offline_signing_refuses_what_the_operator_refuses() {
             "schema",
             vec![t.store(), dots],
             true,
-            "InvalidSpec: spec.key: key has a '.' or '..' segment",
+            "InvalidSpec: spec.key: the object key has a '.' or '..' segment",
         ),
         (
             "no store",

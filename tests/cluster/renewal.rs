@@ -149,7 +149,8 @@ fn renewal_annotation_without_valid_time_is_reported() {
         .as_str()
         .unwrap();
     assert!(
-        message.contains("valetkey.dev/renew-requested-at is \"now\"") && message.contains("2027-01-31T18:00:00Z"),
+        message.contains("valetkey.dev/renew-requested-at has the value \"now\"")
+            && message.contains("2027-01-31T18:00:00Z"),
         "{message}"
     );
     assert_eq!(says(&grant, "Ready"), "True Issued");

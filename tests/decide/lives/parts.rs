@@ -445,8 +445,8 @@ fn multipart_upload_conditions_have_the_expected_texts() {
     world.reconcile();
     assert_eq!(
         says(&world, "Ready"),
-        "the credential expired at 2027-01-15T08:05:00Z; the multipart upload was aborted, because 3 of at most \
-         3 parts did not form a complete object; create a new grant"
+        "the credential expired at 2027-01-15T08:05:00Z; the multipart upload was aborted, because its parts did \
+         not form a complete object (uploaded parts: 3; part URLs of the grant: 3); create a new grant"
     );
 
     let revoked = Life {
