@@ -273,7 +273,5 @@ pub enum Note<'a> {
     UploadAbandoned(&'a str),
     /// A multipart upload that no Secret records could not be aborted yet. The text says why.
     AbortFailed(&'a str),
-    /// The status was written.
-    StatusWritten(&'a GrantStatus),
     GrantDeleted,
 }

@@ -5,11 +5,8 @@ use crate::{api::GrantStatus, core::GrantEvent};
 
 impl<E: Effects> Reconcile<'_, E> {
     pub(super) async fn report(&mut self, status: GrantStatus, event: Option<GrantEvent>) -> Result<(), Error> {
-        match self.effects.write_status(&self.facts.grant, status.clone()).await {
-            Ok(grant) => {
-                self.note(Note::StatusWritten(&status));
-                self.facts.grant = grant;
-            }
+        match self.effects.write_status(&self.facts.grant, status).await {
+            Ok(grant) => self.facts.grant = grant,
             Err(Error::Conflict(_)) => return self.read_grant().await,
             Err(e) => return Err(e),
         }

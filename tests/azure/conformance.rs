@@ -33,9 +33,9 @@ async fn conformance_check_on_azurite_reports_what_it_enforces() {
     let found = provider(more).canary().await;
     let held = [
         "WriteOnce",
-        "expiry, signature, object key and method of PUT",
+        "expiry, signature, object key and method of signed PUT requests",
         "ResponseHeaders",
-        "expiry, signature, object key and method of GET",
+        "expiry, signature, object key and method of signed GET requests",
     ];
     assert_eq!(
         found,

@@ -83,7 +83,8 @@ fn put_is_refused_if_store_obeys_copy_source_and_lacks_conditions() {
     case.world.plane.apply(&grant).unwrap();
     let message = refused(&case, "b2-copy");
     assert!(
-        message.contains("SignedHeadersOnly") && message.contains("copy whatever its credentials can read"),
+        message.contains("SignedHeadersOnly")
+            && message.contains("copy any object that the store's credentials can read"),
         "{message}"
     );
     let (store, _, headers) = probed_store(&case, "b2-copies");

@@ -239,7 +239,7 @@ fn upload_url_is_refused_until_the_store_was_probed() {
     t.reason("dg/down", "Issued");
     let waits = t.reason("ug/up", "StoreUnreachable");
     let message = condition(&waits, "Ready").unwrap()["message"].as_str().unwrap();
-    assert!(message.contains("not known yet"), "{message}");
+    assert!(message.contains("does not know yet"), "{message}");
     assert!(t.get("secret/up").is_none());
     on.minio.start_again().unwrap();
     t.reason_within("ug/up", "CapabilityMissing", Duration::from_secs(90));

@@ -199,7 +199,8 @@ async fn probe_detects_missing_or_ignored_write_once_uploads() {
         assert!(!can(&s3, Capability::WriteOnce), "{answer:?}");
         let parts = s3.capabilities().multipart.clone().unwrap();
         assert!(!parts.contains(&Capability::WriteOnce), "{answer:?}");
-        assert!(probed.remarks[0].contains(remark) && probed.remarks[0].contains("overwrite: Allow"));
+        let said = &probed.remarks[0];
+        assert!(said.contains(remark) && said.contains("overwrite: Allow"), "{said}");
         let has_deleted = fake.asked().iter().any(|a| a.method == "DELETE");
         assert_eq!(has_deleted, answer.0 == 200, "{answer:?}");
     }

@@ -321,7 +321,7 @@ fn credential_does_not_outlive_its_web_identity_session() {
     assert_eq!(t.kstatus(&whole), "Failed");
     let said = condition(&whole, "Ready").unwrap()["message"].as_str().unwrap();
     assert!(
-        said.contains("shortSessions: Refuse") && said.contains("reduce spec.expirationSeconds to 8 or less"),
+        said.contains("shortSessions: Refuse") && said.contains("reduce spec.expirationSeconds to 8"),
         "{said}"
     );
     assert!(t.get("secret/whole").is_none());

@@ -335,6 +335,7 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
         let (params, patch) = (patch_params(), Patch::Merge(patch));
         let written = api.patch_status(&grant.name, &params, &patch);
         let written = call("writing the grant's status", written).await?;
+        self.status_written(grant, &status);
         if let Some(kept) = written.grant_status().filter(|s| s.record_signature.is_none()) {
             memory.lost_signature(uid, kept);
             memory.accept_status(uid, Some(kept));

@@ -70,7 +70,6 @@ impl<G: Grant> ClusterEffects<'_, G> {
                 namespace,
                 name, "an unused multipart upload could not be aborted: {why}"
             ),
-            Note::StatusWritten(status) => self.status_written(grant, status),
             Note::GrantDeleted => info!(kind, namespace, name, "finished grant deleted"),
         }
     }
@@ -81,7 +80,7 @@ impl<G: Grant> ClusterEffects<'_, G> {
     }
 
     /// Counts a change of the grant's reason.
-    fn status_written(&self, grant: &GrantFacts, status: &GrantStatus) {
+    pub(super) fn status_written(&self, grant: &GrantFacts, status: &GrantStatus) {
         let ready = |s: &GrantStatus| {
             s.conditions
                 .iter()
