@@ -56,7 +56,7 @@ pub fn stores<S: Store>(
         if let Some(scope) = shared {
             condition(
                 &status.conditions,
-                &merged_conditions::of(scope, ConditionType::Ready.as_str()),
+                merged_conditions::of(scope, ConditionType::Ready.as_str()),
             )?;
             status = merged_conditions::own(&status, scope);
             // If several operators serve the store, its status does not contain the expiry of this operator's

@@ -155,7 +155,7 @@ fn every_in_progress_reason_is_in_the_alert_and_the_panel() {
                 Some(prefix) => reason.as_str().starts_with(prefix),
                 None => reason.as_str() == one,
             });
-            let waits = reason.progress() == Progress::InProgress && !passing.contains(&reason);
+            let waits = reason.progress() == Progress::InProgress && !passing.contains(reason);
             assert_eq!(listed, waits, "{place}: {reason}");
         }
     }
