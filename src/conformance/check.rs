@@ -1,6 +1,9 @@
-//! Runs the conformance check of a store. The check writes and reads objects under the prefix of the probe's object
-//! key. It signs credentials in the same way as for a grant. For each constraint, it sends one request that violates
-//! the constraint. At the end it deletes its objects.
+//! Runs the conformance check of a store. The check writes and reads objects under the prefix of the store's probe
+//! key.
+//!
+//! The check signs credentials in the same way as Valet signs them for a grant. For each constraint, it sends one
+//! request that violates the constraint, and the store must refuse this request. At the end, the check deletes its
+//! objects.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -17,7 +20,7 @@ use crate::{
 /// The body of valid uploads in the conformance check.
 pub const BODY: &[u8] = b"valet canary 1\n";
 pub const BODY_MD5: &str = "vLvOurp3+zgX/XY+TXusGQ==";
-/// A body that has the same length as [`BODY`] but different bytes. It violates a checksum constraint.
+/// A body with the length of [`BODY`] but with different bytes. It violates a checksum constraint.
 pub const OTHER: &[u8] = b"valet canary 2\n";
 /// A body that is one byte longer than [`BODY`]. It violates a size constraint.
 pub const LONGER: &[u8] = b"valet canary 10\n";
@@ -25,21 +28,20 @@ pub const LONGER: &[u8] = b"valet canary 10\n";
 pub const TYPE: &str = "text/plain";
 /// A content type that differs from [`TYPE`]. It violates a content type constraint.
 pub const OTHER_TYPE: &str = "text/html";
-/// The lifetime of the credentials in the conformance check, in seconds. To test an expired credential, the check
-/// uses one that expired 120 seconds ago. This value is larger than the clock skew at which a store's condition
-/// reports a problem.
+/// The lifetime of a credential in the conformance check, in seconds. To test the expiry, the check uses a credential
+/// that expired 120 seconds ago. A store's condition already reports clock skew of less than 120 seconds.
 const SECONDS: i64 = 120;
 /// The file name in the POST forms of the conformance check.
 const FILE: &str = "canary";
-/// In the object key of a form, stores replace this text with the name of the uploaded file.
+/// A placeholder in the object key of a form. Stores replace it with the name of the uploaded file.
 const FILE_NAME: &str = "${filename}";
-/// The name of an object that the signed credential does not allow. Tampered requests use it instead of the signed
-/// object.
+/// The name of an object that the signed credential does not allow. A tampered request names this object instead of
+/// the signed one.
 const STRAY: &str = "stray";
 
 /// The timeout of the conformance check.
 const TRIP_TIMEOUT: Duration = Duration::from_secs(40);
-/// The timeout for deleting the objects that the conformance check wrote.
+/// The timeout for the deletion of the objects that the conformance check wrote.
 const CLEARING_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Runs a conformance check with a timeout.
@@ -52,8 +54,8 @@ pub async fn in_time<T>(trip: impl Future<Output = Result<T, Unavailable>>) -> R
     })
 }
 
-/// The conformance check stopped because the store does not answer. The text gives the reason and contains no
-/// secrets.
+/// The error if the conformance check stopped because the store does not answer. The text gives the reason and
+/// contains no secrets.
 pub struct Unavailable(pub String);
 
 impl From<SignError> for Unavailable {
@@ -65,15 +67,15 @@ impl From<SignError> for Unavailable {
     }
 }
 
-/// A function that changes a valid request so that the request violates its credential.
+/// A function that changes a valid request. The changed request violates its credential, so the store must refuse it.
 pub type Tamper = fn(&mut PreparedRequest);
 
-/// The operations that each provider implements for the conformance check.
+/// The operations that a provider implements for the conformance check.
 pub trait Transport: Sync {
     /// Signs a credential for the operator's endpoint.
     fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>>;
 
-    /// Sends a request unchanged, without a retry. Returns the status of the answer.
+    /// Sends a request once and without changes. Returns the status of the answer.
     fn send(&self, sent: PreparedRequest) -> BoxFuture<'_, Result<u16, Unavailable>>;
 
     /// Makes the signature invalid by changing one character.
@@ -81,9 +83,9 @@ pub trait Transport: Sync {
     where
         Self: Sized;
 
-    /// Deletes these objects, which all have the prefix of the conformance check, and nothing else. If an object
-    /// could not be deleted, the method returns the missing permission. The text completes the sentence "to delete
-    /// it, allow".
+    /// Deletes the objects in `written` and no further objects. All of them have the prefix of the conformance check.
+    /// If the method could not delete an object, it returns the permission that is missing. The text completes the
+    /// sentence "to delete it, allow".
     fn clear_away<'a>(
         &'a self,
         folder: &'a str,
@@ -91,12 +93,12 @@ pub trait Transport: Sync {
     ) -> BoxFuture<'a, Option<&'static str>>;
 }
 
-/// A running conformance check and its result so far.
+/// A conformance check that runs, and its result so far.
 pub struct Checker<'a, H> {
     hands: &'a H,
-    /// The prefix of all objects in this conformance check. It begins with the probe's object key.
+    /// The prefix of all objects that this conformance check writes. It begins with the store's probe key.
     pub folder: String,
-    /// The upload ID of the multipart upload whose parts the check signs.
+    /// The upload ID of the check's multipart upload. The check signs the URLs of its parts.
     pub upload: Option<String>,
     written: BTreeSet<String>,
     pub found: ConformanceReport,
@@ -107,7 +109,7 @@ impl<'a, H: Transport> Checker<'a, H> {
     pub fn new(hands: &'a H, probe_key: &str) -> Self {
         Self {
             hands,
-            // Each check uses a unique prefix, because several operators can run the check at the same time.
+            // Each check uses a unique prefix, because several operators can check one store at the same time.
             folder: format!(
                 "{probe_key}/canary-{}-{}",
                 Timestamp::now().as_nanosecond(),
@@ -143,14 +145,14 @@ impl<'a, H: Transport> Checker<'a, H> {
         self.found
     }
 
-    /// Sends a valid request. If the store refuses it, the method returns the status of the answer.
+    /// Sends a valid request. If the store refuses the request, the method returns the status of the store's answer.
     pub async fn good(&mut self, name: &str, ask: &Ask) -> Result<Result<(), u16>, Unavailable> {
         let status = self.try_out(name, ask, false, |_| {}).await?;
         Ok(if is_taken(status) { Ok(()) } else { Err(status) })
     }
 
-    /// Checks constraints with a request that violates them. The constraints count as enforced only if the store
-    /// refuses the request.
+    /// Checks these constraints with a request that violates them. If the store refuses the request, the constraints
+    /// count as enforced.
     pub async fn holds(
         &mut self,
         ask: &Ask,
@@ -166,8 +168,8 @@ impl<'a, H: Transport> Checker<'a, H> {
         Ok(())
     }
 
-    /// Checks that the store enforces the expiry, the signature, the object key and the method of a credential. It
-    /// checks the method only if `other_verb` is set.
+    /// Checks that the store enforces the expiry, the signature and the object key of a credential. If `other_verb`
+    /// is set, the method also checks that the store enforces the HTTP method.
     pub async fn binds(
         &mut self,
         verb: &str,
@@ -184,7 +186,7 @@ impl<'a, H: Transport> Checker<'a, H> {
         for (what, is_over, bend) in all {
             let Some(bend) = bend else { continue };
             let status = self.try_out(name, ask, is_over, bend).await?;
-            // The status 404 also means that the store accepted the request, because the store looked for the
+            // The status 404 also means that the store accepted the request, because the store searched for the
             // object.
             if is_taken(status) || status == 404 {
                 let why = format!(
@@ -200,8 +202,8 @@ impl<'a, H: Transport> Checker<'a, H> {
         Ok(())
     }
 
-    /// Checks that the store limits a POST form for a prefix to this prefix. If `is_expected` is true, the store is
-    /// expected to do so without a check.
+    /// Checks that the holder of a POST form for a prefix cannot write outside this prefix. If `is_expected` is true,
+    /// the store is expected to enforce this.
     pub async fn below(&mut self, ask: &Ask, is_expected: bool) -> Result<(), Unavailable> {
         let promise = Missing::Form(Capability::KeyPrefix);
         match self.keeps_below(ask).await? {
@@ -216,13 +218,14 @@ impl<'a, H: Transport> Checker<'a, H> {
         Ok(())
     }
 
-    /// Checks that the store limits a POST form for a prefix to this prefix. The store must write all uploads under
-    /// the prefix, and none outside it. The check needs a working GET, because GET shows where the store wrote an
-    /// object. If the form is not limited, the method returns the reason.
+    /// Checks that the holder of a POST form for a prefix cannot write outside this prefix. The store must write all
+    /// uploads under the prefix. If it writes an object outside the prefix, the method returns the reason.
+    ///
+    /// The check needs a working GET request, because GET shows where the store wrote an object.
     async fn keeps_below(&mut self, ask: &Ask) -> Result<Result<(), String>, Unavailable> {
         let inside = |name: &str| format!("in/{name}");
-        // The object is named after the file if the store replaces `${filename}`. Otherwise its key contains this
-        // text unchanged. The check later deletes both object keys.
+        // If the store replaces `${filename}`, the object has the name of the file. Otherwise the object key contains
+        // the text `${filename}` unchanged. The check later deletes the objects with both keys.
         self.wrote(&inside(FILE));
         self.wrote(&inside(FILE_NAME));
         if let Err(status) = self.good(&inside(""), ask).await? {
@@ -243,8 +246,8 @@ impl<'a, H: Transport> Checker<'a, H> {
                 )));
             }
         }
-        // These object keys begin with the prefix. If `..` has no special meaning in the store, the store can accept
-        // them. A store must never write an object outside the prefix.
+        // These object keys begin with the prefix. The store can accept them if `..` has no special meaning in the
+        // store. The store must never write an object outside the prefix.
         for (n, key) in ["in/../{}", "in/%2e%2e/{}", "in/..%2f{}", "in/..\\{}"]
             .into_iter()
             .enumerate()
@@ -284,8 +287,8 @@ impl<'a, H: Transport> Checker<'a, H> {
         sent.set("key", &key);
         file.clone_into(&mut sent.file_name);
         let answer = self.hands.send(sent).await;
-        // Only object keys that the store accepted are recorded, because some stores cannot delete an invalid object
-        // key.
+        // The check records only object keys that the store accepted, because some stores cannot delete an invalid
+        // object key.
         if answer.as_ref().map_or(true, |status| is_taken(*status)) {
             self.written.insert(key);
         }
@@ -302,11 +305,12 @@ impl<'a, H: Transport> Checker<'a, H> {
     }
 
     /// Signs a credential in the same way as for a grant, and sends one request with it. Returns the status of the
-    /// answer.
+    /// store's answer.
     async fn try_out(&mut self, name: &str, ask: &Ask, is_over: bool, bend: Tamper) -> Result<u16, Unavailable> {
         let mut sent = self.sent(name, ask, is_over).await?;
         bend(&mut sent);
-        // A tampered request can also write the signed object. Therefore the check later deletes the signed object.
+        // The store can write the signed object even if the request was tampered with. Therefore the check later
+        // deletes the signed object.
         if sent.method != "GET" && !name.ends_with('/') {
             self.wrote(name);
         }
@@ -321,7 +325,7 @@ impl<'a, H: Transport> Checker<'a, H> {
         })
     }
 
-    /// Returns the signing request for this object.
+    /// Returns the request to sign a credential for this object.
     pub fn request(&self, name: &str, ask: &Ask, is_over: bool) -> Result<SigningRequest, Unavailable> {
         let key = format!("{}/{name}", self.folder);
         let ends = if is_over { -SECONDS } else { SECONDS };
@@ -338,7 +342,8 @@ impl<'a, H: Transport> Checker<'a, H> {
         })
     }
 
-    /// Records that the check can have written an object with this name, so that the check deletes it at the end.
+    /// Records that the check has possibly written an object with this name. At the end, the check deletes the
+    /// object.
     pub fn wrote(&mut self, name: &str) {
         self.written.insert(format!("{}/{name}", self.folder));
     }
@@ -348,7 +353,7 @@ fn is_taken(status: u16) -> bool {
     status < 300
 }
 
-/// Returns a download with a fixed content type.
+/// Returns a download. Its response has a fixed content type.
 pub fn get() -> Ask {
     Ask::Download {
         mode: DownloadMode::Url,
@@ -366,7 +371,7 @@ pub struct PreparedRequest {
     pub url: String,
     /// The headers that the credential requires.
     pub headers: Vec<(String, String)>,
-    /// The fields of a POST form, in order. It is `None` for a URL.
+    /// The fields of a POST form, in order. The value is `None` if the request is not a POST form.
     pub fields: Option<Vec<(String, String)>>,
     pub body: Vec<u8>,
     /// The file name of a POST form.
@@ -374,7 +379,7 @@ pub struct PreparedRequest {
 }
 
 impl PreparedRequest {
-    /// Builds the valid request for a credential. Returns `None` if the credential is not for a single request.
+    /// Builds the valid request for a credential. Returns `None` if the credential allows more than a single request.
     fn good(signed: &Signed) -> Option<Self> {
         let (method, url, headers, fields) = match &signed.credential {
             Credential::Request { url, method, headers } => (method.clone(), url, headers.clone(), None),
@@ -395,7 +400,7 @@ impl PreparedRequest {
         })
     }
 
-    /// Sets a header of the request. If the request is a POST form, it sets a form field.
+    /// Sets a header of the request. For a POST form, the method sets a form field instead.
     pub fn set(&mut self, name: &str, value: &str) {
         let list = self.fields.as_mut().unwrap_or(&mut self.headers);
         for (_, old) in list.iter_mut().filter(|(n, _)| n.eq_ignore_ascii_case(name)) {
@@ -403,7 +408,7 @@ impl PreparedRequest {
         }
     }
 
-    /// Changes the request so that it names a different object than the signed one.
+    /// Changes the request so that it names an object that the credential does not allow.
     fn stray(&mut self) {
         fn beside(path: &str) -> String {
             let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
@@ -421,7 +426,7 @@ impl PreparedRequest {
         }
     }
 
-    /// Returns the body of the request. A POST form has a multipart body, and the method also returns its
+    /// Returns the body of the request. The body of a POST form is multipart, so the method also returns its
     /// Content-Type header.
     pub fn content(&self) -> (Vec<u8>, Option<(String, String)>) {
         let Some(fields) = &self.fields else {

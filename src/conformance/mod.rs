@@ -1,4 +1,4 @@
-//! Results of the conformance check, for all providers.
+//! The results of a conformance check, for all providers.
 
 mod check;
 
@@ -9,22 +9,22 @@ pub use check::{
 
 use crate::api::{Capabilities, Capability, UploadMode};
 
-/// The result of a conformance check. It says which constraints the store enforces, according to requests with
-/// signed credentials.
+/// The result of a conformance check. The check sends requests with signed credentials and finds out which
+/// constraints the store enforces.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConformanceReport {
     /// The constraints that the store enforces, as text for users.
     pub held: Vec<String>,
-    /// The constraints that the store was expected to enforce, but does not enforce.
+    /// The constraints that the store was expected to enforce but does not enforce.
     pub missing: Vec<Missing>,
-    /// The reason why the store limits no credential at all. For example, the store accepts expired credentials, or
-    /// credentials that were signed for other requests.
+    /// The reason why the store limits credentials in no way at all. For example, the store accepts expired
+    /// credentials, or it accepts credentials that Valet signed for a different request.
     pub worthless: Option<String>,
-    /// The constraints that could not be checked, with reasons. The text contains no secrets.
+    /// The constraints that Valet could not check, with the reasons. The text contains no secrets.
     pub untried: Vec<String>,
-    /// The optional capabilities that the store does not have, with reasons, as text for users.
+    /// The optional capabilities that the store does not have. The text for users gives the reasons.
     pub without: Vec<String>,
-    /// This is true if the store stopped answering during the check. Valet then repeats the check soon.
+    /// This is true if the store stopped answering during the check. In this case, Valet repeats the check soon.
     pub interrupted: bool,
     /// The objects that the conformance check could not delete.
     pub left: Option<String>,
@@ -38,12 +38,12 @@ pub enum Missing {
     Forms,
     Part(Capability),
     Parts,
-    /// The store does not limit temporary credentials to the objects and operations of the grant.
+    /// The store does not limit temporary credentials to the objects and the operations of the grant.
     Credentials,
 }
 
 impl Missing {
-    /// Returns the name of the capability in `status.capabilities`.
+    /// Returns the name with which `status.capabilities` lists the capability.
     pub fn name(self) -> String {
         let (form, parts) = (UploadMode::PostForm.as_str(), UploadMode::Multipart.as_str());
         match self {
@@ -58,7 +58,7 @@ impl Missing {
 }
 
 impl ConformanceReport {
-    /// Creates a result for a conformance check that could not run. If `is_to_be_repeated` is true, Valet repeats
+    /// Creates the result of a conformance check that could not run. If `is_to_be_repeated` is true, Valet repeats
     /// the check soon.
     pub fn untried(why: String, is_to_be_repeated: bool) -> Self {
         Self {
@@ -79,8 +79,9 @@ impl ConformanceReport {
             match missing {
                 Missing::Url(capability) => {
                     can.enforced.remove(capability);
-                    // If the store does not enforce a constraint for single requests, Valet assumes the same for
-                    // multipart and resumable uploads.
+                    // A store that does not enforce a constraint for a single request possibly does not enforce it
+                    // for multipart and resumable uploads. Therefore Valet also removes the constraint for these
+                    // uploads.
                     if let Some(parts) = &mut can.multipart {
                         parts.remove(capability);
                     }
@@ -105,9 +106,10 @@ impl ConformanceReport {
         }
     }
 
-    /// Returns the names of the capabilities that were not checked. If no capability of a mode was checked, the list
-    /// contains one name for the whole mode. `SignedHeadersOnly` is never in the list, because every probe checks it
-    /// and a separate condition reports it.
+    /// Returns the names of the capabilities that the conformance check did not test. If it tested no capability of a
+    /// mode, the list contains one name for the whole mode.
+    ///
+    /// The list never contains `SignedHeadersOnly`, because every probe tests it and a separate condition reports it.
     pub fn untried_names(&self, can: &Capabilities) -> Vec<String> {
         let missing = self.missing.iter().map(|m| m.name());
         let tried: Vec<_> = self.held.iter().cloned().chain(missing).collect();
@@ -135,7 +137,7 @@ impl ConformanceReport {
 mod tests {
     use super::*;
 
-    /// A capability without a result counts as not checked.
+    /// If the check has no result for a capability, the capability counts as not tested.
     #[test]
     fn capabilities_without_a_result_are_listed_as_not_checked() {
         let can = Capabilities {

@@ -1,5 +1,5 @@
-//! The HTTP client of the AWS SDK. It uses the same connections and limits as [`super::client`]. Valet does not use
-//! the SDK's own client, which reads up to 400 KiB of headers and does not limit the body.
+//! The HTTP client of the AWS SDK. It uses the connections and limits of [`super::client`]. Valet does not use the
+//! SDK's own client, because that client reads up to 400 KiB of headers and does not limit the body.
 
 use std::{
     error::Error as StdError,
@@ -23,13 +23,13 @@ use super::{
     client::{Connections, connections, proxy_authorization},
 };
 
-/// The maximum size of an answer's body, in bytes. The limit is needed because the SDK keeps the whole body in
+/// The maximum size of an answer's body, in bytes. Valet needs this limit because the AWS SDK keeps the whole body in
 /// memory, and the server can belong to a tenant. The largest expected answer is a list of 500 parts and has a few
 /// hundred kilobytes.
 pub const MAX_ANSWER: usize = 256 << 10;
 
-/// Returns the shared client for requests to stores of the platform team, to STS and to metadata servers. It can
-/// connect to any address and uses the proxies from the environment.
+/// Returns the client that all stores of the platform team share. It also sends requests to STS and to metadata
+/// servers. It can connect to any address and uses the proxies from the environment.
 pub fn shared() -> SharedHttpClient {
     static CLIENT: OnceLock<SharedHttpClient> = OnceLock::new();
     let make = || {
@@ -43,9 +43,11 @@ pub fn shared() -> SharedHttpClient {
     CLIENT.get_or_init(make).clone()
 }
 
-/// Returns a client that connects only to permitted addresses. The AWS SDK can build another host name from the
-/// endpoint and the bucket, and the client checks this host as well. It checks an IP address before the request, and
-/// a name when the name is resolved. All stores share the client.
+/// Returns a client that connects only to permitted addresses. All stores of tenants share this client.
+///
+/// The AWS SDK can build a new host name from the endpoint and the bucket, and the client also checks this host. If
+/// the host is an IP address, the client checks it before the request. If the host is a name, the client checks the
+/// addresses when it resolves the name.
 pub fn guarded(outward: &EgressPolicy) -> SharedHttpClient {
     let make = || {
         let outward = outward.without_clients();
@@ -61,12 +63,13 @@ pub fn guarded(outward: &EgressPolicy) -> SharedHttpClient {
 
 #[derive(Clone)]
 struct Sdk {
-    /// The pool of connections. It is `None` on a machine without certificate authorities.
+    /// The pool of connections. It is `None` if the machine has no certificate authorities.
     client: Option<Connections<SdkBody>>,
     outward: Option<EgressPolicy>,
     /// The proxies from the environment variables.
     proxies: Option<Arc<Matcher>>,
-    /// The timeout of one answer, if the AWS SDK sets one. The SDK's operations have an additional timeout.
+    /// The timeout of one answer, if the AWS SDK sets such a timeout. In addition, each operation of the SDK has a
+    /// timeout.
     timeout: Option<Duration>,
 }
 
@@ -123,7 +126,7 @@ impl HttpConnector for Sdk {
     }
 }
 
-/// Classifies a failed request for the AWS SDK, which retries only some kinds of errors.
+/// Tells the AWS SDK what kind of error a failed request has, because the SDK retries only some kinds.
 fn failed(error: Box<dyn StdError + Send + Sync>) -> ConnectorError {
     let hyper = causes(&*error).find_map(|e| e.downcast_ref::<hyper::Error>());
     let io = causes(&*error).find_map(|e| e.downcast_ref::<io::Error>());

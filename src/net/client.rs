@@ -1,4 +1,5 @@
-//! An HTTP client for single requests. It has a short timeout and can be limited to permitted addresses.
+//! An HTTP client for single requests. The client has a short timeout. An egress policy can limit the addresses that
+//! it connects to.
 
 use std::{
     fmt,
@@ -42,17 +43,18 @@ use super::{EgressDenied, EgressPolicy, dns};
 
 /// The timeout of one request. It includes the time to connect and to read the answer.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
-/// The timeout for fetching credentials, including all requests that are needed. After a timeout, Valet uses the
+/// The timeout for fetching credentials, including all requests that this needs. After the timeout, Valet uses the
 /// current credentials if they still work.
 pub const SOURCE_TIMEOUT: Duration = Duration::from_secs(4);
-/// The maximum size of an answer's body, in bytes. Tokens are the largest answers and have a few kilobytes.
+/// The maximum size of an answer's body, in bytes. Tokens are the largest answers, and they have only a few
+/// kilobytes.
 const MAX_ANSWER: usize = 64 * 1024;
 /// The maximum size of all headers of an answer, in bytes. Valet needs a limit because the server can belong to a
 /// tenant. Amazon S3 allows 2 KB of user metadata in the headers.
 pub const MAX_HEADERS: usize = 16 * 1024;
 
-/// Returns the value of the User-Agent header. It contains the program, the version and the platform, as in
-/// Kubernetes clients.
+/// Returns the value of the User-Agent header. Like Kubernetes clients, Valet sends its program name, its version and
+/// its platform.
 pub fn user_agent() -> String {
     let arch = match std::env::consts::ARCH {
         "x86_64" => "amd64",
@@ -73,7 +75,7 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-/// The reason why there is no usable answer. The message contains no text of the request or the answer.
+/// The reason why a request got no usable answer. The message contains no text from the request or the answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unanswered {
     /// The egress policy does not permit the address of the host.
@@ -88,10 +90,10 @@ pub enum Unanswered {
         "the proxy in HTTPS_PROXY does not answer or refuses the connection; if the host needs no proxy, add the host to NO_PROXY"
     )]
     ProxyUnsupported,
-    /// The server's certificate is not trusted or not valid for the host.
+    /// The client does not trust the server's certificate, or the certificate is not valid for the host.
     #[error("{0}")]
     Untrusted(&'static str),
-    /// The machine has no certificate authorities, so no certificate can be verified.
+    /// The machine has no certificate authorities, so the client cannot verify certificates.
     #[error(
         "this machine has no CA certificates, so TLS is not possible; install CA certificates, or set SSL_CERT_FILE"
     )]
@@ -109,16 +111,17 @@ pub enum Unanswered {
 
 pub(super) type Connections<B = Full<Bytes>> = Client<HttpsConnector<Way>, B>;
 
-/// An HTTP client that reuses connections and does not follow redirects.
+/// An HTTP client. It reuses connections and does not follow redirects.
 pub struct Http {
     client: Option<Connections>,
     outward: Option<EgressPolicy>,
 }
 
 impl Http {
-    /// Creates a client. If `outward` is set, the client sends requests only to permitted hosts. It then uses no
-    /// proxy, because a proxy would resolve host names itself. If `outward` is `None`, HTTPS requests use the proxy
-    /// from the environment (`HTTPS_PROXY`, `NO_PROXY`).
+    /// Creates a client. If `outward` is set, the client sends requests only to hosts that this egress policy
+    /// permits. The client then uses no proxy, because a proxy would resolve host names itself.
+    ///
+    /// If `outward` is `None`, HTTPS requests use the proxy from the environment (`HTTPS_PROXY`, `NO_PROXY`).
     pub fn new(outward: Option<EgressPolicy>) -> Self {
         let client = match &outward {
             Some(outward) => {
@@ -130,7 +133,7 @@ impl Http {
         Self { client, outward }
     }
 
-    /// Sends a request, without a retry.
+    /// Sends a request once, without a retry.
     ///
     /// # Errors
     /// Returns [`Unanswered`] if there is no usable answer.
@@ -147,7 +150,8 @@ impl Http {
     }
 
     async fn talk(&self, request: Request<Full<Bytes>>) -> Result<Answer, Unanswered> {
-        // This check covers hosts that are IP addresses, because they need no DNS lookup.
+        // This check is for hosts that are IP addresses. They need no DNS lookup, so the DNS resolver cannot check
+        // them.
         if let Some(outward) = &self.outward {
             let host = request.uri().host().unwrap_or_default();
             outward.check(host).await.map_err(Unanswered::EgressDenied)?;
@@ -170,8 +174,8 @@ impl Http {
     }
 }
 
-/// Creates a pool of connections. If `plain_too` is true, plain HTTP requests also use the proxy from the
-/// environment.
+/// Creates a pool of connections. HTTPS requests use the proxy from the environment. If `plain_too` is true, plain
+/// HTTP requests also use a proxy.
 pub(super) fn connections<B>(
     outward: Option<EgressPolicy>,
     proxies: Option<Matcher>,
@@ -185,8 +189,8 @@ where
     connector.enforce_http(false);
     connector.set_nodelay(true);
     connector.set_connect_timeout(Some(TIMEOUT));
-    // Without certificate authorities no connection is possible, so the function returns `None`. Each request then
-    // reports the problem.
+    // If the machine has no certificate authorities, no connection is possible, so the function returns `None`. Each
+    // request then reports this problem.
     HttpsConnectorBuilder::new().with_native_roots().ok().map(|builder| {
         let way = Way {
             straight: connector,
@@ -221,7 +225,7 @@ fn unanswered(error: &(dyn std::error::Error + 'static)) -> Unanswered {
     }
 }
 
-/// Returns true if the host of an endpoint is in one of these domains. Each domain begins with a dot.
+/// Returns true if the host of an endpoint is in one of these domains. Each domain in the list begins with a dot.
 pub fn is_of(endpoint: &str, domains: &[&str]) -> bool {
     let uri = endpoint.parse::<Uri>().ok();
     let host = uri.as_ref().and_then(|uri| uri.host()).unwrap_or_default();
@@ -230,10 +234,10 @@ pub fn is_of(endpoint: &str, domains: &[&str]) -> bool {
 }
 
 /// Describes the problem with a server's certificate, if the connection failed because of the certificate. The
-/// description contains no text of the certificate, because the certificate is not trusted.
+/// description contains no text from the certificate, because the client does not trust the certificate.
 pub fn untrusted(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
-    // The error is found by its text. Its type cannot be used, because `rustls` errors come from two versions of the
-    // library and are wrapped in `io::Error`.
+    // Valet recognizes the error by its text. It cannot use the type of the error, because `rustls` errors come from
+    // two versions of the library, and an `io::Error` contains them.
     let said = std::iter::successors(Some(error), |e| e.source()).find_map(|e| {
         let text = e.to_string();
         let (_, why) = text.split_once("invalid peer certificate: ")?;
@@ -251,16 +255,18 @@ pub fn untrusted(error: &(dyn std::error::Error + 'static)) -> Option<&'static s
     })
 }
 
-/// Returns true if nobody else can read a request to this address. This is the case for HTTPS and for the machine
-/// itself.
+/// Returns true if only the receiver can read a request to this address. This is the case for HTTPS, and for
+/// addresses of the machine itself.
 pub fn is_private(uri: &Uri) -> bool {
     let is_here = matches!(uri.host(), Some("127.0.0.1" | "[::1]" | "localhost"));
     uri.authority().is_some() && (uri.scheme_str() == Some("https") || uri.scheme_str() == Some("http") && is_here)
 }
 
-/// Connects to a host directly, or through a proxy with a tunnel (`CONNECT`). With a tunnel, the proxy sees only the
-/// host name. Plain HTTP requests use a proxy only if `plain_too` is true. They usually go to metadata servers,
-/// which a proxy cannot reach.
+/// Connects to a host directly, or through a tunnel (`CONNECT`) of a proxy. If the client uses a tunnel, the proxy
+/// sees only the host name.
+///
+/// Plain HTTP requests use a proxy only if `plain_too` is true. Such requests usually go to metadata servers, which a
+/// proxy cannot reach.
 #[derive(Clone)]
 pub(super) struct Way {
     straight: HttpConnector<Resolver>,
@@ -268,7 +274,7 @@ pub(super) struct Way {
     plain_too: bool,
 }
 
-/// A connection. It also records if a proxy forwards the requests of this connection.
+/// A connection. It also records whether a proxy forwards the requests on this connection.
 pub(super) struct Stream {
     io: TokioIo<TcpStream>,
     to_proxy: bool,
@@ -316,7 +322,7 @@ impl rt::Write for Stream {
     }
 }
 
-/// Adds the proxy's credentials to a plain HTTP request that a proxy forwards.
+/// Adds the credentials for the proxy to a plain HTTP request, if a proxy forwards this request.
 pub(super) fn proxy_authorization<B>(proxies: &Matcher, request: &mut Request<B>) {
     if request.uri().scheme() == Some(&Scheme::HTTP)
         && let Some(proxy) = proxies.intercept(request.uri())
@@ -328,7 +334,7 @@ pub(super) fn proxy_authorization<B>(proxies: &Matcher, request: &mut Request<B>
     }
 }
 
-/// The error for a proxy tunnel that could not be opened. It does not contain the proxy's answer.
+/// The error if the client could not open a tunnel through the proxy. The error does not contain the proxy's answer.
 #[derive(Debug)]
 struct ProxyUnsupported;
 
@@ -375,8 +381,8 @@ impl Service<Uri> for Way {
     }
 }
 
-/// A DNS resolver that refuses private and denied addresses. It checks the addresses again for each connection,
-/// because the DNS records of a name can change after an earlier check.
+/// A DNS resolver that refuses private and denied addresses. It checks the addresses for each new connection, because
+/// the DNS records of a name can change after an earlier check.
 #[derive(Clone)]
 struct Resolver(Option<EgressPolicy>);
 
@@ -412,7 +418,8 @@ impl Service<Name> for Resolver {
 mod tests {
     use super::*;
 
-    /// Checks the error texts of rustls 0.23 (`CertificateError`), as connection errors contain them.
+    /// Checks the error texts of rustls 0.23 (`CertificateError`) in the form in which connection errors contain
+    /// them.
     #[test]
     fn tls_error_says_what_is_wrong_with_the_certificate() {
         for (said, told) in [

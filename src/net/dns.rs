@@ -1,6 +1,6 @@
 //! DNS lookups for hosts that tenants choose. The lookups have a timeout, a limited number of threads and a short
-//! cache. The limits are needed because the owner of a store can run the DNS server that answers for the store's
-//! host.
+//! cache. Valet needs these limits because a tenant can run the DNS server that answers the lookups for the tenant's
+//! own host.
 
 use std::{
     collections::HashMap,
@@ -16,13 +16,13 @@ use futures::{
 };
 use tokio::{sync::Semaphore, time::Instant};
 
-/// The timeout of a DNS lookup. The system's resolver can take more than half a minute.
+/// The timeout of a DNS lookup. Without this timeout, the system's resolver can take more than half a minute.
 pub const TIMEOUT: Duration = Duration::from_secs(3);
-/// The results of DNS lookups, including errors, are cached for 5 seconds. Each use of a cached result checks again
-/// if the address is permitted.
+/// Valet caches the result of a DNS lookup for 5 seconds, also if the result is an error. Before each use of a cached
+/// result, Valet checks again whether the address is permitted.
 const FRESH: Duration = Duration::from_secs(5);
-/// The maximum number of DNS lookups at the same time. Each lookup occupies a thread until the system's resolver
-/// ends, even if the lookup has timed out before.
+/// Valet runs at most 128 DNS lookups at the same time. Each lookup occupies a thread until the system's resolver
+/// ends. After a timeout, the lookup continues to occupy its thread.
 const THREADS: usize = 128;
 
 type Lookup = Shared<BoxFuture<'static, std::result::Result<Vec<IpAddr>, ErrorKind>>>;
@@ -30,8 +30,8 @@ type Lookup = Shared<BoxFuture<'static, std::result::Result<Vec<IpAddr>, ErrorKi
 struct Kept {
     began: Instant,
     lookup: Lookup,
-    /// This is true if a caller waited for this DNS lookup until the timeout. Later callers do not wait for the
-    /// lookup.
+    /// This is true if a caller waited for this DNS lookup until the timeout. Callers that come later do not wait for
+    /// this lookup.
     is_slow: bool,
 }
 
@@ -73,8 +73,8 @@ async fn lookup_by(host: &str, resolve: fn(&str) -> Result<Vec<IpAddr>>) -> Resu
     }
 }
 
-/// Starts a DNS lookup in a task of its own. The task continues if no caller waits for it, and then frees its
-/// thread.
+/// Starts a DNS lookup in a separate task. The task continues even if no caller waits for it. When the lookup ends,
+/// the task frees its thread.
 fn begin(host: String, resolve: fn(&str) -> Result<Vec<IpAddr>>) -> Lookup {
     let task = tokio::spawn(async move {
         let permit = PERMITS.clone().acquire_owned().await.map_err(|_| ErrorKind::Other)?;

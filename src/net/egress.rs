@@ -13,10 +13,10 @@ use ipnet::IpNet;
 
 use super::{client::Connections, dns::lookup};
 
-/// The egress policy: it decides which addresses the stores of tenants can use. Public addresses are permitted, and
-/// also the networks that the platform team allows. Networks that the platform team denies are never permitted.
+/// The egress policy: it decides which addresses the stores of tenants can use. The policy permits public addresses
+/// and the networks that the platform team allows. It never permits networks that the platform team denies.
 ///
-/// The policy is needed because a user who can create an ObjectStore chooses where the operator sends requests. The
+/// Valet needs the policy because a user who can create an ObjectStore chooses where the operator sends requests. The
 /// operator can reach addresses that a tenant cannot reach: its loopback address, the machine's metadata server, and
 /// services of other teams.
 ///
@@ -31,12 +31,13 @@ pub struct EgressPolicy {
     pub(super) clients: Arc<Clients>,
 }
 
-/// The shared HTTP clients that connect only to permitted addresses. Each client is created at its first use.
+/// The shared HTTP clients that connect only to permitted addresses. Valet creates each client when it uses the
+/// client for the first time.
 #[derive(Default)]
 pub(super) struct Clients {
     pub aws: OnceLock<SharedHttpClient>,
-    /// The HTTP client for all requests that do not use the AWS SDK. It is `None` on a machine without certificate
-    /// authorities.
+    /// The HTTP client for all requests that the AWS SDK does not send. It is `None` if the machine has no
+    /// certificate authorities.
     pub plain: OnceLock<Option<Connections>>,
 }
 
@@ -50,15 +51,15 @@ impl fmt::Debug for Clients {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EgressDenied {
     host: String,
-    /// The reason, as a clause, if the host is an IP address. It is `None` if the host is a name.
+    /// If the host is an IP address, this value gives the reason as a clause. It is `None` if the host is a name.
     class: Option<&'static str>,
 }
 
 impl fmt::Display for EgressDenied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, class } = self;
-        // For a name, the message contains neither the address nor its kind. Otherwise a tenant could use the operator
-        // to resolve internal names.
+        // If the host is a name, the message contains neither the address nor the kind of the address. Otherwise a
+        // tenant could use the operator to resolve internal names.
         let why = class.unwrap_or("the host name resolves to an address that is not allowed");
         write!(
             f,
@@ -70,7 +71,7 @@ impl fmt::Display for EgressDenied {
 impl StdError for EgressDenied {}
 
 impl EgressPolicy {
-    /// Creates a policy that permits public addresses and these networks.
+    /// Creates a policy that permits public addresses and the networks in `allowed`.
     pub fn new(allowed: impl Into<Arc<[IpNet]>>) -> Self {
         Self {
             allowed: allowed.into(),
@@ -80,7 +81,7 @@ impl EgressPolicy {
         }
     }
 
-    /// Denies these networks, even if they are public or allowed.
+    /// Denies these networks, even if they are public or the platform team allows them.
     #[must_use]
     pub fn denying(self, denied: impl Into<Arc<[IpNet]>>) -> Self {
         Self {
@@ -97,7 +98,7 @@ impl EgressPolicy {
         Self::default().denying(all)
     }
 
-    /// Allows write requests if `may_change` is true.
+    /// If `may_change` is true, the policy allows write requests to endpoints that tenants choose.
     pub fn changing(self, may_change: bool) -> Self {
         Self { may_change, ..self }
     }
@@ -107,8 +108,8 @@ impl EgressPolicy {
         self.may_change
     }
 
-    /// Returns a copy of the policy without the HTTP clients. The clients contain such a copy, because a complete
-    /// copy would create a reference cycle.
+    /// Returns a copy of the policy without its HTTP clients. The HTTP clients contain this copy. A copy with the
+    /// clients in it would create a reference cycle.
     pub(super) fn without_clients(&self) -> Self {
         Self {
             clients: Arc::default(),
@@ -116,8 +117,8 @@ impl EgressPolicy {
         }
     }
 
-    /// Checks the host of an endpoint. If the host is a name, the method resolves it. A name that cannot be resolved
-    /// is not an error, because no connection to it is possible.
+    /// Checks the host of an endpoint. If the host is a name, the method resolves the name. If the method cannot
+    /// resolve the name, it returns no error, because nobody can connect to such a host.
     ///
     /// # Errors
     /// Returns [`EgressDenied`] if one of the host's addresses is not permitted.
@@ -133,8 +134,8 @@ impl EgressPolicy {
         }
     }
 
-    /// Checks a host without a DNS lookup. It checks IP addresses and special names such as `localhost`. Other names
-    /// are checked later, when they are resolved.
+    /// Checks a host without a DNS lookup. The method checks IP addresses and special names such as `localhost`.
+    /// Valet checks all remaining names later, when it resolves them.
     ///
     /// # Errors
     /// Returns [`EgressDenied`] if the address is not permitted.
@@ -151,7 +152,7 @@ impl EgressPolicy {
             Err(_) if ends_in_a_number(bare) => {
                 inward("the host ends with a number and can become an IP address together with a bucket name")
             }
-            // The reserved names are defined in "Special-Use Domain Names" (RFC 6761).
+            // The document "Special-Use Domain Names" (RFC 6761) defines the reserved names.
             Err(_) if is_local(bare) => {
                 let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
                 match addresses.into_iter().any(|ip| self.permit(bare, [ip]).is_ok()) {
@@ -182,7 +183,7 @@ impl EgressPolicy {
     }
 }
 
-/// Removes the brackets of an IPv6 address from a host.
+/// Removes the brackets from a host that is an IPv6 address.
 fn bare(host: &str) -> &str {
     host.trim_start_matches('[').trim_end_matches(']')
 }
@@ -192,7 +193,7 @@ fn is_local(host: &str) -> bool {
     name == "localhost" || name.ends_with(".localhost")
 }
 
-/// The DNS resolver checks each name again for a connection, because the DNS records of a name can change after an
+/// For each connection, the DNS resolver checks the addresses of the name again. The DNS records can change after an
 /// earlier check.
 impl ResolveDns for EgressPolicy {
     fn resolve_dns<'a>(&'a self, name: &'a str) -> DnsFuture<'a> {
@@ -205,8 +206,8 @@ impl ResolveDns for EgressPolicy {
     }
 }
 
-/// Returns true if resolvers can read the host as an IP address in an unusual form, such as `127.1`, `0x7f.1` or
-/// `2130706433` (URL Standard, "ends in a number"). A DNS name never ends with a number.
+/// Returns true if a resolver can read the host as an IP address in an unusual form, such as `127.1`, `0x7f.1` or
+/// `2130706433` (URL Standard, "ends in a number"). The last part of a DNS name is never a number.
 fn ends_in_a_number(host: &str) -> bool {
     let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
     let is_decimal = !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit());
@@ -214,8 +215,8 @@ fn ends_in_a_number(host: &str) -> bool {
     is_decimal || hex.is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
-/// Returns the IPv4 address that an IPv6 address contains. The forms are: mapped (RFC 4291), NAT64 (RFC 6052), 6to4
-/// (RFC 3056) and ISATAP (RFC 5214).
+/// Returns the IPv4 address that an IPv6 address contains. These kinds of IPv6 addresses contain an IPv4 address:
+/// mapped (RFC 4291), NAT64 (RFC 6052), 6to4 (RFC 3056) and ISATAP (RFC 5214).
 fn plain(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else { return address };
     let [a, b, c, d, e, f, g, h] = v6.segments();
@@ -231,7 +232,7 @@ fn plain(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Describes an address that is not public, as a clause (IANA registries of special-purpose addresses, RFC 6890).
+/// Describes in a clause why an address is not public (IANA registries of special-purpose addresses, RFC 6890).
 /// Returns `None` for a public address.
 fn class(address: IpAddr) -> Option<&'static str> {
     match plain(address) {
@@ -243,8 +244,8 @@ fn class(address: IpAddr) -> Option<&'static str> {
 fn class_v4(v4: Ipv4Addr) -> Option<&'static str> {
     let [a, b, c, d] = v4.octets();
     match (a, b, c) {
-        // The registries list this address as public. On an Azure machine, however, it leads to the machine's host,
-        // which returns secrets.
+        // The IANA registries list this address as public. On an Azure machine, however, the host of the machine
+        // answers at this address and returns secrets.
         (168, 63, 129) if d == 16 => {
             Some("an Azure virtual machine reaches the services of its host at this address")
         }
@@ -271,10 +272,10 @@ fn class_v6(v6: Ipv6Addr) -> Option<&'static str> {
         Some("the address is private")
     } else {
         match v6.segments() {
-            // A Teredo address contains an IPv4 address. A Teredo relay decides which host it leads to.
+            // A Teredo address contains an IPv4 address. A Teredo relay decides which host receives the packets.
             [0x2001, 0, ..] => Some("the address is a Teredo address"),
             [0x2001, 0x0db8, ..] | [0x3fff, 0..=0x0fff, ..] => Some("the address is reserved for documentation"),
-            // Global unicast addresses are 2000::/3 without the protocol assignments in 2001::/23. All other
+            // Public IPv6 addresses are in 2000::/3, but not in the protocol assignments 2001::/23. All remaining
             // addresses are special or unassigned.
             [0x2001, 0..=0x01ff, ..] => Some("the address is not public"),
             [first, ..] if first & 0xe000 != 0x2000 => Some("the address is not public"),
@@ -343,20 +344,22 @@ mod tests {
             ("fc00::1", true),
             ("ff02::1", true),
             ("2a05:d018::1", false),
-            // These addresses are IPv4-compatible (deprecated), IPv4-translated, and local-use NAT64 (RFC 8215).
+            // The kinds of these IPv6 addresses are IPv4-compatible (deprecated), IPv4-translated, and local-use
+            // NAT64 (RFC 8215).
             ("::127.0.0.1", true),
             ("::52.218.0.1", true),
             ("::ffff:0:127.0.0.1", true),
             ("64:ff9b:1::7f00:1", true),
             ("64:ff9b::1:34da:1", true),
-            // These addresses are 6to4 and ISATAP, each with a private and a public IPv4 address.
+            // These are 6to4 and ISATAP addresses. Each kind is tested with a private and a public IPv4 address
+            // inside.
             ("2002:a00:1::1", true),
             ("2002:34da:1::1", false),
             ("2a05:d018::5efe:10.0.0.1", true),
             ("2a05:d018::200:5efe:10.0.0.1", true),
             ("2a05:d018::5efe:52.218.0.1", false),
-            // These addresses are Teredo, protocol assignments and documentation, with the addresses directly before
-            // and after them.
+            // These are the ranges for Teredo, protocol assignments and documentation. The test also contains the
+            // addresses directly before and after these ranges.
             ("2001:0:4136:e378:8000:63bf:3fff:fdd2", true),
             ("2001::1", true),
             ("2001:2::1", true),
@@ -393,12 +396,13 @@ mod tests {
                 "{address}"
             );
         }
-        // A host is refused if at least one of its addresses is not permitted.
+        // The policy refuses a host if at least one address of the host is not permitted.
         let both = ["52.218.0.1".parse().unwrap(), "10.0.0.1".parse().unwrap()];
         assert!(outward.permit("s3.example", both).is_err());
     }
 
-    /// A denied network is refused in every notation of its addresses, even if the network is also allowed.
+    /// The policy refuses a denied network in every notation of its addresses, even if the platform team also allows
+    /// the network.
     #[test]
     fn denied_network_is_refused_even_if_it_is_public_or_allowed() {
         let net = |text: &str| text.parse::<IpNet>().unwrap();
@@ -437,7 +441,7 @@ mod tests {
         );
     }
 
-    /// A tenant cannot use the operator to resolve internal names.
+    /// A tenant must not be able to use the operator to resolve internal names.
     #[test]
     fn refusal_of_a_host_name_does_not_show_its_address() {
         let outward = EgressPolicy::default().denying(["52.218.0.0/16".parse::<IpNet>().unwrap()]);
@@ -451,7 +455,7 @@ mod tests {
         assert_eq!(of("10.0.0.1"), of("169.254.169.254"));
         assert_eq!(of("10.0.0.1"), of("52.218.0.1"));
         assert!(!of("10.0.0.1").contains("10.0.0.1"), "{}", of("10.0.0.1"));
-        // The message can contain an IP address that the user wrote, because the user already knows it.
+        // If the user wrote an IP address, the message can contain this address, because the user already knows it.
         assert!(said("10.0.0.1", "10.0.0.1").contains("10.0.0.1, because the address is private"));
     }
 
@@ -481,7 +485,7 @@ mod tests {
     #[tokio::test]
     async fn endpoint_host_in_any_notation_of_an_internal_ip_is_refused() {
         let outward = EgressPolicy::default();
-        // Resolvers read these forms as IP addresses.
+        // A resolver reads each of these hosts as an IP address.
         for host in [
             "localhost",
             "127.1",
@@ -497,7 +501,7 @@ mod tests {
         assert_eq!(outward.check("52.218.0.1").await, Ok(()));
     }
 
-    /// Two stores share one HTTP client, which saves memory.
+    /// Two stores share one HTTP client. This saves memory.
     #[test]
     fn stores_with_the_same_egress_policy_share_an_http_client() {
         let outward = EgressPolicy::default();

@@ -12,23 +12,23 @@ use tracing::warn;
 use super::scope::{NamedSender, SenderScope};
 use crate::net::client::Http;
 
-/// The URL of the public keys that verify Google's identity tokens.
+/// Google publishes the public keys that verify its identity tokens at this URL.
 pub const CERTIFICATES: &str = "https://www.googleapis.com/oauth2/v3/certs";
 /// The issuers that a Google identity token can name.
 const ISSUERS: [&str; 2] = ["https://accounts.google.com", "accounts.google.com"];
 /// Valet downloads Google's public keys again when the cached keys are one hour old. Google replaces the keys about
-/// once a week and publishes new keys a day before.
+/// once a week, and it publishes a new key one day before its first use.
 const FRESHNESS: Duration = Duration::from_secs(3600);
-/// Valet waits at least one minute between two downloads of Google's public keys. Otherwise an attacker could cause
-/// many downloads with forged tokens that name unknown keys.
+/// Valet waits at least one minute between two downloads of Google's public keys. Without this pause, an attacker
+/// could cause many downloads with forged tokens that name unknown keys.
 const PAUSE: Duration = Duration::from_secs(60);
-/// The clock difference that Valet tolerates when it checks a token, in seconds.
+/// When Valet checks a token, it tolerates a clock difference of 60 seconds.
 const SKEW: i64 = 60;
-/// The maximum length of an identity token, in bytes. Google's tokens have about 1 KiB.
+/// The maximum length of an identity token that Valet accepts, in bytes. Google's tokens have about 1 KiB.
 const LONGEST: usize = 8 * 1024;
 
-/// Verifies the identity tokens that Pub/Sub sends (OpenID Connect). Google must have signed the token. The token
-/// must name the configured audience and one of the configured accounts.
+/// Verifies the identity tokens that Pub/Sub sends (OpenID Connect). A valid token is signed by Google, and names the
+/// configured audience and one of the configured accounts.
 pub struct GoogleTokens {
     accounts: Vec<NamedSender>,
     audience: String,
@@ -77,8 +77,8 @@ struct PublishedKey {
 }
 
 impl GoogleTokens {
-    /// Accepts identity tokens of these accounts for this audience. `certificates` is the URL of Google's public
-    /// keys.
+    /// Creates a verifier for identity tokens of these accounts and this audience. `certificates` is the URL of
+    /// Google's public keys.
     pub fn new(accounts: Vec<NamedSender>, audience: String, certificates: Uri) -> Self {
         Self {
             accounts,
@@ -89,8 +89,8 @@ impl GoogleTokens {
         }
     }
 
-    /// Returns the stores that the token's account is allowed to report. Returns `None` if the request has no valid
-    /// token.
+    /// Returns the stores for which the account in the token is allowed to send notifications. Returns `None` if the
+    /// request has no valid token.
     pub async fn admit(&self, headers: &HeaderMap) -> Option<SenderScope> {
         let presented = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok());
         let token = presented.and_then(|v| v.split_once(' '));
@@ -109,7 +109,7 @@ impl GoogleTokens {
         let head: Head = serde_json::from_slice(&decoded(head)?).ok()?;
         let claims: Claims = serde_json::from_slice(&decoded(claims)?).ok()?;
         let scope = NamedSender::scope_of(&self.accounts, &claims.email);
-        // Valet checks these fields first. If they are wrong, it rejects the token without a download of public
+        // Valet checks these fields first. If they are wrong, Valet rejects the token and does not download public
         // keys.
         let is_meant = head.alg == "RS256"
             && ISSUERS.contains(&claims.iss.as_str())
@@ -129,8 +129,8 @@ impl GoogleTokens {
         Some(scope)
     }
 
-    /// Returns Google's public keys. It downloads the keys again if the cached keys are too old or do not contain
-    /// this key ID.
+    /// Returns Google's public keys. If the cached keys are too old or do not contain this key ID, the method
+    /// downloads the keys again.
     async fn known(&self, kid: &str) -> Known {
         let mut keys = self.keys.lock().await;
         let is_fresh = keys.read.is_some_and(|read| read.elapsed() < FRESHNESS) && keys.known.contains_key(kid);
@@ -204,8 +204,8 @@ mod tests {
         format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
     }
 
-    /// Starts a server that publishes these keys. It also returns a counter of the requests that the server
-    /// received.
+    /// Starts a server that publishes these keys. Returns the URL of the server and a counter of the requests that
+    /// the server received.
     fn publisher(body: String) -> (Uri, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let uri = format!("http://{}/certs", listener.local_addr().unwrap())
@@ -272,7 +272,7 @@ mod tests {
             assert!(scope.is_none() || scope == of_the_account, "{scope:?}");
             scope.is_some()
         };
-        // Valet must not download public keys for a request that it rejects without them.
+        // If Valet can reject a request without public keys, it must not download public keys for this request.
         assert!(tokens.admit(&HeaderMap::new()).await.is_none());
         for (name, value) in [
             ("iss", json!("https://accounts.example.com")),

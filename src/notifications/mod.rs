@@ -1,6 +1,6 @@
-//! Receives notifications from stores that an object was created. A notification is only a hint: Valet reconciles
-//! the grants that wait for the object, and asks the store for the object's state. Therefore repeated, late or
-//! forged notifications do no harm.
+//! Receives notifications: messages from stores that an object was created. Valet does not trust a notification. It
+//! reconciles the grants that wait for the object, and asks the store for the state of the object. Therefore
+//! repeated, late or forged notifications do no harm.
 
 mod google;
 pub mod payload;

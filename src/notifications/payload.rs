@@ -1,5 +1,5 @@
-//! Parses the notifications of the supported stores. Each provider has a format of its own. Valet reads only the
-//! bucket and the object key from a notification, because it does not trust the other content.
+//! Parses the notifications of the supported stores. Each provider has a different message format. Valet reads only
+//! the bucket and the object key from a notification, because it does not trust the rest of the message.
 
 mod cloud_events;
 mod event_grid;
@@ -17,36 +17,37 @@ use keys::readings;
 use pub_sub::Pushed;
 pub use sns::Subscription;
 
-/// The maximum size of a message, in bytes. SNS and EventBridge send at most 256 KiB of text, and SNS can make the
-/// text larger by escaping it.
+/// The maximum size of a message, in bytes. SNS and EventBridge send at most 256 KiB of text. In an SNS message,
+/// escape characters can make this text larger.
 pub const MAX_BYTES: usize = 512 * 1024;
 
-/// The maximum number of objects in one message. A store sends one object per message, so a message with more than
-/// 100 objects does not come from a store.
+/// Valet accepts at most 100 objects in one message. A store sends one object per message, so a message with more
+/// than 100 objects does not come from a store.
 pub const MAX_OBJECTS: usize = 100;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notification {
-    /// The message reports that these objects were created. The list is empty for a test message or for another kind
-    /// of event.
+    /// The message reports that these objects were created. The list is empty for a test message, and for an event
+    /// that does not report a created object.
     Arrived(Vec<ObjectCreated>),
-    /// An SNS topic asks Valet to confirm the subscription.
+    /// An SNS topic asks Valet to confirm a subscription.
     Subscription(Subscription),
     /// Event Grid validates a subscription. Valet must return this code in its answer.
     Validation(String),
 }
 
-/// An object that was created, according to a notification.
+/// An object that was created, as a notification reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectCreated {
     pub bucket: String,
     /// All object keys that the text in the notification can mean. S3 encodes object keys as form data, EventBridge
-    /// does not encode them, and other services use percent-encoding. Therefore the same text can mean several
-    /// object keys. A poll for a wrong object key does no harm.
+    /// does not encode them, and the remaining services use percent-encoding.
+    ///
+    /// Therefore one text can mean several object keys. If Valet polls a wrong object key, this does no harm.
     pub keys: Vec<String>,
 }
 
-/// The error for a message that is not a notification. The error contains no text of the message.
+/// The error for a message that is not a valid notification. The error contains no text from the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error(
     "the message is not a notification of S3, MinIO, versitygw, EventBridge, SNS, Event Grid or Google Cloud Storage"
@@ -57,7 +58,7 @@ pub struct Malformed;
 struct Message {
     #[serde(rename = "Records")]
     records: Option<Vec<Record>>,
-    /// The name of a test message, `s3:TestEvent`. A test message names no object.
+    /// This field has the value `s3:TestEvent` in a test message. A test message names no object.
     #[serde(rename = "Event")]
     test: Option<String>,
     #[serde(rename = "detail-type")]
@@ -101,15 +102,15 @@ struct Object {
     key: String,
 }
 
-/// Parses a message. The only headers that it reads are those of a CloudEvent.
+/// Parses a message. The function reads only those headers that describe a CloudEvent.
 ///
 /// # Errors
-/// Returns [`Malformed`] if the message is not a notification.
+/// Returns [`Malformed`] if the message is not a valid notification.
 pub fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Notification, Malformed> {
     if cloud_events::is_in_headers(headers) {
         return cloud_events::in_headers(headers);
     }
-    // A JSON array always comes from Event Grid.
+    // If the body is a JSON array, it always comes from Event Grid.
     if body.trim_ascii_start().first() == Some(&b'[') {
         return event_grid::parse(body).or_else(|_| cloud_events::list(body));
     }
@@ -130,7 +131,7 @@ pub fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Notification, Malformed
 }
 
 fn read(text: &[u8]) -> Result<Message, Malformed> {
-    // The parser's error is dropped, because it can contain text of the message.
+    // Valet does not show the parser's error, because the error can contain text from the message.
     serde_json::from_slice(text).map_err(|_| Malformed)
 }
 
@@ -159,8 +160,8 @@ fn objects(message: Message) -> Result<Notification, Malformed> {
     Ok(Notification::Arrived(arrived))
 }
 
-/// Returns true if the event name means that an object was created. AWS sends `ObjectCreated:Put`; MinIO and
-/// versitygw send `s3:ObjectCreated:Put`.
+/// Returns true if the event name reports that an object was created. AWS sends the name `ObjectCreated:Put`. MinIO
+/// and versitygw send the name `s3:ObjectCreated:Put`.
 fn is_arrival(event: &str) -> bool {
     event.strip_prefix("s3:").unwrap_or(event).starts_with("ObjectCreated:")
 }

@@ -6,13 +6,14 @@ use http_body_util::Full;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-/// The timeout for the leader's answer. It is short because versitygw waits only 3 s for the whole request.
+/// The timeout for the answer of the leader. The timeout is short because versitygw waits only 3 s for the whole
+/// notification request.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A header that marks a forwarded message. A replica never forwards such a message again.
+/// A header that marks a notification which a replica has forwarded. No replica forwards a message with this header.
 pub const RELAYED: &str = "valet-relayed";
 
-/// The headers that Valet forwards to the leader. They contain the sender's token and the description of a
+/// The headers that Valet forwards to the leader. They contain the sender's token and the headers that describe a
 /// CloudEvent.
 const PASSED: [&str; 6] = [
     "authorization",
@@ -23,7 +24,7 @@ const PASSED: [&str; 6] = [
     "ce-subject",
 ];
 
-/// The address of the leader's notification receiver. It comes from the Lease.
+/// The address at which the leader receives notifications. Valet reads the address from the Lease.
 #[derive(Debug, Default)]
 pub struct Leader(Mutex<Option<SocketAddr>>);
 
@@ -39,7 +40,8 @@ impl Leader {
     }
 }
 
-/// Forwards a message unchanged and returns the leader's status. Returns `None` if the leader does not answer.
+/// Forwards a message to the leader without changes. Returns the status of the leader's answer, or `None` if the
+/// leader does not answer.
 pub async fn pass_on(to: SocketAddr, path: &str, headers: &HeaderMap, body: Bytes) -> Option<StatusCode> {
     tokio::time::timeout(TIMEOUT, send(to, path, headers, body))
         .await

@@ -1,27 +1,27 @@
-//! Defines the stores that a sender is allowed to report in notifications.
+//! Defines for which stores a sender is allowed to send notifications.
 
 use std::{collections::BTreeSet, str::FromStr};
 
 use crate::{api::StoreKind, core::StoreId};
 
-/// The stores that a sender is allowed to report. The bucket name in a message cannot decide this, because the owner
-/// of an ObjectStore can name any bucket.
+/// The stores for which a sender is allowed to send notifications. The bucket name in a message cannot decide this,
+/// because the owner of an ObjectStore can write any bucket name into the store's spec.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SenderScope(BTreeSet<Stores>);
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stores {
-    /// This is the form `NAME`.
+    /// The form `NAME` names one ClusterObjectStore.
     Cluster(String),
-    /// This is the form `*`.
+    /// The form `*` names all ClusterObjectStores.
     AllClusters,
-    /// This is the form `NAMESPACE/NAME`.
+    /// The form `NAMESPACE/NAME` names one ObjectStore.
     Namespaced(String, String),
-    /// This is the form `NAMESPACE/*`.
+    /// The form `NAMESPACE/*` names all ObjectStores of a namespace.
     AllNamespaced(String),
 }
 
-/// The accepted forms of store names, as a sentence for error messages.
+/// The forms of store names that Valet accepts, as a sentence for error messages.
 pub const STORE_NAMES: &str = "the accepted store names are NAME for a ClusterObjectStore, NAMESPACE/NAME for an ObjectStore, * for all ClusterObjectStores, and NAMESPACE/* for all ObjectStores of a namespace";
 
 impl SenderScope {
@@ -37,7 +37,7 @@ impl SenderScope {
         })
     }
 
-    /// Returns true if `other` contains every store of this scope.
+    /// Returns true if the scope `other` contains every store of this scope.
     pub fn is_within(&self, other: &Self) -> bool {
         self.0.iter().all(|stores| {
             let wider = match stores {
@@ -58,8 +58,9 @@ impl SenderScope {
         self.0.extend(other.0.iter().cloned());
     }
 
-    /// Parses store names in the forms of [`STORE_NAMES`]. The error is the position of the first invalid word. The
-    /// error does not contain the word itself, because a user can have written a secret token in this position.
+    /// Parses store names in the forms of [`STORE_NAMES`]. If a word is invalid, the error is the position of the
+    /// first invalid word. The error does not contain the word itself, because a user can have written a secret token
+    /// there.
     pub fn read<'a>(words: impl Iterator<Item = &'a str>) -> Result<Self, usize> {
         words
             .enumerate()
@@ -87,7 +88,8 @@ fn stores(word: &str) -> Option<Stores> {
     })
 }
 
-/// A sender with a name (an SNS topic or a Google account), and a store that the sender is allowed to report.
+/// A sender with a name (an SNS topic or a Google account), and a store for which the sender is allowed to send
+/// notifications.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedSender {
     /// The ARN of the SNS topic, or the name of the Google account.
@@ -96,7 +98,7 @@ pub struct NamedSender {
 }
 
 impl NamedSender {
-    /// Returns the stores of all entries with this sender name. The result is empty if there is no such entry.
+    /// Returns the stores of all entries with this sender name. The result is empty if no entry has this sender name.
     pub fn scope_of(senders: &[Self], name: &str) -> SenderScope {
         let mut scope = SenderScope::default();
         for sender in senders.iter().filter(|s| s.name == name) {

@@ -27,38 +27,39 @@ use crate::{
 /// The URL path of the notification receiver.
 pub const PATH: &str = "/notifications";
 
-/// These are the headers of a CloudEvents validation request and of its answer.
+/// The headers of a CloudEvents validation request and of the answer to this request.
 const REQUEST_ORIGIN: HeaderName = HeaderName::from_static("webhook-request-origin");
 const ALLOWED_ORIGIN: HeaderName = HeaderName::from_static("webhook-allowed-origin");
 const ALLOWED_RATE: HeaderName = HeaderName::from_static("webhook-allowed-rate");
-/// The origin that Event Grid sends in a validation request ("Endpoint validation with CloudEvents schema").
+/// Event Grid sends this origin in a validation request ("Endpoint validation with CloudEvents schema").
 const EVENT_GRID: &str = "eventgrid.azure.net";
-/// The maximum length of an origin, which is a DNS name.
+/// The maximum length of an origin. An origin is a DNS name.
 const MAX_ORIGIN: usize = 253;
 
-/// The connection limits of the notification receiver. Stores send one short message per connection. Each connection
-/// can need memory for a message of 512 KiB, so all connections together use at most 32 MiB.
+/// The connection limits of the notification receiver. Stores send one short message per connection. One connection
+/// can need memory for a message of 512 KiB. With these limits, all connections together use at most 32 MiB.
 const BOUNDS: Bounds = Bounds {
     connections: 64,
     headers: Duration::from_secs(5),
     whole: Duration::from_secs(10),
 };
-/// The value of the `Retry-After` header, in seconds. A replica starts or becomes the leader within seconds.
+/// The value of the `Retry-After` header, in seconds. A replica needs only some seconds to start or to become the
+/// leader.
 const RETRY_AFTER: &str = "2";
 
 /// The HTTP server that receives notifications from stores.
 pub struct Receiver {
-    /// The tokens that the receiver accepts.
+    /// The sender tokens that the receiver accepts.
     pub tokens: Tokens,
-    /// The Google identity tokens that the receiver accepts. It is `None` if no Google account is configured.
+    /// The verifier of Google identity tokens. It is `None` if no Google account is configured.
     pub google: Option<GoogleTokens>,
     /// The index of the uploads that grants wait for.
     pub awaited: Arc<UploadIndex>,
-    /// The SNS topics whose subscriptions the receiver confirms.
+    /// The SNS topics whose subscriptions Valet confirms.
     pub topics: Topics,
-    /// The health state. It says if this replica is the leader and ready.
+    /// The health state of this replica. It says whether the replica is ready and whether it is the leader.
     pub health: Health,
-    /// The address of the leader. A replica that is not the leader forwards notifications to it.
+    /// The address of the leader. If this replica is not the leader, it forwards notifications to this address.
     pub leader: Arc<Leader>,
     pub metrics: Arc<Metrics>,
 }
@@ -76,14 +77,14 @@ impl Receiver {
         let app = Router::new()
             .route(PATH, post(take).options(permit))
             .with_state(Arc::new(self));
-        // Some clients, such as versitygw, never close their connections. The limits close idle connections, because
-        // these clients would otherwise use up all connections.
+        // Some clients, such as versitygw, never close their connections. The limits close idle connections.
+        // Otherwise these clients would use up all connections.
         answer(listener, app, BOUNDS, "a notification").await;
         Ok(())
     }
 
-    /// Returns the stores that the sender of this request is allowed to report. Returns `None` if the sender is
-    /// unknown.
+    /// Returns the stores for which the sender of this request is allowed to send notifications. Returns `None` if
+    /// Valet does not know the sender.
     async fn admit(&self, headers: &HeaderMap) -> Option<SenderScope> {
         match (self.tokens.admit(headers).await, &self.google) {
             (Some(scope), _) => Some(scope),
@@ -103,8 +104,9 @@ impl Receiver {
             Err(_) => return self.malformed(StatusCode::PAYLOAD_TOO_LARGE),
         };
         let said = parse_notification(&head.headers, &body);
-        // Every replica answers a validation itself, because the answer does not depend on grants. The replica
-        // cannot forward the request, because a forwarded request returns only a status and no body.
+        // Every replica answers a validation request itself, because the answer does not depend on grants. The
+        // replica cannot forward the request: the leader's answer to a forwarded request has no body, but a
+        // validation needs one.
         if let Ok(Notification::Validation(code)) = &said {
             info!("an Event Grid subscription was validated");
             let answer = serde_json::json!({"validationResponse": code}).to_string();
@@ -121,7 +123,7 @@ impl Receiver {
                 self.metrics.notified("unknown", arrived.len() - known);
                 StatusCode::NO_CONTENT.into_response()
             }
-            // If Valet does not confirm the subscription, SNS repeats the request later.
+            // If Valet does not confirm the subscription, SNS sends the request again later.
             Ok(Notification::Subscription(subscription)) => match self.topics.confirm(&subscription, &sender).await {
                 true => StatusCode::NO_CONTENT.into_response(),
                 false => {
@@ -133,8 +135,8 @@ impl Receiver {
         }
     }
 
-    /// Answers a sender that asks for permission to send CloudEvents ("HTTP 1.1 Web Hooks for Event Delivery",
-    /// "Abuse Protection"). The question protects endpoints that somebody registers without permission. The answer
+    /// Answers a CloudEvents sender that asks whether it can send events ("HTTP 1.1 Web Hooks for Event Delivery",
+    /// "Abuse Protection"). The question protects an endpoint that somebody registers without permission. The answer
     /// does not replace authentication, because each event still needs a token.
     async fn permit(&self, headers: &HeaderMap) -> Response {
         let origin = headers.get(REQUEST_ORIGIN).and_then(|v| v.to_str().ok());
@@ -145,19 +147,19 @@ impl Receiver {
         let Some(origin) = origin else {
             return self.malformed(StatusCode::BAD_REQUEST);
         };
-        // Valet answers Event Grid without a token. Microsoft does not document that the validation request of Event
-        // Grid contains the headers of the subscription. This is safe, because anybody can make Event Grid send a
+        // If the origin is Event Grid, Valet answers without a token. Microsoft does not document that the validation
+        // request contains the headers of the subscription. This is safe, because anybody can make Event Grid send a
         // validation request.
         if !origin.eq_ignore_ascii_case(EVENT_GRID) && self.admit(headers).await.is_none() {
             return self.unknown();
         }
-        // The log level is DEBUG, because anybody can send many requests of this kind.
+        // Valet logs this at the level DEBUG, because anybody can send many such requests.
         debug!("Valet allowed a sender of CloudEvents to send notifications");
         let permission = [
             (header::ALLOW, "POST, OPTIONS"),
             (ALLOWED_ORIGIN, origin),
-            // Valet allows any rate. It rejects messages without a valid token quickly, and messages with a valid
-            // token come from trusted senders.
+            // Valet allows any rate of events. It quickly rejects messages without a valid token. Messages with a
+            // valid token come from trusted senders.
             (ALLOWED_RATE, "*"),
         ];
         (StatusCode::OK, permission).into_response()
@@ -165,7 +167,7 @@ impl Receiver {
 
     fn unknown(&self) -> Response {
         self.metrics.notified("refused", 1);
-        // SNS sends its password only after the receiver has answered with this header.
+        // SNS sends its password only after the receiver has answered with the header `WWW-Authenticate`.
         let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"valet\"")];
         (StatusCode::UNAUTHORIZED, challenge, "the request has no valid token\n").into_response()
     }
@@ -175,8 +177,8 @@ impl Receiver {
         (status, "the message is not a notification of an object store\n").into_response()
     }
 
-    /// Forwards the message to the leader, because only the leader watches grants. Senders cannot address the
-    /// leader, because the Service selects any replica, and some stores send each notification only once.
+    /// Forwards the message to the leader, because only the leader watches grants. A sender cannot choose the leader:
+    /// the Service selects any replica, and some stores send each notification only once.
     async fn elsewhere(&self, path: &str, headers: &HeaderMap, body: Bytes) -> Response {
         if !headers.contains_key(RELAYED)
             && let Some(leader) = self.leader.address().filter(|_| self.health.stands_by())

@@ -8,17 +8,17 @@ use tracing::{info, warn};
 
 use super::scope::{STORE_NAMES, SenderScope};
 
-/// The minimum length of a token, in characters. A shorter token could be guessed, and 16 characters of base64
+/// A token must have at least 16 characters. An attacker could guess a shorter token. In base64, 16 characters
 /// contain 96 bits.
 const SHORTEST: usize = 16;
-/// The maximum size of the token file, in bytes. It is enough for a thousand tokens.
+/// The maximum size of the token file, in bytes. A file of this size has space for a thousand tokens.
 const LONGEST_FILE: u64 = 64 * 1024;
-/// Valet reads the token file again if its cached content is older than one second. Kubernetes updates a mounted
-/// Secret about one minute after a change, so this delay does not matter.
+/// Valet reads the token file again if its cached content is older than one second. This delay does not matter,
+/// because Kubernetes updates a mounted Secret only about one minute after a change.
 const FRESHNESS: Duration = Duration::from_secs(1);
 
-/// The tokens that the notification receiver accepts. Each line of the token file contains one token and the stores
-/// that its sender is allowed to report. Valet keeps only digests of the tokens in memory.
+/// The tokens that the notification receiver accepts. Each line of the token file contains one token, and the stores
+/// for which its sender is allowed to send notifications. Valet keeps only digests of the tokens in memory.
 pub struct Tokens {
     file: PathBuf,
     read: Mutex<Read>,
@@ -27,7 +27,7 @@ pub struct Tokens {
 struct Read {
     at: Instant,
     known: Arc<Vec<Known>>,
-    /// The last problem with the token file that was logged.
+    /// The last problem with the token file that Valet wrote to the log.
     trouble: Option<String>,
 }
 
@@ -40,7 +40,7 @@ impl Tokens {
     /// Reads the token file for the first time.
     ///
     /// # Errors
-    /// Returns a message if the file cannot be used. The operator then does not start, because the receiver would
+    /// Returns a message if Valet cannot use the file. The operator then does not start, because the receiver would
     /// reject all notifications.
     pub async fn open(file: PathBuf) -> Result<Self, String> {
         let known = read(&file).await?;
@@ -54,12 +54,12 @@ impl Tokens {
         })
     }
 
-    /// Returns the stores that the request's tokens allow. Returns `None` if the request has no valid token.
+    /// Returns the stores that the tokens of the request allow. Returns `None` if the request has no valid token.
     pub async fn admit(&self, headers: &HeaderMap) -> Option<SenderScope> {
         let known = self.known().await;
         let mut admitted = SenderScope::default();
-        // Valet compares a token with all known tokens, and compares digests in constant time. Therefore the
-        // duration does not reveal the length or the content of a valid token.
+        // Valet compares the digest of a token with the digests of all known tokens, each in constant time. Therefore
+        // the duration does not reveal the length or the content of a valid token.
         for token in presented(headers) {
             let presented = digest::digest(&digest::SHA256, &token);
             for known in known.iter() {
@@ -76,7 +76,7 @@ impl Tokens {
         let mut last = self.read.lock().await;
         if last.at.elapsed() >= FRESHNESS {
             last.at = Instant::now();
-            // If the file cannot be read, Valet rejects all tokens, because somebody can have revoked them.
+            // If Valet cannot read the file, it rejects all tokens, because somebody has possibly revoked them.
             let (known, trouble) = match read(&self.file).await {
                 Ok(known) => (known, None),
                 Err(why) => (Vec::new(), Some(why)),
@@ -123,7 +123,7 @@ async fn read(file: &std::path::Path) -> Result<Vec<Known>, String> {
     Ok(known)
 }
 
-/// Parses one line of the token file. The error contains no text of the line.
+/// Parses one line of the token file. The error contains no text from the line.
 fn one(line: &str) -> Result<Known, String> {
     let mut words = line.split_ascii_whitespace();
     let token = words.next().unwrap_or_default();
@@ -145,7 +145,7 @@ fn one(line: &str) -> Result<Known, String> {
     })
 }
 
-/// Returns the tokens of a request. Stores send a token in different forms:
+/// Returns the tokens of a request. Different senders send a token in different headers:
 /// - MinIO sends `Authorization: Bearer TOKEN`.
 /// - versitygw and SNS send `Authorization: Basic` with the token as the password (from `http://user:TOKEN@...`).
 /// - EventBridge sends only the token, in `Authorization` or in `X-Api-Key`.
@@ -166,7 +166,7 @@ fn presented(headers: &HeaderMap) -> Vec<Vec<u8>> {
         }
     }
     found.extend(headers.get_all("x-api-key").iter().map(|v| v.as_bytes().to_vec()));
-    // A sender presents one or two tokens, so Valet ignores all after the fourth.
+    // A sender presents one or two tokens. Valet checks the first four tokens and ignores all further ones.
     found.truncate(4);
     found
 }
@@ -225,7 +225,8 @@ mod tests {
         std::fs::remove_file(path).unwrap();
     }
 
-    /// A token allows only the stores on its line. A token on two lines allows the stores of both lines.
+    /// A token allows only the stores on its own line. If a token is on two lines, it allows the stores of both
+    /// lines.
     #[tokio::test]
     async fn token_allows_only_the_stores_on_its_lines() {
         let other = "another-token-of-some-length";
@@ -285,8 +286,8 @@ mod tests {
                 "token 2 is invalid: the token has fewer than 16 characters",
             ),
             ("0123456789\u{e9}abcdef media", "characters other than printable ASCII"),
-            // A token without stores allows no store. It must not allow all stores, because a tenant's store can
-            // name any bucket.
+            // A token whose line names no store allows no store. Such a token must not allow all stores, because a
+            // tenant's store can name any bucket.
             (
                 "0123456789abcdef",
                 "token 1 is invalid: no store name follows the token",

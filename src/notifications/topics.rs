@@ -8,17 +8,18 @@ use crate::{
     notifications::Subscription,
 };
 
-/// The SNS topics whose subscriptions Valet confirms. A topic first sends a message with a URL. Valet confirms the
+/// The SNS topics whose subscriptions Valet confirms. The first message of a topic contains a URL. Valet confirms the
 /// subscription with a request to this URL.
 pub struct Topics {
     topics: Vec<NamedSender>,
-    /// Limits confirmations to one at a time, because a sender with a token could request many confirmations.
+    /// Valet confirms only one subscription at a time, because a sender with a valid token could request many
+    /// confirmations.
     busy: Semaphore,
 }
 
 impl Topics {
-    /// Creates the list of SNS topics with the stores that each topic is allowed to report. If the list is empty,
-    /// Valet confirms no subscription.
+    /// Creates the list of SNS topics. For each topic, the list names the stores that the topic is allowed to send
+    /// notifications for. If the list is empty, Valet confirms no subscription.
     pub fn new(topics: Vec<NamedSender>) -> Self {
         Self {
             topics,
@@ -26,11 +27,11 @@ impl Topics {
         }
     }
 
-    /// Confirms the subscription of an accepted topic if the confirmation URL belongs to SNS. Returns true if the
-    /// subscription was confirmed.
+    /// Confirms a subscription if its topic is in the list and the confirmation URL belongs to SNS. Returns true if
+    /// Valet confirmed the subscription.
     ///
-    /// The request's token must be limited to stores of the topic. Otherwise the owner of one store could use the
-    /// store's token to subscribe to notifications of other stores.
+    /// The token of the request must allow only stores of the topic. Otherwise the owner of one store could subscribe
+    /// to the notifications of different stores with the token of this store.
     pub async fn confirm(&self, subscription: &Subscription, sender: &SenderScope) -> bool {
         let scope = NamedSender::scope_of(&self.topics, &subscription.topic);
         let named: &[_] = match scope.is_empty() {
@@ -58,7 +59,7 @@ impl Topics {
                 info!(topic = subscription.topic, "SNS subscription confirmed");
                 true
             }
-            // The URL is not logged, because it contains a secret token.
+            // Valet does not log the URL, because the URL contains a secret token.
             Ok(status) => {
                 warn!(
                     topic = subscription.topic,

@@ -17,17 +17,16 @@ use crate::{
     notifications::ObjectCreated,
 };
 
-/// If notifications make Valet reconcile one grant repeatedly, Valet waits at least one second between two
-/// reconciles. Without this limit, a sender of repeated or forged notifications could make Valet poll the store very
-/// often.
+/// The notifications of one grant make Valet reconcile this grant at most once per second. Without this limit, a
+/// sender of repeated or forged notifications could make Valet poll the store very often.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Valet starts at most one reconcile every 5 ms because of notifications. This allows 200 reconciles per second,
-/// each with one HEAD request and up to four requests to the apiserver. The remaining grants wait in queues, and
-/// Valet serves the namespaces in turn.
+/// Notifications make Valet start at most one reconcile every 5 ms, which is 200 reconciles per second. Each
+/// reconcile sends one HEAD request and up to four requests to the apiserver. The remaining grants wait in queues,
+/// and Valet serves the namespaces in turn.
 const TURN: Duration = Duration::from_millis(5);
 
-/// An index of the uploads that grants wait for, by bucket and object key. The watches keep it up to date. A lookup
-/// for a notification takes constant time, even with many grants.
+/// An index of the uploads that grants wait for. The index finds a grant by the bucket and the object key. The
+/// watches keep the index up to date. The time of a lookup does not depend on the number of grants.
 #[derive(Default)]
 pub struct UploadIndex {
     table: Mutex<Table>,
@@ -38,14 +37,15 @@ pub struct UploadIndex {
 struct Table {
     /// The uploads that grants wait for, by UID of the grant.
     uploads: HashMap<Arc<str>, Upload>,
-    /// The UIDs of grants, by object key. Several grants, also of different stores, can name the same object key.
+    /// The UIDs of the grants that wait for an object key. Several grants can name one object key, and their stores
+    /// can differ.
     keys: HashMap<Arc<str>, HashSet<Arc<str>>>,
     buckets: HashMap<StoreId, String>,
-    /// The grants that wait for a reconcile, by namespace. Each grant is in the queue at most once.
+    /// The grants that wait for a reconcile, by namespace. The queue of a namespace contains a grant at most once.
     queues: BTreeMap<String, VecDeque<Arc<str>>>,
-    /// The namespace whose grant was served last.
+    /// The namespace of the grant that Valet served last.
     last: String,
-    /// The number of times that the watch has started a new list.
+    /// The number of lists that the watch has started so far.
     round: u64,
 }
 
@@ -55,13 +55,13 @@ struct Upload {
     store: StoreId,
     key: Arc<str>,
     round: u64,
-    /// The time when the grant was last enqueued because of a notification.
+    /// The time when a notification last made Valet enqueue the grant.
     called: Option<Instant>,
-    /// The time when a notification for the grant arrived. It is `None` if the grant does not wait to be enqueued.
+    /// The time when a notification for the grant arrived. It is `None` if no notification waits to be handled.
     heard: Option<Instant>,
 }
 
-/// A grant that must be reconciled because of a notification.
+/// A grant that Valet must reconcile because of a notification.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Call {
     pub uid: String,
@@ -116,8 +116,8 @@ impl UploadIndex {
         };
     }
 
-    /// Processes a sender's report that an object was created. Returns true if a grant waits for this object and the
-    /// sender is allowed to report the grant's store.
+    /// Handles a notification that an object was created. Returns true if a grant waits for this object, and if the
+    /// sender is allowed to send notifications for the store of the grant.
     pub fn hear(self: &Arc<Self>, arrived: &ObjectCreated, sender: &SenderScope) -> bool {
         let now = Instant::now();
         let mut table = self.table();
@@ -127,7 +127,7 @@ impl UploadIndex {
             let Some(upload) = table.uploads.get_mut(&uid) else {
                 continue;
             };
-            // A grant needs only one pending reconcile, because the reconcile reads the latest state of the object.
+            // The reconcile reads the latest state of the object, so one pending reconcile per grant is enough.
             if upload.heard.is_some() {
                 continue;
             }
@@ -151,7 +151,7 @@ impl UploadIndex {
         found
     }
 
-    /// Enqueues the waiting grants one after another, with a pause after each grant. The function never returns.
+    /// Enqueues the waiting grants one after the other, with a pause after each grant. The function never returns.
     pub async fn serve(&self, mut call: impl FnMut(Call)) {
         loop {
             let next = self.table().dequeue();
@@ -179,7 +179,7 @@ impl Table {
         }
         let round = self.round;
         if let Some(known) = self.uploads.get_mut(uid.as_str()) {
-            // Only this field needs an update, because a grant's store and object key are immutable.
+            // Only the field `round` needs an update, because the store and the object key of a grant are immutable.
             known.round = round;
             return;
         }
@@ -208,8 +208,9 @@ impl Table {
         }
     }
 
-    /// Returns the expected uploads with this bucket and object key, limited to the stores that the sender is
-    /// allowed to report. The bucket name is not enough, because any ObjectStore can name the same bucket.
+    /// Returns the grants that wait for an upload with this bucket and object key. The list contains only grants
+    /// whose store is in the scope of the sender. The bucket name is not enough, because any ObjectStore can name
+    /// this bucket.
     fn naming(&self, arrived: &ObjectCreated, sender: &SenderScope) -> Vec<Arc<str>> {
         arrived
             .keys
@@ -233,8 +234,8 @@ impl Table {
         }
     }
 
-    /// Removes and returns the next waiting grant. Namespaces are served in turn, so the grant comes from the
-    /// namespace after the last one.
+    /// Removes and returns the next waiting grant. Valet serves the namespaces in turn, so the grant comes from the
+    /// namespace after the one that Valet served last.
     fn dequeue(&mut self) -> Option<Call> {
         loop {
             let after = (std::ops::Bound::Excluded(self.last.clone()), std::ops::Bound::Unbounded);
@@ -250,7 +251,8 @@ impl Table {
                 self.queues.remove(&namespace);
             }
             self.last = namespace;
-            // A waiting grant can be deleted or finish before its turn. Such a grant is skipped.
+            // While a grant waits in the queue, somebody can delete it, or it can finish. The queue skips such a
+            // grant.
             let Some((uid, upload)) = uid.and_then(|uid| Some((uid.clone(), self.uploads.get_mut(&uid)?))) else {
                 continue;
             };
@@ -293,7 +295,7 @@ mod tests {
         }
     }
 
-    /// Returns a sender that is allowed to report every store in the tests.
+    /// Returns a sender that is allowed to send notifications for every store in the tests.
     fn anybody() -> SenderScope {
         scope(&["*", "web/*", "api/*"])
     }
@@ -306,8 +308,8 @@ mod tests {
         (StoreKind::ClusterObjectStore, String::new(), "media".into())
     }
 
-    /// Collects the enqueued grants with their times in milliseconds. It stops when nothing has happened for a
-    /// minute.
+    /// Collects the grants that Valet enqueues, with the times in milliseconds. The function stops when Valet has
+    /// enqueued no grant for a minute.
     async fn calls(awaited: &Arc<UploadIndex>) -> Vec<(String, u128)> {
         let began = Instant::now();
         let mut calls = vec![];
@@ -336,14 +338,14 @@ mod tests {
         assert!(awaited.hear(&news("media", &["x", "k"]), &anybody()));
         assert_eq!(names(&calls(&awaited).await), ["b", "a"]);
 
-        // The store's bucket changes. Later the store is deleted.
+        // The bucket of the store changes, and then the store is deleted.
         awaited.store(&media(), Some("moved".into()));
         assert!(!awaited.hear(&news("media", &["k"]), &anybody()));
         assert!(awaited.hear(&news("moved", &["k"]), &anybody()));
         awaited.store(&media(), None);
         assert!(!awaited.hear(&news("moved", &["k"]), &anybody()));
 
-        // An ObjectStore and a ClusterObjectStore with the same name are different stores.
+        // If an ObjectStore and a ClusterObjectStore have one name, they are still different stores.
         let own = json!({"spec": {"storeRef": {"name": "media"}, "key": "own"}});
         awaited.seen(&Event::Apply(grant("d", "web", "", own)));
         awaited.store(&media(), Some("media".into()));
@@ -360,8 +362,8 @@ mod tests {
         assert!(awaited.hear(&news("media", &["own"]), &anybody()));
     }
 
-    /// A tenant can create an ObjectStore for any bucket and a grant for any object key. A sender of another store
-    /// must not be able to report objects for this grant.
+    /// A tenant can create an ObjectStore for any bucket and a grant for any object key. If a sender is allowed to
+    /// send notifications only for a different store, its notifications must have no effect on this grant.
     #[tokio::test(start_paused = true)]
     async fn notification_from_the_sender_of_another_store_is_ignored() {
         let awaited = Arc::new(UploadIndex::default());
@@ -395,7 +397,8 @@ mod tests {
         awaited.seen(&Event::Apply(grant("b", "web", "b", json!({}))));
         awaited.seen(&Event::Delete(grant("b", "web", "b", json!({}))));
         assert!(!tell("b"));
-        // If a new list does not contain a grant, somebody deleted the grant while the watch was interrupted.
+        // A new list of the watch does not contain the grant. This means that somebody deleted the grant while the
+        // watch was interrupted.
         awaited.seen(&Event::Apply(grant("c", "web", "c", json!({}))));
         awaited.seen(&Event::Apply(grant("d", "web", "d", json!({}))));
         awaited.seen(&Event::<DeserializeGuard<UploadGrant>>::Init);
@@ -430,8 +433,8 @@ mod tests {
         assert!((4..=5).contains(&calls.len()), "{times:?}");
         assert!(times[0] < 10, "the first reconcile must be immediate: {times:?}");
         assert!(times.windows(2).all(|t| t[1] - t[0] >= 1000), "{times:?}");
-        // Valet never loses the last notification. Either it arrives while a reconcile is pending, or it causes
-        // another reconcile.
+        // Valet never loses the last notification. This notification arrives while a reconcile is pending, or it
+        // causes a further reconcile.
         assert!(times.last().is_some_and(|t| *t >= 3999), "{times:?}");
     }
 

@@ -47,8 +47,8 @@ use crate::{
     },
 };
 
-/// The maximum lifetime of a SAS is 7 days, in seconds. Azure sets this limit for user delegation keys ("Create a
-/// user delegation SAS"). Valet applies it to account keys as well.
+/// A SAS is valid for at most 7 days, in seconds. Azure sets this limit for user delegation keys ("Create a user
+/// delegation SAS"). Valet also applies the limit to a SAS that the account key signs.
 const MAX_EXPIRATION_SECONDS: i64 = 604_800;
 /// The maximum size of a blob that is uploaded with one PUT request is 5000 MiB (Azure Storage documentation, "Put
 /// Blob", version 2019-12-12 or later).
@@ -56,10 +56,10 @@ const MAX_PUT_BYTES: i64 = 5000 << 20;
 /// The maximum length of a blob name is 1024 characters ("Naming and referencing containers, blobs, and metadata").
 /// Valet counts bytes, which is the stricter limit.
 const MAX_KEY_BYTES: usize = 1024;
-/// Valet sets the start time of a SAS 15 minutes before the time of signing. Otherwise requests would fail while a
-/// clock is slow ("Best practices when using SAS").
+/// The start time of a SAS is 15 minutes before the time of signing. Otherwise Azure would reject the SAS while
+/// Azure's clock is behind the operator's clock ("Best practices when using SAS").
 const BACK_DATED: SignedDuration = SignedDuration::from_mins(15);
-/// The lifetime of the signatures that Valet makes for the operator's own requests.
+/// The lifetime of the SAS that authorizes a request of the operator itself.
 const OWN: SignedDuration = SignedDuration::from_mins(15);
 
 /// The domains of Azure's blob endpoints ("Azure Storage endpoints", all clouds).
@@ -73,12 +73,12 @@ const AZURES_OWN: &[&str] = &[
 /// The name of the blob that probes use.
 const PROBE_BLOB: &str = "valet-probe";
 
-/// The credentials that sign URLs for an Azure container.
+/// The credentials that sign SAS URLs for an Azure container.
 #[derive(Clone)]
 pub enum Credentials {
-    /// Signatures are made with the storage account key.
+    /// The storage account key signs.
     Key(SharedKey),
-    /// Signatures are made with user delegation keys of the operator's own identity.
+    /// The operator's identity signs with user delegation keys.
     Identity(Arc<Identity>),
     /// There are no usable credentials. The text gives the reason.
     Unusable(String),
@@ -99,17 +99,18 @@ pub struct AzureBlob {
     store: AzureBlobStore,
     credentials: Credentials,
     http: Http,
-    /// This is true if the store belongs to a tenant. Valet then limits the hosts that receive its requests.
+    /// This is true if the store belongs to a tenant. Valet then sends requests only to hosts that the egress policy
+    /// permits.
     is_tenants: bool,
-    /// This is true if Valet is allowed to send write requests to an endpoint that does not belong to Azure.
+    /// This is true if Valet is allowed to send write requests to an endpoint outside Azure.
     may_change: bool,
-    /// The store's clock. Valet reads it from the `Date` headers of the store's answers.
+    /// The clock of the store. Valet reads the time from the `Date` headers of the store's answers.
     clock: StoreClock,
-    /// This is true after a probe of the store has finished.
+    /// This is true if at least one probe of the store has finished.
     is_tried: AtomicBool,
     capabilities: Arc<Capabilities>,
-    /// This is true if the store refuses to copy from a source that the sender is not allowed to read. It is `None`
-    /// until a probe has found out.
+    /// This is true if the store refuses to copy data that the sender of the request is not allowed to read. It is
+    /// `None` until a probe has found out.
     refuses_unsigned: Mutex<Option<bool>>,
     /// The result of the last conformance check. It is `None` before the first check.
     canary: Mutex<Option<ConformanceReport>>,
@@ -118,8 +119,9 @@ pub struct AzureBlob {
 }
 
 impl AzureBlob {
-    /// Creates the provider from the store's settings and credentials. `outward` limits the hosts that receive
-    /// requests if a tenant owns the store. This function reads nothing and sends no request.
+    /// Creates the provider from the store's settings and credentials. If a tenant owns the store, `outward` is set.
+    /// The provider then sends requests only to hosts that this egress policy permits. The function itself reads
+    /// nothing and sends no request.
     pub fn new(store: AzureBlobStore, credentials: Credentials, outward: Option<EgressPolicy>) -> Self {
         let revocation = match (&credentials, &store.stored_access_policy) {
             (Credentials::Identity(_), _) => {
@@ -188,8 +190,8 @@ impl AzureBlob {
         is_of(&self.own_base(), AZURES_OWN)
     }
 
-    /// Returns true if the operator is allowed to send write requests. A tenant can choose the endpoint, and the
-    /// operator then needs the consent of the platform team.
+    /// Returns true if the operator is allowed to send write requests to the store. If a tenant chose the endpoint,
+    /// the platform team must have allowed write requests.
     fn may_change(&self) -> bool {
         self.may_change || self.is_azures_own()
     }
@@ -230,8 +232,8 @@ impl AzureBlob {
         }
     }
 
-    /// Signs a request with the account's URL in `base`. `ip` limits the client addresses that can use the
-    /// signature.
+    /// Signs a request for the account at the URL `base`. If `ip` is set, only clients with these addresses can use
+    /// the signature.
     async fn sign_for(&self, request: &SigningRequest, base: &str, ip: Option<&str>) -> Result<Signed, SignError> {
         let Lifetime { issued_at, expires_at } = request.lifetime;
         if expires_at <= issued_at {
@@ -248,8 +250,8 @@ impl AzureBlob {
                 ..
             } => {
                 let permissions = permissions(constraints)?;
-                // Azure requires this header in Put Blob requests. It sets the type of the blob. The signature does
-                // not cover it.
+                // Azure requires this header in every Put Blob request. The header sets the type of the blob. The
+                // signature does not cover the header.
                 let headers = vec![("x-ms-blob-type".to_owned(), "BlockBlob".to_owned())];
                 (self.permit(blob, permissions, start, expires_at, base), "PUT", headers)
             }
@@ -285,7 +287,7 @@ impl AzureBlob {
             Credentials::Identity(identity) => {
                 let delegation = self.delegation(identity).await?;
                 if delegation.expiry < expires_at {
-                    // The user delegation key changed after Valet decided to sign. The next reconcile uses the
+                    // Valet fetched a new user delegation key after it decided to sign. The next reconcile uses the
                     // expiry of the new key.
                     return Err(SignError::Refused(
                         "the user delegation key was replaced, and the new user delegation key expires before the requested expiry time".into(),
@@ -329,8 +331,8 @@ impl AzureBlob {
         }
         let text = |name: &str| Some(answer.headers.get(name)?.to_str().ok()?.to_owned());
         let modified = text("last-modified").and_then(|t| http_date(&t));
-        // Valet compares the blob's time with the `Date` header. If the answer has no such header, Valet uses the
-        // operator's clock.
+        // Valet computes the age of the blob relative to the `Date` header of the answer. If the answer has no `Date`
+        // header, Valet uses the operator's clock.
         let age = modified.map(|m| date(&answer).unwrap_or_else(Timestamp::now).duration_since(m));
         ObjectFact::Present {
             object: ObservedObject {
@@ -357,8 +359,8 @@ static NO_RESPONSE: ResponseHeaders = ResponseHeaders {
     cache_control: None,
 };
 
-/// Returns the permissions for the SAS of an upload. A SAS can enforce only one constraint: whether the upload is
-/// allowed to overwrite a blob.
+/// Returns the permissions for the SAS of an upload. A SAS can enforce only one constraint of an upload: that the
+/// upload must not overwrite a blob.
 fn permissions(constraints: &UploadConstraints) -> Result<&'static str, SignError> {
     let UploadConstraints {
         content_type,
@@ -384,7 +386,7 @@ fn permissions(constraints: &UploadConstraints) -> Result<&'static str, SignErro
     })
 }
 
-/// Returns an error if Azure and its clients could read the blob's name in different ways ("Naming and referencing
+/// Returns an error if Azure could read the blob's name in a different way than a client ("Naming and referencing
 /// containers, blobs, and metadata").
 fn readable_alike(key: &ObjectKey) -> Result<&str, SignError> {
     let key = key.as_str();
@@ -408,7 +410,7 @@ fn unusable(why: &str) -> SignError {
     }
 }
 
-/// Returns the store's endpoint if it does not belong to Azure.
+/// Returns the store's endpoint if the endpoint does not belong to Azure.
 pub fn foreign_endpoint(store: &AzureBlobStore) -> Option<String> {
     store.endpoint.clone().filter(|endpoint| !is_of(endpoint, AZURES_OWN))
 }
@@ -422,8 +424,9 @@ impl Provider for AzureBlob {
         let seen = *self.refuses_unsigned.lock().unwrap_or_else(PoisonError::into_inner);
         let mut can = (*self.capabilities).clone();
         can.only_read = !self.may_change();
-        // After a probe, a capability that is still unknown counts as missing. Before the first probe it counts as
-        // present, because Valet signs nothing that depends on the probe's result.
+        // If a probe could not find out whether the store has a capability, the capability counts as missing. Before
+        // the first probe, the capability counts as present. This is safe, because Valet signs nothing that depends
+        // on the capability before the first probe.
         let is_tried = self.is_tried.load(Ordering::Acquire);
         let has_signed_headers_only = seen.unwrap_or(self.is_azures_own() || !is_tried);
         if !has_signed_headers_only && self.store.unsigned_headers == UnsignedHeaders::Refuse {
@@ -459,8 +462,8 @@ impl Provider for AzureBlob {
         let print = match &self.credentials {
             Credentials::Unusable(_) => None,
             Credentials::Key(key) => Some(key.print(&place)),
-            // Valet replaces user delegation keys often, but signatures of an old key stay valid until they expire.
-            // Therefore the fingerprint does not depend on the user delegation key.
+            // The fingerprint does not depend on the user delegation key. Valet replaces this key often, but the
+            // signatures of an old key stay valid until they expire.
             Credentials::Identity(_) => Some(SharedKey::nobodys().print(&place)),
         };
         std::future::ready(Ok(print)).boxed()
@@ -477,7 +480,7 @@ impl Provider for AzureBlob {
     fn probe(&self) -> BoxFuture<'_, Probed> {
         async {
             let probed = self.try_out().await;
-            // Valet keeps the result of a probe until a later probe has a different result.
+            // If this probe has no result, Valet keeps the result of the last probe that had one.
             if probed.refuses_unsigned.is_some() {
                 *self.refuses_unsigned.lock().unwrap_or_else(PoisonError::into_inner) = probed.refuses_unsigned;
             }
@@ -494,8 +497,8 @@ impl Provider for AzureBlob {
     }
 
     fn requires_probe(&self) -> bool {
-        // The endpoint for workloads and the operator's endpoint can belong to different stores, so Valet checks
-        // both.
+        // Workloads and the operator can use different endpoints, and these endpoints can belong to different stores.
+        // Therefore Valet checks both endpoints.
         let is_azures = self.is_azures_own() && is_of(&self.public_base(), AZURES_OWN);
         self.store.unsigned_headers == UnsignedHeaders::Refuse && !is_azures
     }

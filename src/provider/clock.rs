@@ -9,12 +9,12 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::core::{is_skewed, skewed};
 
-/// The store's time in the last answer that had a `Date` header.
+/// The time of the store in its last answer with a `Date` header.
 #[derive(Clone, Debug, Default)]
 pub struct StoreClock(Arc<Mutex<Option<Reading>>>);
 
-/// One reading of the store's clock. It is stored relative to a monotonic clock. Therefore a change of the
-/// operator's clock changes the computed skew at once, even before the store answers again.
+/// One reading of the store's clock, relative to a monotonic clock. If somebody changes the operator's clock, Valet
+/// computes the new skew at once. It does not have to wait for the next answer of the store.
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     when: Instant,
@@ -32,7 +32,7 @@ impl StoreClock {
     }
 
     /// Returns how far the store's clock is ahead of the operator's clock. Returns `None` if no answer of the store
-    /// contained a time.
+    /// has contained a time.
     pub fn skew(&self) -> Option<SignedDuration> {
         let reading = (*self.0.lock().unwrap_or_else(PoisonError::into_inner))?;
         let since = SignedDuration::try_from(reading.when.elapsed()).ok()?;
@@ -40,7 +40,8 @@ impl StoreClock {
         Some(theirs.duration_since(Timestamp::now()))
     }
 
-    /// Returns a message if the clock skew is large enough to make the store refuse requests.
+    /// Returns a message if the clock skew is so large that the store could refuse requests. Otherwise it returns
+    /// `None`.
     pub fn trouble(&self) -> Option<String> {
         self.skew().filter(|skew| is_skewed(Some(*skew))).map(skewed)
     }

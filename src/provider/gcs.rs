@@ -1,6 +1,6 @@
-//! Provider for Google Cloud Storage. It signs V4 URLs for PUT and GET requests, and POST forms. Either a service
-//! account key or Google's IAM makes the signature. The provider uses Google's XML API, because signed URLs are
-//! requests to the XML API.
+//! Provider for Google Cloud Storage. It signs V4 URLs for PUT and GET requests, and POST forms. A service account
+//! key or Google's IAM makes the signature. The provider uses Google's XML API, because a signed URL is a request to
+//! this API.
 
 mod conformance;
 mod form;
@@ -58,19 +58,20 @@ use crate::{
 /// The endpoint of a store that does not set an endpoint.
 const ENDPOINT: &str = "https://storage.googleapis.com";
 const GOOGLES: &[&str] = &[".googleapis.com"];
-/// The default address of Google's IAM. The operator's environment can set a different address.
+/// The default address of Google's IAM. An environment variable of the operator can set a different address.
 const IAM: &str = "https://iamcredentials.googleapis.com";
-/// The maximum lifetime of a signed URL is 7 days, in seconds (Google documentation, "Canonical requests",
+/// A signed URL is valid for at most 7 days, in seconds (Google documentation, "Canonical requests",
 /// `X-Goog-Expires`).
 const MAX_EXPIRES_SECONDS: i64 = 604_800;
-/// The maximum lifetime of a URL that Google's IAM signed is 12 hours, in seconds. Google replaces the keys that IAM
-/// signs with, and signatures of an old key then become invalid ("projects.serviceAccounts.signBlob").
+/// A URL that Google's IAM signed is valid for at most 12 hours, in seconds. Google replaces the keys that IAM signs
+/// with, and the signatures of an old key then become invalid ("projects.serviceAccounts.signBlob").
 const MAX_EXPIRES_SECONDS_OF_IAM: i64 = 43_200;
 /// The maximum size of an object is 5 TiB (Google Cloud Storage documentation, "Quotas & limits").
 const MAX_UPLOAD_BYTES: i64 = 5 << 40;
 /// The maximum length of an object key, in bytes of UTF-8 ("About Cloud Storage objects").
 const MAX_KEY_BYTES: usize = 1024;
-/// The length of a fingerprint in hexadecimal digits. It is large enough to avoid collisions.
+/// The number of hexadecimal digits of a fingerprint. With 16 digits, two different texts practically never have
+/// equal fingerprints.
 const FINGERPRINT_DIGITS: usize = 16;
 /// The object key that probes use if the store does not set `probeKey`.
 const PROBE_KEY: &str = "valet-probe";
@@ -81,11 +82,11 @@ pub struct Gcs {
     http: Http,
     pen: GcsSigner,
     capabilities: Arc<Capabilities>,
-    /// The store's clock. Valet reads it from the `Date` headers of the store's answers.
+    /// The clock of the store. Valet reads the time from the `Date` headers of the store's answers.
     clock: StoreClock,
-    /// This is true if Valet is allowed to send write requests to an endpoint that does not belong to Google.
+    /// This is true if Valet is allowed to send write requests to an endpoint outside Google.
     may_change: bool,
-    /// This is true after a probe of the store has finished.
+    /// This is true if at least one probe of the store has finished.
     is_tried: AtomicBool,
     /// This is true if the store refuses unsigned headers. It is `None` until a probe has found out.
     refuses_unsigned: Mutex<Option<bool>>,
@@ -93,12 +94,13 @@ pub struct Gcs {
     write_once: Mutex<Option<WriteOnce>>,
     /// The result of the last conformance check. It is `None` before the first check.
     canary: Mutex<Option<ConformanceReport>>,
-    /// This is true if another process found that the store limits POST forms for a key prefix to that prefix.
+    /// A POST form for a key prefix must not write outside this prefix. The value is true if another process of Valet
+    /// found that the store enforces this.
     keeps_below: AtomicBool,
 }
 
-/// Returns true if the operator's endpoint and the workloads' endpoint both belong to Google. Only in this case does
-/// Valet trust Google's documentation instead of its own checks.
+/// Returns true if the operator's endpoint and the workloads' endpoint both belong to Google. Only then does Valet
+/// rely on Google's documentation instead of its own checks.
 fn is_googles(store: &GcsStore) -> bool {
     [&store.endpoint, &store.public_endpoint]
         .into_iter()
@@ -106,10 +108,10 @@ fn is_googles(store: &GcsStore) -> bool {
         .all(|endpoint| is_of(endpoint, &[".googleapis.com"]))
 }
 
-/// The capability that the store limits a POST form for a key prefix to that prefix.
+/// The capability that a POST form for a key prefix cannot write outside this prefix.
 const BELOW: Missing = Missing::Form(Capability::KeyPrefix);
 
-/// The endpoint of the store that a request is sent to.
+/// Which of the store's two endpoints receives a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Target {
     Workload,
@@ -117,9 +119,9 @@ enum Target {
 }
 
 impl Gcs {
-    /// Creates the provider from the store's settings, a source of credentials and the address of Google's IAM.
-    /// `outward` limits the hosts that receive requests if a tenant owns the store. This function reads nothing and
-    /// sends no request.
+    /// Creates the provider from the store's settings, a source of credentials and the address of Google's IAM. If a
+    /// tenant owns the store, `outward` is set. The provider then sends requests only to hosts that this egress
+    /// policy permits. The function itself reads nothing and sends no request.
     pub fn new(store: GcsStore, source: Source, iam: Option<&str>, outward: Option<EgressPolicy>) -> Self {
         let may_change = outward.as_ref().is_none_or(EgressPolicy::may_change);
         let sign_as = store.credentials.as_ref().and_then(|c| c.sign_as.clone());
@@ -127,16 +129,16 @@ impl Gcs {
             (Source::Key(key), None) => GcsSigner::Key(key),
             (source, account) => {
                 let source = match source {
-                    // A service account key file names its own token endpoint. A tenant can write such a file, so
-                    // Valet checks that the token endpoint belongs to Google.
+                    // A service account key file names its own token endpoint, and a tenant can write this file.
+                    // Therefore Valet checks that the token endpoint belongs to Google.
                     Source::Key(key) if !may_change && !is_of(&key.token_uri.to_string(), GOOGLES) => {
                         Source::Unusable("the token_uri of the service account key is not an address of Google, and the operator does not use this token_uri for an ObjectStore; remove spec.gcs.credentials.signAs, or ask the platform team to start the operator with --tenant-store-requests=All".into())
                     }
                     source => source,
                 };
-                // The platform team sets the metadata server and the federation file, so their hosts can be private.
-                // A tenant can provide a service account key file, which names its token endpoint. Therefore the
-                // egress policy applies only to the token endpoint of a key file.
+                // The egress policy applies only to the token endpoint that a service account key file names, because
+                // a tenant can provide this file. The platform team sets the metadata server and the federation file,
+                // so the hosts in them can be private.
                 let tokens = match &source {
                     Source::Key(_) => Http::new(outward.clone()),
                     _ => Http::new(None),
@@ -170,7 +172,7 @@ impl Gcs {
         self.store.probe_key.as_deref().unwrap_or(PROBE_KEY)
     }
 
-    /// Builds a request for this object key. The caller must still set the HTTP method.
+    /// Builds a request for this object key. The caller sets the HTTP method.
     fn request(&self, target: Target, key: &str) -> v4::Request {
         self.place(target, &format!("/{key}"))
     }
@@ -227,7 +229,7 @@ impl Gcs {
         })
     }
 
-    /// Signs a credential for the operator's endpoint or for the workloads' endpoint, as `target` says.
+    /// Signs a credential. `target` selects the endpoint: the operator's or the workloads'.
     async fn key_for(&self, target: Target, request: &SigningRequest) -> Result<Signed, SignError> {
         let lifetime = request.lifetime;
         let most = self.capabilities.max_expiration_seconds;
@@ -275,9 +277,10 @@ impl Gcs {
         })
     }
 
-    /// Sends a request with a signed URL that expires after one minute. The caller can add unsigned headers to the
-    /// signed ones. The operator uses signed URLs for its own requests, because a tenant can own the endpoint. A
-    /// tenant cannot use such a signature for anything else.
+    /// Sends a request with a signed URL that expires after one minute. The caller can add unsigned headers.
+    ///
+    /// The operator's own requests use signed URLs, because a tenant can own the endpoint. A tenant who receives such
+    /// a request cannot use its signature for any other request.
     async fn send(
         &self,
         method: &'static str,
@@ -311,8 +314,8 @@ impl Gcs {
         self.store.endpoint.as_deref().is_none_or(|e| is_of(e, GOOGLES))
     }
 
-    /// Returns true if the operator is allowed to send write requests. A tenant can choose the endpoint, and the
-    /// operator then needs the consent of the platform team.
+    /// Returns true if the operator is allowed to send write requests to the store. If a tenant chose the endpoint,
+    /// the platform team must have allowed write requests.
     fn may_change(&self) -> bool {
         self.may_change || self.is_googles_own()
     }
@@ -332,8 +335,8 @@ fn capabilities(store: &GcsStore, pen: &GcsSigner) -> Capabilities {
         ]
         .into(),
         multipart: None,
-        // In a resumable upload, Google enforces only these constraints. It does not check any other signed header
-        // of the session.
+        // In a resumable upload, Google enforces only these constraints. Google ignores all further signed headers of
+        // the upload session.
         resumable: (store.resumable_uploads == ResumableUploads::Tolerate).then(|| {
             [
                 Capability::ContentType,
@@ -347,7 +350,7 @@ fn capabilities(store: &GcsStore, pen: &GcsSigner) -> Capabilities {
                 Capability::ContentType,
                 Capability::ContentLength,
                 Capability::ContentLengthRange,
-                // A POST form has no headers that change what the store does, because all settings are form fields.
+                // All settings of a POST form are form fields, so no unsigned header can change what the store does.
                 // In a PUT request, such headers exist.
                 Capability::SignedHeadersOnly,
             ]
@@ -384,8 +387,9 @@ impl Provider for Gcs {
 
     fn capabilities(&self) -> Arc<Capabilities> {
         let is_tried = self.is_tried.load(Ordering::Acquire);
-        // After a probe, a capability that is still unknown counts as missing. Before the first probe it counts as
-        // present, because Valet signs nothing that depends on the probe's result.
+        // If a probe could not find out whether the store has a capability, the capability counts as missing. Before
+        // the first probe, the capability counts as present. This is safe, because Valet signs nothing that depends
+        // on the capability before the first probe.
         let holds = |seen: Option<bool>| seen.unwrap_or(is_googles(&self.store) || !is_tried);
         let has_signed_headers_only = holds(*lock(&self.refuses_unsigned));
         let has_write_once = holds(match &*lock(&self.write_once) {
@@ -394,8 +398,8 @@ impl Provider for Gcs {
             Some(WriteOnce::Unknown(_)) | None => None,
         });
         let canary = lock(&self.canary).clone().unwrap_or_default();
-        // In Google Cloud Storage an object key is a sequence of bytes, and `..` has no special meaning. For any
-        // other store, a conformance check must confirm that a form is limited to its prefix.
+        // In Google Cloud Storage an object key is a sequence of bytes, and `..` has no special meaning. For a store
+        // outside Google, a conformance check must confirm that a form cannot write outside its prefix.
         let keeps_below = is_googles(&self.store) || canary.holds(BELOW) || self.keeps_below.load(Ordering::Relaxed);
         let is_plain = has_signed_headers_only && has_write_once && self.may_change();
         if is_plain && canary.missing.is_empty() && !keeps_below {
@@ -422,15 +426,15 @@ impl Provider for Gcs {
     fn credentials_expire(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
         async {
             self.pen.is_ready().await?;
-            // A service account key and an account have no expiry. A token expires, but a URL that Google signed
-            // with a token stays valid after the token has expired.
+            // A service account key and an account have no expiry. An access token expires, but a URL that Google's
+            // IAM signed with the token stays valid after that.
             Ok(None)
         }
         .boxed()
     }
 
     fn requires_remote_signing(&self) -> bool {
-        // If there is no service account key, Valet sends a request to Google's IAM for each signature.
+        // If there is no service account key, Google's IAM signs. Each signature then needs one request to IAM.
         matches!(self.pen, GcsSigner::Google(_))
     }
 
@@ -458,7 +462,7 @@ impl Provider for Gcs {
     fn probe(&self) -> BoxFuture<'_, Probed> {
         async {
             let probed = probe::probe(self, self.probe_key()).await;
-            // Valet keeps the result of a probe until a later probe has a different result.
+            // If this probe has no result, Valet keeps the result of the last probe that had one.
             if probed.refuses_unsigned.is_some() {
                 *lock(&self.refuses_unsigned) = probed.refuses_unsigned;
             }
@@ -528,8 +532,8 @@ impl Provider for Gcs {
 /// API").
 fn present(answer: &Answer) -> ObjectFact {
     let text = |name: &str| answer.headers.get(name)?.to_str().ok().map(str::to_owned);
-    // Valet uses the stored length. The `Content-Length` header can differ, because Google can decompress an object
-    // when it sends the object.
+    // Valet uses the size of the stored object. The `Content-Length` header can have a different value, because
+    // Google can decompress an object while it sends the object.
     let size = text("x-goog-stored-content-length").or_else(|| text("content-length"));
     let modified = text("last-modified")
         .and_then(|t| jiff::fmt::rfc2822::parse(&t).ok())
@@ -542,8 +546,8 @@ fn present(answer: &Answer) -> ObjectFact {
             .find(|(name, _)| *name == kind)
             .map(|(_, value)| value.to_owned())
     };
-    // Valet compares the object's time with the `Date` header. If the answer has no such header, Valet uses the
-    // operator's clock.
+    // Valet computes the age of the object relative to the `Date` header of the answer. If the answer has no `Date`
+    // header, Valet uses the operator's clock.
     let age = modified.map(|m| {
         probe::date(&answer.headers)
             .unwrap_or_else(Timestamp::now)

@@ -1,15 +1,15 @@
-//! The operator's requests for multipart uploads. The operator initiates and completes an upload. The workload
-//! uploads the parts with signed URLs.
+//! The operator's own requests for multipart uploads. The operator initiates and completes a multipart upload. The
+//! workload uploads the parts with signed URLs.
 
 use futures::future::BoxFuture;
 
 use crate::core::{AbortAccess, Access, AllowedRequest, Assembly, Completion, SignError, UploadFact, UploadsFact};
 
-/// A store that supports multipart uploads. Each request takes at most some seconds, except [`complete`].
+/// A store that supports multipart uploads. Each method takes at most some seconds, except [`complete`].
 ///
 /// [`complete`]: Multipart::complete
 pub trait Multipart: Send + Sync {
-    /// Initiates a multipart upload and returns its upload ID. The object gets the content type of the request.
+    /// Initiates a multipart upload and returns its upload ID. The request sets the content type of the object.
     ///
     /// # Errors
     /// Returns [`SignError`] if the store did not initiate the upload.
@@ -18,15 +18,16 @@ pub trait Multipart: Send + Sync {
     /// Lists the parts that the workload has uploaded.
     fn arrived<'a>(&'a self, access: &'a Access, upload: &'a str) -> BoxFuture<'a, UploadFact>;
 
-    /// Completes the upload. Some stores need minutes for this request.
+    /// Completes the multipart upload. Some stores need minutes for this request.
     fn complete<'a>(&'a self, access: &'a Access, assembly: &'a Assembly) -> BoxFuture<'a, Completion>;
 
-    /// Aborts the upload and deletes its parts. The method succeeds if the upload no longer exists.
+    /// Aborts the multipart upload and deletes its parts. The method also succeeds if the upload no longer exists.
     ///
     /// # Errors
-    /// Returns the reason why the upload can still exist. The text contains no secrets.
+    /// Returns the reason why the multipart upload can still exist in the store. The text contains no secrets.
     fn abort<'a>(&'a self, upload: &'a AbortAccess) -> BoxFuture<'a, Result<(), String>>;
 
-    /// Lists the open multipart uploads of exactly this object key. The list does not show who initiated them.
+    /// Lists the open multipart uploads of exactly this object key. The list does not show which client initiated an
+    /// upload.
     fn open<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, UploadsFact>;
 }

@@ -1,31 +1,31 @@
-//! Interprets a store's answers to the requests of a probe. The rules are the same for all providers. The provider
-//! sends the requests.
+//! Interprets a store's answers to the requests of a probe. All providers use these rules, but each provider sends
+//! the requests itself.
 //!
 //! A wrong result could make Valet issue an unsafe credential. Therefore Valet ignores an answer that can have more
-//! than one cause. It tests each unsigned header with two requests that differ only in this header. The result
-//! counts only if the store accepts the request without the header, both before and after the test.
+//! than one cause. It tests each unsigned header with two requests, one with the header and one without it. The
+//! result counts only if the store accepts the request without the header, both before and after the test.
 
 use futures::future::BoxFuture;
 
-/// The reason why the operator sends only read requests, as the beginning of a sentence.
+/// The reason why the operator sends only read requests. The text begins a sentence.
 pub const ONLY_READ: &str = "the operator sends only read requests to the endpoint of an ObjectStore; the platform team can allow write requests with --tenant-store-requests=All";
 
-/// An MD5 in base64 that does not match the body of any probe request.
+/// A wrong MD5 in base64. It does not match the body of any probe request.
 pub const OTHER_MD5: &str = "AAAAAAAAAAAAAAAAAAAAAA==";
 
-/// A variant of a signed probe request.
+/// The variants of a signed probe request. They differ only in an unsigned header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
-    /// The signed request without changes. It is sent for comparison.
+    /// The signed request without an unsigned header. Valet compares its answer with the answers to requests that
+    /// have such a header.
     Plain,
-    /// The signed request with an additional, unsigned header. The header asks the store to copy an object that does
-    /// not exist.
+    /// The signed request with an unsigned header that asks the store to copy an object. This object does not exist.
     Copying,
-    /// The signed request with an additional, unsigned header that sets user metadata.
+    /// The signed request with an unsigned header that sets user metadata.
     Marked,
 }
 
-/// The kind of signed request that the variants of a probe are based on.
+/// The signed request of a probe, before a variant adds an unsigned header to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Base {
     /// An upload with a wrong MD5. A store that checks the MD5 writes nothing.
@@ -53,8 +53,8 @@ impl Said {
         matches!(self.status, 400 | 401 | 403)
     }
 
-    /// Returns true if the store accepted the signature and the permissions of the request. In this case the request
-    /// succeeded, or it failed with an error that the store reports only after authorization.
+    /// Returns true if the store accepted the signature and the permissions of the request. Either the request
+    /// succeeded, or the store returned an error that it returns only after authorization.
     fn is_accepted(&self, base: Base) -> bool {
         match base {
             Base::Upload => self.is_done(),
@@ -75,11 +75,12 @@ impl Said {
 /// The result of a probe for unsigned headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UnsignedHeaders {
-    /// The store refuses a request with an unsigned header, or ignores the header.
+    /// The store refuses a request with an unsigned header, or it ignores this header.
     Refused,
     /// The store does what the unsigned header asks for.
     Obeyed,
-    /// The answers do not show what the store does. The text gives the reason as a clause for the store's owner.
+    /// The answers do not show what the store does with unsigned headers. The text gives the reason to the store's
+    /// owner, as a clause.
     Unknown(String),
 }
 
@@ -92,8 +93,8 @@ pub trait Sender: Sync {
     fn send(&self, base: Base, variant: Variant) -> BoxFuture<'_, Result<Said, Self::Error>>;
 }
 
-/// Finds out what the store does with an unsigned header in an upload. If the credentials are not allowed to upload,
-/// the function uses a download instead.
+/// Finds out what the store does with an unsigned header in an upload. If the credentials do not allow uploads, the
+/// function tests with downloads instead.
 ///
 /// # Errors
 /// Returns an error if the store did not answer.
@@ -110,27 +111,28 @@ pub async fn by_upload<S: Sender>(sender: &S) -> Result<UnsignedHeaders, S::Erro
             });
         }
         let copying = sender.send(base, Variant::Copying).await?;
-        // The status 404 shows that the store obeyed the unsigned header and looked for the copy source.
+        // The status 404 shows that the store obeyed the unsigned header: it searched for the copy source and did not
+        // find it.
         if copying.status == 404 {
             return Ok(UnsignedHeaders::Obeyed);
         }
         if copying.is_done() {
-            // The store ignored the unsigned header, because it stored the body of the request instead of a copy.
+            // The store ignored the unsigned header: it stored the body of the request and copied nothing.
             return Ok(UnsignedHeaders::Refused);
         }
         if copying != control {
             return refused(sender, base, &control, &copying).await;
         }
-        // A store can check the MD5 before or after the copy header, so this refusal shows nothing. The next request
-        // has no wrong MD5, so only the unsigned header can cause an error.
+        // This refusal shows nothing, because the wrong MD5 or the unsigned header can be its cause. The next request
+        // has no wrong MD5, so only the unsigned header can cause a refusal.
     }
     Ok(UnsignedHeaders::Unknown(
         "the store gave the same answer to probe requests with and without an unsigned header".into(),
     ))
 }
 
-/// Finds out what the store does with unsigned headers, and sends only downloads. Stores check signatures in the
-/// same way for all methods. Therefore the result is also valid for uploads.
+/// Finds out what the store does with unsigned headers, and sends only downloads. A store checks signatures of
+/// uploads and downloads in one way, so the result is also valid for uploads.
 ///
 /// # Errors
 /// Returns an error if the store did not answer.
@@ -150,9 +152,10 @@ pub async fn by_download<S: Sender>(sender: &S) -> Result<UnsignedHeaders, S::Er
     refused(sender, base, &control, &marked).await
 }
 
-/// Returns true if the store refuses a request because the request has an unsigned header. A store can also refuse
-/// one header because of what this header asks for. Therefore the store must refuse two different headers, and must
-/// still accept the request without them.
+/// Returns true if the store refuses requests because they have an unsigned header.
+///
+/// A store can also refuse a header because of what the header asks for. Therefore the store must refuse two requests
+/// with different unsigned headers. It must still accept the request without them.
 async fn refused<S: Sender>(
     sender: &S,
     base: Base,
@@ -187,23 +190,24 @@ fn told(said: &Said) -> String {
 /// The result of a probe for write-once uploads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteOnce {
-    /// The store supports write-once uploads: it refused a second upload of an object that exists.
+    /// The store supports write-once uploads: it refused a second upload, because the object existed.
     Enforced,
-    /// The store does not support write-once uploads, or it replaced the existing object. The text gives details as
-    /// a clause.
+    /// The store does not support write-once uploads, or it replaced the existing object. The text gives details as a
+    /// clause.
     Missing(String),
-    /// The answers do not show if the store supports write-once uploads. The text gives the reason as a clause.
+    /// The answers do not show whether the store supports write-once uploads. The text gives the reason as a clause.
     Unknown(String),
 }
 
-/// Derives the result from the answers to a write-once upload that the probe sent several times.
+/// Returns whether the store supports write-once uploads. The probe sends one write-once upload several times, and
+/// `answers` contains the store's answers.
 pub fn write_once(answers: &[Said]) -> WriteOnce {
     let Some(last) = answers.last() else {
         return WriteOnce::Unknown("no write-once upload was sent".into());
     };
     match (last.status, answers.len()) {
-        // The status 412 means that the store refused the upload, because an earlier upload of the probe had written
-        // the object.
+        // The status 412 means that the store refused the upload because the object existed. An earlier upload of
+        // this probe had written the object.
         (412, _) => WriteOnce::Enforced,
         (501 | 405 | 400, _) => WriteOnce::Missing(format!(
             "the store answers status {status} to a write-once upload",
@@ -217,7 +221,8 @@ pub fn write_once(answers: &[Said]) -> WriteOnce {
     }
 }
 
-/// Returns a clause about write-once uploads that users need to know before they create grants for the store.
+/// Returns what users must know about write-once uploads before they create grants for the store. The text is a
+/// clause.
 pub fn remark(found: &Option<WriteOnce>) -> Option<String> {
     match found {
         Some(WriteOnce::Missing(why)) => Some(format!(

@@ -1,4 +1,4 @@
-//! Selects the provider of a store and the store's credentials.
+//! Selects the provider of a store and the credentials that sign for the store.
 
 use std::sync::Arc;
 
@@ -20,8 +20,8 @@ use crate::{
     provider::{Provider, azure, gcs, s3},
 };
 
-/// The source of a store's credentials. The kind of the store (ObjectStore or ClusterObjectStore) decides which
-/// namespace contains the Secret.
+/// The source of a store's credentials. For an ObjectStore and for a ClusterObjectStore, Valet reads the Secret from
+/// different namespaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CredentialsSource {
     /// The credentials are in the Secret with this name.
@@ -30,7 +30,7 @@ pub enum CredentialsSource {
     Environment,
 }
 
-/// The validated settings of a store.
+/// The validated settings of a store, without its credentials.
 #[derive(Clone, Debug)]
 pub struct Settings(ProviderConfig);
 
@@ -46,7 +46,7 @@ enum Kind {
 /// Validates a store's spec, without its credentials.
 ///
 /// # Errors
-/// Returns the reason for the store's condition and a sentence for the store's owner.
+/// Returns the reason for the store's condition, and a message to the store's owner.
 pub fn settings(store: &impl Store) -> Result<Settings, (Reason, String)> {
     store
         .check()
@@ -60,14 +60,14 @@ pub fn settings(store: &impl Store) -> Result<Settings, (Reason, String)> {
     }
 }
 
-/// Returns the name of the bucket or container that the store's notifications contain.
+/// Returns the name of the bucket or container. The store's notifications contain this name.
 pub fn bucket(store: &impl Store) -> Option<String> {
     store.place().map(|place| place.bucket().to_owned())
 }
 
 impl Settings {
     /// Returns the field of the store's spec that contains the provider's settings, for example `spec.s3`. Messages
-    /// use it.
+    /// name this field.
     pub fn field(&self) -> String {
         format!("spec.{}", self.0.field())
     }
@@ -88,7 +88,7 @@ impl Settings {
     /// Checks that the egress policy permits the endpoints in a tenant's store.
     ///
     /// # Errors
-    /// Returns the reason for the store's condition and a sentence for the store's owner.
+    /// Returns the reason for the store's condition, and a message to the store's owner.
     pub async fn check_endpoint(&self, outward: &EgressPolicy) -> Result<(), (Reason, String)> {
         for endpoint in self.endpoints() {
             let inward = outward.check(&host(endpoint)?).await;
@@ -97,11 +97,11 @@ impl Settings {
         Ok(())
     }
 
-    /// Checks the endpoints without sending any DNS lookups. Therefore it checks only IP addresses and reserved
-    /// names such as `localhost`.
+    /// Checks the endpoints of a tenant's store without DNS lookups. The method can check only IP addresses and
+    /// reserved names such as `localhost`.
     ///
     /// # Errors
-    /// Returns the reason for the store's condition and a sentence for the store's owner.
+    /// Returns the reason for the store's condition, and a message to the store's owner.
     pub fn check_endpoint_literal(&self, outward: &EgressPolicy) -> Result<(), (Reason, String)> {
         for endpoint in self.endpoints() {
             let checked = outward.check_literal(&host(endpoint)?);
@@ -110,7 +110,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Returns the endpoints that receive requests from the operator itself.
+    /// Returns the endpoints to which the operator itself sends requests.
     fn endpoints(&self) -> impl Iterator<Item = &String> {
         let endpoints = match &self.0 {
             ProviderConfig::S3(s3) => {
@@ -126,7 +126,7 @@ impl Settings {
     /// Reads the store's credentials from the data of a Secret.
     ///
     /// # Errors
-    /// Returns [`CredentialsError`]. It contains the names of the Secret's entries, but no values.
+    /// Returns [`CredentialsError`]. The error names entries of the Secret but does not contain their values.
     pub fn with_secret<'a>(
         self,
         data: impl IntoIterator<Item = (&'a str, &'a [u8])>,
@@ -159,22 +159,22 @@ impl Settings {
         }
     }
 
-    /// Uses an identity from the environment that signs without a request. It can be an access key, an account key
-    /// or a service account key.
+    /// Uses an identity from the environment as the store's credentials, if the identity can sign without a request.
+    /// Such an identity is an access key, an account key or a service account key.
     ///
     /// # Errors
     /// Returns [`NotAtHand`] if the environment contains no such identity.
     pub async fn with_environment_at_hand(self, environment: &Environment) -> Result<Account, NotAtHand> {
         match self.0 {
             ProviderConfig::S3(s3) => Ok(Account(Kind::S3(s3, Environment::aws_at_hand().await?))),
-            // Valet creates these identities without a request. If they send a request later, `Account::asks`
-            // describes it.
+            // Valet creates the identities of Azure and Google without a request. If such an identity needs a request
+            // to sign, `Account::asks` describes this request.
             other => Ok(Self(other).with_environment(environment).await),
         }
     }
 
-    /// Returns what somebody must set if the operator's identity is required but missing. The text is the end of a
-    /// sentence.
+    /// Returns what somebody must set if the store needs the operator's identity and the environment contains none.
+    /// The text ends a sentence.
     pub fn wanted_in_environment(&self) -> &'static str {
         match &self.0 {
             ProviderConfig::S3(_) => {
@@ -201,8 +201,8 @@ fn host(endpoint: &str) -> Result<String, (Reason, String)> {
 }
 
 impl Account {
-    /// Describes the request to another service that is needed for a signature. The text is the beginning of a
-    /// sentence. Returns `None` if a signature needs no request.
+    /// Describes the network request that Valet must send before it can sign. The text begins a sentence. Returns
+    /// `None` if Valet can sign without a network request.
     pub fn asks(&self) -> Option<&'static str> {
         match &self.0 {
             Kind::S3(s3, _) => s3
@@ -225,19 +225,19 @@ impl Account {
         }
     }
 
-    /// Returns the address in the store's settings that receives the operator's identity when Valet signs. Returns
-    /// `None` if the address belongs to the cloud provider.
+    /// Returns the address in the store's settings to which Valet sends the operator's identity when it signs.
+    /// Returns `None` if the address belongs to the cloud provider.
     pub fn shows_identity_to(&self) -> Option<String> {
         match &self.0 {
             Kind::S3(s3, _) => s3::foreign_sts(s3),
             Kind::AzureBlob(store, azure::Credentials::Identity(_)) => azure::foreign_endpoint(store),
-            // Google's access token is sent only to IAM, and a store cannot set the address of IAM.
+            // Valet sends Google's access token only to IAM, and a store cannot set the address of IAM.
             Kind::AzureBlob(..) | Kind::Gcs(..) => None,
         }
     }
 
-    /// Creates the provider of the store. If `outward` is set, the provider sends requests only to permitted hosts.
-    /// This function reads nothing and sends no request.
+    /// Creates the provider of the store. If the egress policy `outward` is set, the provider sends requests only to
+    /// hosts that this policy permits. The method itself reads nothing and sends no request.
     pub fn connect(self, outward: Option<EgressPolicy>) -> Arc<dyn Provider> {
         match self.0 {
             Kind::S3(s3, credentials) => Arc::new(S3::new(*s3, credentials, outward)),

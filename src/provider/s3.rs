@@ -56,35 +56,36 @@ use crate::{
     net::{EgressPolicy, aws, client::app_name},
 };
 
-/// The maximum lifetime of a presigned URL is 7 days, in seconds (Amazon S3 API, "Authenticating Requests: Using
-/// Query Parameters", `X-Amz-Expires`).
+/// A presigned URL is valid for at most 7 days, in seconds (Amazon S3 API, "Authenticating Requests: Using Query
+/// Parameters", `X-Amz-Expires`).
 const MAX_EXPIRES_SECONDS: i64 = 604_800;
-/// The maximum size of an object that is uploaded with one PUT request is 5 GiB (Amazon S3 User Guide, "Uploading
+/// An object that is uploaded with one PUT request can have at most 5 GiB (Amazon S3 User Guide, "Uploading
 /// objects").
 const MAX_PUT_BYTES: i64 = 5 << 30;
 /// The maximum length of an object key, in bytes of UTF-8 (Amazon S3 User Guide, "Naming Amazon S3 objects").
 const MAX_KEY_BYTES: usize = 1024;
-/// The timeout of one request to the store. If a request takes longer, the store counts as unreachable.
+/// The timeout of one request to the store. After a timeout, the store counts as unreachable.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// The object key that probes use if the store does not set `probeKey`.
 const PROBE_KEY: &str = "valet-probe";
-/// The maximum lifetime of a session, in seconds, if session credentials assume the role (IAM User Guide, "Roles
-/// terms and concepts": role chaining).
+/// The maximum lifetime of a session in seconds, if Valet assumes the role with the credentials of another session
+/// (IAM User Guide, "Roles terms and concepts": role chaining).
 const LONGEST_CHAINED: i64 = 3600;
 
-/// The message for a store with `assumeRole` whose STS endpoint was chosen by a tenant.
+/// The message for a store with `assumeRole` if a tenant chose the STS endpoint.
 const NO_STS: &str = "spec.s3.credentials.assumeRole needs requests to STS, but the operator sends only read requests to the endpoint of an ObjectStore; remove assumeRole, or ask the platform team to set --tenant-store-requests=All";
 
 /// An S3 bucket and the credentials that sign for it.
 pub struct S3 {
     store: S3Store,
     sessions: Sessions,
-    /// The hosts that the provider is allowed to send requests to. `None` means any host.
+    /// The policy limits the hosts to which the provider sends requests. `None` means that the provider can send
+    /// requests to any host.
     outward: Option<EgressPolicy>,
     capabilities: Arc<Capabilities>,
-    /// The store's clock. Valet reads it from the `Date` headers of the store's answers.
+    /// The clock of the store. Valet reads the time from the `Date` headers of the store's answers.
     clock: StoreClock,
-    /// This is true after a probe of the store has finished.
+    /// This is true if at least one probe of the store has finished.
     is_tried: AtomicBool,
     /// This is true if the store refuses unsigned headers. It is `None` until a probe has found out.
     refuses_unsigned: Mutex<Option<bool>>,
@@ -95,18 +96,20 @@ pub struct S3 {
     wants_checksums: AtomicBool,
     /// The result of the last conformance check. It is `None` before the first check.
     canary: Mutex<Option<ConformanceReport>>,
-    /// This is true if a probe confirmed that the store enforces session policies.
+    /// This is true if a probe found that the store enforces session policies.
     confined: AtomicBool,
-    /// This is true if another process found that the store limits POST forms for a key prefix to that prefix.
+    /// A POST form for a key prefix must not write outside this prefix. The value is true if another process of Valet
+    /// found that the store enforces this.
     keeps_below: AtomicBool,
-    /// This is true if the last conformance check found that the store's entity tags are MD5 checksums. It is `None`
-    /// if no check found out.
+    /// The result of the last conformance check for entity tags. It is true if the store's entity tags are MD5
+    /// checksums, and `None` if no check found this out.
     tags_are_md5: Mutex<Option<bool>>,
 }
 
 impl S3 {
-    /// Creates the provider from the store's settings and a source of credentials. `outward` limits the hosts that
-    /// receive requests if a tenant owns the store. This function reads nothing and sends no request.
+    /// Creates the provider from the store's settings and a source of credentials. If a tenant owns the store,
+    /// `outward` is set. The provider then sends requests only to hosts that this egress policy permits. The function
+    /// itself reads nothing and sends no request.
     pub fn new(store: S3Store, credentials: SharedCredentialsProvider, outward: Option<EgressPolicy>) -> Self {
         let role = store.credentials.as_ref().and_then(|c| c.assume_role.as_ref());
         let capabilities = Arc::new(capabilities::of(role));
@@ -131,19 +134,19 @@ impl S3 {
         self.store.credentials.as_ref()?.assume_role.as_ref()
     }
 
-    /// Returns true if unsigned headers are harmless for this store, even if the store obeys them.
+    /// Returns true if an unsigned header cannot do harm in this store, even if the store obeys unsigned headers.
     fn is_safe(&self) -> bool {
         self.role().is_some() || self.store.unsigned_headers == UnsignedHeaders::Tolerate
     }
 
-    /// Returns true if the operator is allowed to send write requests. A tenant can choose the endpoint, and the
-    /// operator then needs the consent of the platform team.
+    /// Returns true if the operator is allowed to send write requests to the store. If a tenant chose the endpoint,
+    /// the platform team must have allowed write requests.
     fn may_change(&self) -> bool {
         let is_own = responses::is_amazons(self.store.endpoint.as_deref(), "");
         is_own || self.outward.as_ref().is_none_or(EgressPolicy::may_change)
     }
 
-    /// Returns an error if the operator is allowed to send only read requests.
+    /// Returns an error if the operator is not allowed to send write requests to the store.
     fn must_change(&self) -> Result<(), SignError> {
         match self.may_change() {
             true => Ok(()),
@@ -151,7 +154,7 @@ impl S3 {
         }
     }
 
-    /// Returns the reason why a conformance check cannot run now. Returns `None` if it can run.
+    /// Returns a report with the reason why a conformance check cannot run now. Returns `None` if the check can run.
     fn not_to_be_tried(&self) -> Option<ConformanceReport> {
         if !self.may_change() {
             return Some(ConformanceReport::untried(
@@ -162,8 +165,8 @@ impl S3 {
         Some(ConformanceReport::untried(self.clock.trouble()?, true))
     }
 
-    /// Returns true if the operator is allowed to send requests to STS. A tenant can choose the STS endpoint, and
-    /// the operator then needs the consent of the platform team.
+    /// Returns true if the operator is allowed to send requests to STS. If a tenant chose the STS endpoint, the
+    /// platform team must have allowed these requests.
     fn may_assume(&self) -> bool {
         let endpoint = self.role().and_then(|role| role.endpoint.as_ref());
         let endpoint = endpoint.or(self.store.endpoint.as_ref());
@@ -178,7 +181,8 @@ impl S3 {
             .build()
     }
 
-    /// Returns an HTTP client. If the store's hosts are limited, the client connects only to permitted hosts.
+    /// Returns an HTTP client for the AWS SDK. If an egress policy limits the store's hosts, the client connects only
+    /// to permitted hosts.
     fn http(&self) -> SharedHttpClient {
         self.outward.as_ref().map_or_else(aws::shared, aws::guarded)
     }
@@ -203,13 +207,12 @@ impl S3 {
             .region(Region::new(self.store.region.clone()))
             .credentials_provider(credentials.clone())
             .force_path_style(self.store.addressing_style == AddressingStyle::Path)
-            // By default, the AWS SDK adds a checksum of its own to a request. Valet turns this off, because a
-            // signature must contain only what the grant specifies.
+            // By default, the AWS SDK adds a checksum to a request. Valet turns this off, because a signature must
+            // contain only what the grant specifies.
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
-            // By default, the AWS SDK creates a session for a directory bucket and signs with this session. Valet
-            // turns this off, because the session expires after five minutes and the signed URL does not show this
-            // expiry.
+            // By default, the AWS SDK signs with a session of its own for a directory bucket. Valet turns this off.
+            // The session expires after five minutes, and the signed URL does not show this expiry.
             .disable_s3_express_session_auth(true)
             .retry_config(RetryConfig::standard().with_max_attempts(2))
             .interceptor(DateOfStore(self.clock.clone()))
@@ -227,7 +230,7 @@ impl S3 {
     }
 
     /// Returns true if the entity tag of an object is its MD5 after an upload with one PUT request. Amazon documents
-    /// this behavior. For any other store, a conformance check must have confirmed it.
+    /// this behavior. For a store outside Amazon, a conformance check must have confirmed it.
     fn tags_are_md5(&self) -> bool {
         let seen = *lock(&self.tags_are_md5);
         seen.unwrap_or_else(|| responses::is_amazons(self.store.endpoint.as_deref(), &self.store.bucket))
@@ -237,9 +240,9 @@ impl S3 {
         self.store.public_endpoint.as_ref().or(self.store.endpoint.as_ref())
     }
 
-    /// Returns the reason why the store refused a HEAD request. The function first compares the clocks. The answer
-    /// to HEAD has no body, so the function then sends a GET request. Its answer shows if the credentials are the
-    /// reason.
+    /// Returns the reason why the store refused a HEAD request. The method first checks whether clock skew is the
+    /// reason. An answer to HEAD has no body, so the method then sends a GET request. The answer to GET shows whether
+    /// the credentials are the reason.
     async fn hidden(&self, session: &Session, key: &ObjectKey) -> ObjectFact {
         if let Some(why) = self.clock.trouble() {
             return ObjectFact::ClockSkewed(why);
@@ -247,15 +250,16 @@ impl S3 {
         let get = session.talker.get_object().bucket(&self.store.bucket).key(key.as_str());
         match get.range("bytes=0-0").send().await {
             Err(e) => self.clock_trouble(&e).map_or(ObjectFact::Hidden, ObjectFact::ClockSkewed),
-            // The same credentials can read the object with GET. The likely reason is a proxy in front of the store
-            // that blocks HEAD requests.
+            // The credentials can read the object with GET but not with HEAD. The likely reason is a proxy in front
+            // of the store that blocks HEAD requests.
             Ok(_) => ObjectFact::Unreachable(
                 "the store refused a HEAD request with status 403 but allowed a GET request with the same credentials; check proxies and firewalls between the operator and the store".into(),
             ),
         }
     }
 
-    /// Returns the message for a refusal that clock skew causes or can cause. Returns `None` for other refusals.
+    /// Returns the message for a refusal that clock skew causes or can cause. Returns `None` if the refusal has a
+    /// different cause.
     fn clock_trouble<E: ProvideErrorMetadata>(&self, error: &SdkError<E>) -> Option<String> {
         let said = || {
             "the store rejected the time of the request; synchronize the clocks of the operator and the store (NTP)"
@@ -308,8 +312,7 @@ impl S3 {
         let lifetime = request.lifetime;
         let end = session.end(Timestamp::now());
         if session.sts.is_none() && end.is_some_and(|end| end < lifetime.expires_at) {
-            // The session changed after Valet decided to sign. The next reconcile uses the expiry of the new
-            // session.
+            // The session changed after Valet decided to sign. The next reconcile uses the expiry of the new session.
             return Err(SignError::Refused(
                 "the store's credentials were replaced, and the new credentials expire before the requested expiry"
                     .into(),
@@ -339,7 +342,7 @@ impl S3 {
         let presigned = match &request.ask {
             ask if ask.is_for_credentials() => {
                 if session.sts.is_none() {
-                    // Valet never gives the store's own credentials to a client.
+                    // Valet never gives the credentials of the store itself to a client.
                     let why = "spec.s3.credentials.assumeRole is not set in the store, so Valet cannot issue temporary credentials";
                     return Err(SignError::Refused(why.into()));
                 }
@@ -396,7 +399,7 @@ impl S3 {
     }
 }
 
-/// Returns the address of the store's STS if the STS does not belong to Amazon.
+/// Returns the address of the STS that the store names, if this STS does not belong to Amazon.
 pub fn foreign_sts(store: &S3Store) -> Option<String> {
     let role = store.credentials.as_ref()?.assume_role.as_ref()?;
     let endpoint = role.endpoint.as_ref().or(store.endpoint.as_ref())?;
@@ -412,8 +415,9 @@ impl Provider for S3 {
     fn capabilities(&self) -> Arc<Capabilities> {
         let is_tried = self.is_tried.load(Ordering::Acquire);
         let is_documented = prefix::is_amazons(&self.store);
-        // After a probe, a capability that is still unknown counts as missing. Before the first probe it counts as
-        // present, because Valet signs nothing that depends on the probe's result.
+        // If a probe could not find out whether the store has a capability, the capability counts as missing. Before
+        // the first probe, the capability counts as present. This is safe, because Valet signs nothing that depends
+        // on the capability before the first probe.
         let holds = |seen: Option<bool>| seen.unwrap_or(is_documented || !is_tried);
         let has_signed_headers_only = self.is_safe() || holds(*lock(&self.refuses_unsigned));
         let has_write_once = holds(match &*lock(&self.write_once) {
@@ -442,8 +446,8 @@ impl Provider for S3 {
         lacks(has_signed_headers_only, Capability::SignedHeadersOnly);
         lacks(has_write_once, Capability::WriteOnce);
         if !may_change {
-            // The operator must send write requests to initiate and complete multipart uploads, so the store has no
-            // multipart uploads without them.
+            // To initiate and complete multipart uploads, the operator must send write requests. If the operator is
+            // not allowed to send them, the store does not support multipart uploads.
             can.multipart = None;
             can.only_read = true;
         }
@@ -455,8 +459,8 @@ impl Provider for S3 {
     fn credentials_expire(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
         async {
             let session = self.session().await?;
-            // If Valet assumes a role for each credential, the credential expires with its session. It stays valid
-            // when the credentials that assumed the role expire.
+            // If Valet assumes a role for each credential, the credential expires with the session of this role. It
+            // stays valid after the credentials that assumed the role have expired.
             Ok(
                 match self.role().map(|role| Self::longest(role, &session.credentials)) {
                     Some(own) => Timestamp::now().checked_add(SignedDuration::from_secs(own)).ok(),
@@ -472,14 +476,14 @@ impl Provider for S3 {
     }
 
     fn expiry_is_unknown(&self) -> BoxFuture<'_, bool> {
-        // If Valet assumes a role for each credential, STS returns the expiry of the session. So the expiry is
-        // unknown only without a role.
+        // If Valet assumes a role for each credential, STS returns the expiry of the session. Therefore the expiry
+        // can be unknown only if Valet does not assume a role.
         async { self.role().is_none() && self.session().await.is_ok_and(|session| session.expiry_is_unknown()) }
             .boxed()
     }
 
     fn requires_remote_signing(&self) -> bool {
-        // Valet must send a request to STS for each credential if the store assumes a role.
+        // If the store has `assumeRole`, Valet must send a request to STS for each credential.
         self.role().is_some()
     }
 
@@ -489,7 +493,7 @@ impl Provider for S3 {
 
     fn prepare(&self, until: Timestamp) -> BoxFuture<'_, ()> {
         async move {
-            // The credentials that assume a role do not need to stay valid, because each grant has its own session.
+            // The credentials that assume a role need no long lifetime, because each grant has its own session.
             if self.role().is_none() {
                 let _ = self.session_until(Some(until)).await;
             }
@@ -511,8 +515,8 @@ impl Provider for S3 {
                 "{bucket}\n{region}\n{addressing_style:?}\n{:?}\n{role:?}",
                 self.public_endpoint()
             );
-            // The KMS key is part of the fingerprint, because a session without the permission to use the KMS key
-            // does not work. If the store has no KMS key, Valet adds nothing to the fingerprint.
+            // The KMS key is part of the fingerprint, because a session works only if it is allowed to use this KMS
+            // key. If the store has no KMS key, Valet adds nothing to the fingerprint.
             if let Some(key) = self.role().and_then(|role| role.kms_key_arn.as_ref()) {
                 place.push('\n');
                 place.push_str(key);
@@ -535,8 +539,8 @@ impl Provider for S3 {
     }
 
     fn requires_probe(&self) -> bool {
-        // A probe is not needed for Amazon's own hosts, because Amazon documents that it refuses unsigned headers
-        // ("Authenticating Requests: Using Query Parameters", signed headers).
+        // Amazon documents that it refuses unsigned headers ("Authenticating Requests: Using Query Parameters",
+        // signed headers). Therefore Amazon's own hosts need no probe.
         !self.is_safe() && !prefix::is_amazons(&self.store)
     }
 
@@ -549,7 +553,7 @@ impl Provider for S3 {
             if let Some(untried) = self.not_to_be_tried() {
                 return untried;
             }
-            // The conformance check signs URLs for the operator's endpoint, because the operator can be unable to
+            // The conformance check signs URLs for the operator's endpoint, because the operator possibly cannot
             // reach the public endpoint.
             let store = S3Store {
                 public_endpoint: None,
@@ -600,8 +604,8 @@ impl Provider for S3 {
                 }
             };
             let modified = head.last_modified().and_then(|t| Timestamp::from_second(t.secs()).ok());
-            // Valet compares the object's time with the `Date` header. If the answer has no such header, Valet uses
-            // the operator's clock.
+            // Valet computes the age of the object relative to the `Date` header of the answer. If the answer has no
+            // `Date` header, Valet uses the operator's clock.
             let age = modified.map(|m| date.seen().unwrap_or_else(Timestamp::now).duration_since(m));
             let modified_at = age.and_then(|age| Timestamp::now().checked_sub(age).ok());
             ObjectFact::Present {

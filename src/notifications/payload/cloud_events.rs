@@ -1,15 +1,16 @@
-//! Parses CloudEvents 1.0 from Azure Event Grid ("CloudEvents v1.0 schema with Azure Event Grid"). All three HTTP
-//! modes are supported ("HTTP Protocol Binding for CloudEvents"): one event in the body, a list of events in the
-//! body, or one event in the headers.
+//! Parses CloudEvents 1.0 from Azure Event Grid ("CloudEvents v1.0 schema with Azure Event Grid"). The module
+//! supports all three HTTP modes ("HTTP Protocol Binding for CloudEvents"): one event in the body, a list of events
+//! in the body, and one event in the headers.
 
 use http::{HeaderMap, header::CONTENT_TYPE};
 use serde::Deserialize;
 
 use super::{MAX_OBJECTS, Malformed, Notification, event_grid, keys::decoded};
 
-/// The only supported CloudEvents version. The specifications 1.0.1 and 1.0.2 also use the version text "1.0".
+/// The only CloudEvents version that Valet supports. Events of the specifications 1.0.1 and 1.0.2 also contain the
+/// version text "1.0".
 const VERSION: &str = "1.0";
-/// The beginning of the Content-Type header if the body contains events.
+/// If the body contains events, the Content-Type header begins with this text.
 const IN_BODY: &[u8] = b"application/cloudevents";
 
 /// The fields that Valet reads from a CloudEvent.
@@ -33,8 +34,8 @@ pub fn list(body: &[u8]) -> Result<Notification, Malformed> {
     arrived(&events)
 }
 
-/// Returns true if the HTTP headers contain the event. If the body also contains an event, Valet uses the event in
-/// the body.
+/// Returns true if Valet must read the event from the HTTP headers. If the body also contains an event, Valet uses
+/// the event in the body.
 pub fn is_in_headers(headers: &HeaderMap) -> bool {
     let content_type = headers.get(CONTENT_TYPE).map(|v| v.as_bytes()).unwrap_or_default();
     let is_in_body = content_type
@@ -48,7 +49,7 @@ pub fn in_headers(headers: &HeaderMap) -> Result<Notification, Malformed> {
     let value = |name: &str| {
         let mut values = headers.get_all(name).iter();
         let text = values.next()?.to_str().ok()?;
-        // Valet rejects an event with a repeated header, because no rule says which value is valid.
+        // If a header is repeated, Valet rejects the event, because no rule says which value is valid.
         values.next().is_none().then(|| decoded(text, false)).flatten()
     };
     arrived(&[Event {
@@ -121,7 +122,7 @@ mod tests {
         let mut deleted = created(SUBJECT);
         deleted["type"] = json!("Microsoft.Storage.BlobDeleted");
         assert_eq!(told(&plain, &deleted.to_string()), []);
-        // This event has another type and no subject.
+        // This event has a type that does not report a created blob, and it has no subject.
         let other =
             json!({"specversion": "1.0", "type": "org.example.x", "id": "1", "source": "/", "data": [[["deep"]]]});
         assert_eq!(told(&plain, &other.to_string()), []);
@@ -152,12 +153,13 @@ mod tests {
                 &["ü A", "ü %41"],
             ),
         ] {
-            // The body contains the event's data, which Valet does not read.
+            // If the headers contain the event, the body contains the data of the event. Valet does not read this
+            // data.
             for body in ["", "{}", r#"{"Records": 1}"#, "\u{0}"] {
                 assert_eq!(told(&event(subject), body), [object("media", keys)], "{subject}");
             }
         }
-        // If the headers and the body both contain an event, the media type decides which one is used.
+        // If the headers and the body both contain an event, the media type decides which event Valet uses.
         let mut both = event("blobServices/default/containers/other/blobs/x");
         both.insert(CONTENT_TYPE, "Application/CloudEvents+JSON".parse().unwrap());
         assert_eq!(

@@ -5,12 +5,12 @@ use serde::Deserialize;
 
 use super::{MAX_OBJECTS, Malformed, Notification, ObjectCreated, readings};
 
-/// In the subject of an event, this text comes before the container name. In CloudEvents, the `/` before this text
-/// can be missing, as in Microsoft's example.
+/// The text before the container name in the subject of an event. The `/` before this text can be missing in
+/// CloudEvents, as in Microsoft's example.
 const SERVICE: &str = "blobServices/default/containers/";
 /// The event type that reports a created blob.
 pub const CREATED: &str = "Microsoft.Storage.BlobCreated";
-/// The maximum length of a validation code. Event Grid uses UUIDs as validation codes.
+/// The maximum length of a validation code. The validation codes of Event Grid are UUIDs.
 const MAX_CODE: usize = 128;
 
 #[derive(Deserialize)]
@@ -29,10 +29,10 @@ struct Data {
     validation_code: Option<String>,
 }
 
-/// Parses a list of events. If an event validates a subscription, it must be the only event in its list.
+/// Parses a list of Event Grid events. If an event validates a subscription, it must be the only event in its list.
 ///
 /// # Errors
-/// Returns [`Malformed`] if the body is not such a list.
+/// Returns [`Malformed`] if the body is not a valid list of Event Grid events.
 pub fn parse(body: &[u8]) -> Result<Notification, Malformed> {
     let events: Vec<Event> = serde_json::from_slice(body).map_err(|_| Malformed)?;
     if events.is_empty() || events.len() > MAX_OBJECTS {

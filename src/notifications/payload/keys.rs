@@ -1,7 +1,7 @@
 //! Decodes object keys in notifications.
 
 /// Returns all object keys that a text in a notification can mean. The list contains the unchanged text and the
-/// result of each supported decoding.
+/// result of each decoding that Valet supports.
 pub fn readings(key: String) -> Vec<String> {
     let mut keys: Vec<String> = [decoded(&key, true), decoded(&key, false)]
         .into_iter()

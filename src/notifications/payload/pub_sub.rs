@@ -11,8 +11,8 @@ pub struct Pushed {
     attributes: Attributes,
 }
 
-/// The attributes that Google Cloud Storage sets ("Pub/Sub notifications for Cloud Storage", attributes). Messages
-/// of other publishers have other attributes.
+/// The attributes that Google Cloud Storage sets ("Pub/Sub notifications for Cloud Storage", attributes). If a
+/// message has different attributes, it does not come from Google Cloud Storage.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Attributes {
@@ -22,9 +22,10 @@ struct Attributes {
 }
 
 impl Pushed {
-    /// Returns the created object if the message reports one. For deletions, metadata updates and messages of other
-    /// publishers it returns an empty list. An error would be wrong here, because Pub/Sub sends rejected messages
-    /// again.
+    /// Returns the created object if the message reports one. The list is empty if the message reports a deletion or
+    /// a metadata update, or if it does not come from Google Cloud Storage.
+    ///
+    /// In these cases the method must not return an error, because Pub/Sub sends rejected messages again.
     pub fn arrived(self) -> Result<Vec<ObjectCreated>, Malformed> {
         match self.attributes {
             Attributes {
@@ -52,8 +53,8 @@ mod tests {
     use super::*;
 
     fn pushed(attributes: Value) -> Value {
-        // This is a shortened example from Google's documentation. The field `data` contains the object's
-        // description in base64.
+        // This is a shortened example from Google's documentation. The field `data` contains a description of the
+        // object in base64.
         json!({
             "message": {
                 "attributes": attributes,

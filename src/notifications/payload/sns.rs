@@ -18,8 +18,8 @@ impl std::fmt::Debug for Subscription {
 }
 
 impl Subscription {
-    /// Returns the confirmation URL if it belongs to SNS and to one of these topics. Otherwise it returns `None`.
-    /// Without this check, a sender with a token could make the operator send a request to any URL.
+    /// Returns the confirmation URL if it belongs to SNS and the topic is in the list `topics`. Otherwise it returns
+    /// `None`. Without this check, a sender with a valid token could make the operator send a request to any URL.
     pub fn to_fetch(&self, topics: &[String]) -> Option<http::Uri> {
         if !topics.contains(&self.topic) {
             return None;

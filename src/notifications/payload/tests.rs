@@ -1,10 +1,10 @@
-//! Tests the parser with messages of S3 and compatible stores, and with invalid messages.
+//! Tests the parser with messages of Amazon S3 and compatible stores, and with invalid messages.
 
 use serde_json::{Value, json};
 
 use super::*;
 
-/// Parses a message without any headers that matter.
+/// Parses a message that has no headers of a CloudEvent.
 pub fn parse(body: &[u8]) -> Result<Notification, Malformed> {
     super::parse(&HeaderMap::new(), body)
 }
@@ -115,7 +115,7 @@ fn invalid_notification_is_rejected() {
     }
     assert_eq!(parse(b"\xff\xfe{\"Records\":[]}"), Err(Malformed));
     assert_eq!(parse(b"{\"Event\":\"\xff\"}"), Err(Malformed));
-    // The parser accepts ignored fields with any nesting depth.
+    // If the parser ignores a field, it accepts any nesting depth in this field.
     let passed = format!("{{\"Records\":[],\"x\":{}}}", deep(100_000));
     assert!(parse(passed.as_bytes()).is_ok());
 }

@@ -71,8 +71,8 @@ async fn go(trip: &mut Checker<'_, AzureBlob>) -> Result<(), Unavailable> {
 }
 
 impl Transport for AzureBlob {
-    /// Signs for the operator's endpoint. The store's `ipRange` limits workloads only, so this signature does not
-    /// use it.
+    /// Signs a credential for the operator's endpoint. The store's `ipRange` is only for workloads, so this signature
+    /// does not contain it.
     fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
         async move { self.sign_for(request, &self.own_base(), None).await }.boxed()
     }
@@ -96,8 +96,8 @@ impl Transport for AzureBlob {
         .boxed()
     }
 
-    /// Makes the signature invalid by changing its first character. A change to the last character could have no
-    /// effect, because that character contains padding bits.
+    /// Makes the signature invalid by changing its first character. The last character is not suitable: it contains
+    /// padding bits, so the changed signature could still be valid.
     fn forge(sent: &mut PreparedRequest) {
         if let Some(at) = sent.url.find("&sig=").map(|at| at + "&sig=".len()) {
             let other = if sent.url[at..].starts_with('A') { "B" } else { "A" };

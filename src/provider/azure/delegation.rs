@@ -1,19 +1,20 @@
-//! User delegation keys. The operator's identity signs with such a key instead of the account key ("Get User
-//! Delegation Key" in the Azure Storage REST API).
+//! User delegation keys of Azure ("Get User Delegation Key" in the Azure Storage REST API). If a store has no account
+//! key, the operator's identity signs with a user delegation key.
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::sas::{DelegationKey, SharedKey, second};
 
-/// The lifetime that Valet requests for a user delegation key. Azure allows at most seven days from its own time.
-/// Azure's clock can be a little behind the operator's, so Valet requests 15 minutes less.
+/// The lifetime of a user delegation key that Valet requests from Azure: 7 days minus 15 minutes. Azure allows at
+/// most 7 days, measured with Azure's clock. The 15 minutes are a margin, because Azure's clock can be behind the
+/// operator's clock.
 pub const LIFETIME: SignedDuration = SignedDuration::from_secs(7 * 86_400 - 15 * 60);
-/// Valet replaces a user delegation key one hour after it was fetched, because a fresh key allows a SAS with nearly
-/// the maximum lifetime. URLs that the old key signed stay valid.
+/// Valet fetches a new user delegation key after one hour. With a new key, Valet can sign a SAS for nearly the
+/// maximum lifetime. URLs that an old key signed stay valid.
 pub const REPLACE_AFTER: SignedDuration = SignedDuration::from_hours(1);
 
-/// Builds the request body for a user delegation key. The key's validity starts as early as the start time of the
-/// signatures.
+/// Builds the request body for a user delegation key. The key is valid from the start time that Valet writes into a
+/// SAS, which is `back_dated` before `now`.
 pub fn ask(now: Timestamp, back_dated: SignedDuration) -> String {
     format!(
         "<?xml version=\"1.0\" encoding=\"utf-8\"?><KeyInfo><Start>{}</Start><Expiry>{}</Expiry></KeyInfo>",
@@ -30,8 +31,8 @@ pub struct Delegation {
     pub expiry: Timestamp,
 }
 
-/// Parses Azure's answer to the request for a user delegation key. Returns `None` if the answer contains no such
-/// key.
+/// Parses Azure's answer to the request for a user delegation key. Returns `None` if the answer contains no user
+/// delegation key.
 pub fn read(body: &[u8]) -> Option<Delegation> {
     let text = std::str::from_utf8(body).ok()?;
     let text = element(text, "UserDelegationKey")?;

@@ -1,6 +1,6 @@
 //! Probes an Azure container. The probe checks the account, the container, the credentials and the clock skew. It
-//! also checks that the store does not copy data that the holder of a SAS is not allowed to read. A store that
-//! behaves correctly writes nothing during the probe.
+//! also checks that the holder of a SAS cannot copy data that the holder is not allowed to read. If the store behaves
+//! correctly, the probe writes nothing.
 
 use http::{Method, Request, header};
 use http_body_util::Full;
@@ -24,8 +24,8 @@ impl AzureBlob {
     pub(super) async fn try_out(&self) -> Probed {
         let (mut finding, skew) = self.try_reading(None).await;
         if let (Finding::Usable, Some(skew)) = (&finding, skew) {
-            // If the clock skew is large, the store can refuse a signature only because of its times. A refusal then
-            // shows nothing about the store's behavior.
+            // If the clock skew is large, the store can refuse a signature because of the times in it. Such a refusal
+            // does not show how the store handles copy requests.
             return Probed {
                 skew: Some(skew),
                 untold: Some(skewed(skew)),
@@ -68,7 +68,7 @@ impl AzureBlob {
     /// Sends a read request for a blob that usually does not exist. The error in the answer shows whether the
     /// account, the container and the credentials are correct.
     async fn try_reading(&self, policy: Option<&str>) -> (Finding, Option<SignedDuration>) {
-        // The operator's identity can sign only if it can also get a user delegation key.
+        // If the operator's identity signs, the identity must be able to fetch a user delegation key.
         if let Credentials::Identity(identity) = &self.credentials
             && let Err(e) = self.delegation(identity).await
         {
@@ -96,12 +96,13 @@ impl AzureBlob {
         (finding, skew.filter(|skew| is_skewed(Some(*skew))))
     }
 
-    /// Sends a signed PUT request with a header that asks the store to copy a blob. The blob does not exist. Azure
-    /// copies only from a source that the sender is allowed to read, and refuses the request before it looks for the
-    /// source. A store that would copy any source looks for the blob and does not find it.
+    /// Sends a signed PUT request with a header that asks the store to copy a blob. This source blob does not exist.
     ///
-    /// The refusal counts only if the store accepts the same PUT without the copy header. The PUT contains a wrong
-    /// MD5, so a correct store writes nothing.
+    /// Azure copies only from a source that the sender is allowed to read. It refuses the request before it searches
+    /// for the source blob. An unsafe store searches for the source blob and does not find it.
+    ///
+    /// The refusal counts only if the store accepts the PUT request without the copy header. The PUT request contains
+    /// a wrong MD5, so a correct store writes nothing.
     async fn refuses_foreign_sources(&self) -> Result<UnsignedHeaders, Unanswered> {
         let unknown = |why: &str| Ok(UnsignedHeaders::Unknown(why.to_owned()));
         if !self.may_change() {
@@ -111,7 +112,7 @@ impl AzureBlob {
         }
         let base = self.own_base();
         let now = Timestamp::now();
-        // Each probe uses a new blob name. If a blob with this name existed, the answer could be about that blob.
+        // Each probe uses a new blob name. An existing blob with this name could change the store's answer.
         let own = format!("{PROBE_BLOB}-{}", now.as_nanosecond());
         let delegation = match &self.credentials {
             Credentials::Unusable(_) => return unknown("there are no credentials"),
@@ -140,7 +141,8 @@ impl AzureBlob {
             }
             .unwrap_or_default()
         };
-        // Each upload uses its own name, because a store that ignores the MD5 keeps the blob of the first upload.
+        // Each of the two uploads has its own blob name, because a store that ignores the MD5 keeps the blob of the
+        // first upload.
         let (before, after) = (format!("{own}-before"), format!("{own}-after"));
         if let Err(said) = self.accepts(&before, &sign(&before)).await? {
             return unknown(&format!(
@@ -157,8 +159,8 @@ impl AzureBlob {
         if is_refusal && self.accepts(&after, &sign(&after)).await?.is_ok() {
             return Ok(UnsignedHeaders::Refused);
         }
-        // The store looked for the copy source, so it does not refuse unsigned headers. Azure documents that it does
-        // not behave in this way, so this test applies only to other stores.
+        // The store searched for the copy source, so it obeys unsigned headers. Azure documents that it does not do
+        // this, so Valet applies this test only to stores outside Azure.
         if (status, code.as_str()) == (404, "BlobNotFound") && !self.is_azures_own() {
             return Ok(UnsignedHeaders::Obeyed);
         }
@@ -166,14 +168,14 @@ impl AzureBlob {
         unknown(why.trim_end())
     }
 
-    /// Returns true if the store accepts an upload with this URL and without a copy source. Otherwise it returns the
-    /// status and the error code of the answer. If the store wrote a blob, the function deletes it.
+    /// Sends an upload without a copy source to this URL. Returns `Ok` if the store accepts the upload. Otherwise it
+    /// returns the status and the error code of the answer. If the store wrote a blob, the function deletes the blob.
     async fn accepts(&self, blob: &str, url: &str) -> Result<Result<(), String>, Unanswered> {
         const KIND: (&str, &str) = ("x-ms-blob-type", "BlockBlob");
         let broken = self.put(url, &[KIND, ("content-md5", OTHER_MD5)]).await?;
         let (status, code) = match broken {
-            // Azurite returns this code for a wrong MD5, but also for many other errors. A second upload without an
-            // MD5 shows whether the MD5 was the cause.
+            // Azurite returns this code for a wrong MD5, but also for many different errors. Therefore Valet sends a
+            // second upload without an MD5. If Azurite accepts it, the wrong MD5 caused the error.
             (400, code) if code == "InvalidOperation" && !self.is_azures_own() => self.put(url, &[KIND]).await?,
             said => said,
         };
@@ -224,8 +226,8 @@ fn finding(status: u16, code: &str, is_skewed: bool, container: &str) -> Finding
             Reason::CredentialsRefused,
             "the storage account is disabled (AccountIsDisabled)".into(),
         ),
-        // Either the blob does not exist, or this identity or network is not allowed to read it. The store is usable
-        // in both cases.
+        // Either the blob does not exist, or the store does not allow this identity or network to read it. The probe
+        // reports the store as usable in both cases.
         (200 | 206 | 404 | 416, _) | (403, "AuthorizationPermissionMismatch") => Finding::Usable,
         (401 | 403, code) => broken(
             Reason::CredentialsRefused,

@@ -20,14 +20,14 @@ use crate::{
     net::client::{Answer, SOURCE_TIMEOUT, Unanswered, is_private},
 };
 
-/// The reason why a request of the operator to the store failed.
+/// The reason why the operator's own request to the store failed.
 pub enum Trouble {
     Credentials(SignError),
     Unanswered(Unanswered),
 }
 
 impl Trouble {
-    /// Returns the error as a sentence for people.
+    /// Returns the error as a sentence for users.
     pub fn text(&self) -> String {
         match self {
             Self::Credentials(e) => e.to_string(),
@@ -37,14 +37,14 @@ impl Trouble {
 }
 
 impl AzureBlob {
-    /// Returns the current user delegation key of the operator's identity. It fetches a new key if the current one
-    /// is too old.
+    /// Returns the current user delegation key of the operator's identity. If this key is too old, the function
+    /// fetches a new one.
     pub(super) async fn delegation(&self, identity: &Identity) -> Result<Arc<Delegation>, SignError> {
         let mut slot = self.delegation.lock().await;
         let now = Timestamp::now();
         if let Some((fetched, delegation)) = slot.as_ref()
-            // The comparison also excludes a fetch time in the future. Such a key was fetched before somebody set
-            // the clock back, and its validity starts too late.
+            // If the fetch time is in the future, somebody set the operator's clock back after the fetch. The
+            // validity of such a key starts too late, so Valet fetches a new key.
             && (*fetched..*fetched + REPLACE_AFTER).contains(&now)
         {
             return Ok(delegation.clone());
@@ -61,8 +61,8 @@ impl AzureBlob {
                 *slot = Some((now, delegation.clone()));
                 Ok(delegation)
             }
-            // The last user delegation key is valid for days, so Valet uses it while Azure does not answer. Valet
-            // does not use the key after Azure refused to issue a new one.
+            // While Azure does not answer, Valet uses the last user delegation key, which is valid for days. If Azure
+            // refuses to issue a new key, Valet no longer uses the last key.
             (Err(SignError::Credentials { reason, .. }), Some((_, last)))
                 if reason == Reason::StoreUnreachable && now < last.expiry =>
             {
@@ -114,8 +114,8 @@ impl AzureBlob {
         }
     }
 
-    /// Sends a request with the access token of the operator's identity. It repeats the request once if there is no
-    /// answer.
+    /// Sends a request with the access token of the operator's identity. If there is no answer, the function sends
+    /// the request a second time.
     async fn as_identity(
         &self,
         identity: &Identity,
@@ -123,8 +123,8 @@ impl AzureBlob {
         uri: &str,
         body: Bytes,
     ) -> Result<Answer, Trouble> {
-        // A server that receives the operator's token can act as the operator in other stores. Therefore Valet does
-        // not send the token to an endpoint that a tenant chose.
+        // Valet does not send the operator's token to an endpoint that a tenant chose. A server that receives the
+        // token can use it in other stores that the operator can access.
         if self.is_tenants && !self.is_azures_own() {
             let message = "for an ObjectStore, the operator sends the token of the operator's identity only to Azure endpoints; remove spec.azureBlob.endpoint, or set spec.azureBlob.credentials.secretRef";
             return Err(Trouble::Credentials(SignError::Credentials {
@@ -151,13 +151,14 @@ impl AzureBlob {
         self.send(request).await
     }
 
-    /// Sends a read request for a blob. If `policy` is set, the signature refers to this stored access policy.
+    /// Sends a read request for a blob. If `policy` is set, the SAS of the request refers to the stored access policy
+    /// with this name.
     pub(super) async fn read(&self, method: Method, blob: &str, policy: Option<&str>) -> Result<Answer, Trouble> {
         self.own_request(method, blob, "r", policy).await
     }
 
-    /// Sends a request of the operator for a blob. The request is authorized by a short-lived SAS of the account
-    /// key, or by the access token of the operator's identity.
+    /// Sends the operator's own request for a blob. A short-lived SAS of the account key, or the access token of the
+    /// operator's identity, authorizes the request.
     pub(super) async fn own_request(
         &self,
         method: Method,
@@ -175,8 +176,7 @@ impl AzureBlob {
             Credentials::Key(key) => {
                 let now = Timestamp::now();
                 let permit = SasParams {
-                    // The store's `ipRange` limits workloads only. The operator can have an address outside this
-                    // range.
+                    // The store's `ipRange` is only for workloads. The operator's address can be outside this range.
                     ip: None,
                     ..self.permit(blob, permissions, now - BACK_DATED, now + OWN, &base)
                 };
@@ -212,7 +212,7 @@ impl AzureBlob {
     }
 }
 
-/// Returns the error code of an answer. The code is in a header or in the body.
+/// Returns the error code of an answer. Azure sends the code in a header or in the body.
 pub fn error_code(answer: &Answer) -> String {
     let header = answer.headers.get("x-ms-error-code").and_then(|v| v.to_str().ok());
     let body = std::str::from_utf8(&answer.body).unwrap_or_default();

@@ -1,9 +1,9 @@
 //! Shared access signatures (SAS) for one blob. This module builds the string to sign and the query of the URL
 //! (Azure Storage REST API, "Create a service SAS" and "Create a user delegation SAS").
 //!
-//! The string to sign has one value per line, so a value must not contain a line break. The parameters have the same
-//! order and spelling as in Microsoft's Python package. Therefore tests can compare complete signatures with those
-//! of the package.
+//! The string to sign has one value per line, so a value must not contain a line break. The order and the spelling of
+//! the parameters are the same as in Microsoft's Python package. Therefore the tests can compare complete signatures
+//! with signatures of this package.
 
 use std::{fmt, sync::Arc};
 
@@ -13,15 +13,16 @@ use jiff::Timestamp;
 
 use crate::{api::ResponseHeaders, core::SignError};
 
-/// The version of the Azure Storage API that defines the format of the signature.
+/// The version of the Azure Storage API that defines the format of the SAS signature.
 ///
-/// The format of the string to sign is the same for all versions from 2020-12-06 up to, but not including,
-/// 2025-07-05. Every Azure cloud has supported this version for years. Azurite 3.35 and Microsoft's Python package
-/// 12.19, which the tests compare with, also support it. Valet uses no feature of a newer version.
+/// All versions from 2020-12-06 up to, but not including, 2025-07-05 have this format of the string to sign. Every
+/// Azure cloud has supported version 2023-11-03 for years.
+///
+/// Azurite 3.35 and Microsoft's Python package 12.19 also support this version. The tests compare with both. Valet
+/// needs no feature of a newer version.
 pub const VERSION: &str = "2023-11-03";
 
-/// An account key, or the secret of a user delegation key. The `Debug` output of this type does not contain the
-/// secret.
+/// An account key, or the secret of a user delegation key. The `Debug` output of this type does not show the secret.
 #[derive(Clone)]
 pub struct SharedKey(Arc<hmac::Key>);
 
@@ -32,20 +33,22 @@ impl fmt::Debug for SharedKey {
 }
 
 impl SharedKey {
-    /// Parses a base64 key in the format that Azure shows to users. Returns `None` if the text is not a valid key.
+    /// Parses a key in base64, which is the format that Azure shows to users. Returns `None` if the text is not a
+    /// valid key.
     pub fn parse(text: &str) -> Option<Self> {
         let bytes = BASE64_STANDARD.decode(text).ok().filter(|b| b.len() >= 16)?;
         Some(Self(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &bytes))))
     }
 
-    /// Returns a constant key that is public. It is used for fingerprints of data that is not secret.
+    /// Returns a constant that is not secret. Valet uses it as the key for fingerprints of data that is not secret.
     pub fn nobodys() -> Self {
         Self(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, b"nobody's")))
     }
 
-    /// Returns a fingerprint of a text that only the owner of this key can compute. The fingerprint cannot be used
-    /// as a signature, because it is shorter than a signature. In addition, a string to sign begins with
-    /// permissions, and the text of a fingerprint does not.
+    /// Returns a fingerprint of a text. Only the owner of this key can compute the fingerprint.
+    ///
+    /// Nobody can use the fingerprint as a SAS signature, because it is shorter than a signature. In addition, a
+    /// string to sign begins with permissions, and the text of a fingerprint does not.
     pub fn print(&self, text: &str) -> String {
         let tag = hmac::sign(&self.0, format!("valet\n{text}").as_bytes());
         tag.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
@@ -80,7 +83,7 @@ pub struct DelegationKey {
 pub enum SasSigner<'a> {
     /// The account key signs a service SAS. The optional text names a stored access policy of the container.
     Account(&'a SharedKey, Option<&'a str>),
-    /// The user delegation key of an identity signs a user delegation SAS.
+    /// The user delegation key of the operator's identity signs a user delegation SAS.
     Delegation(&'a DelegationKey),
 }
 
@@ -91,7 +94,7 @@ pub struct SasParams<'a> {
     pub container: &'a str,
     /// The blob's name, without percent-encoding.
     pub blob: &'a str,
-    /// If this is set, the SAS allows reads of this version of the blob only.
+    /// If the version is set, the SAS allows reads of only this version of the blob.
     pub version: Option<&'a str>,
     /// The permissions of the SAS: `r` (read), `c` (create) or `w` (write).
     pub permissions: &'a str,
@@ -99,15 +102,15 @@ pub struct SasParams<'a> {
     pub start: Timestamp,
     /// The time when the SAS expires, in whole seconds.
     pub expiry: Timestamp,
-    /// The client address, or the range of addresses, that is allowed to use the SAS.
+    /// If the value is set, only clients with this address, or in this range of addresses, can use the SAS.
     pub ip: Option<&'a str>,
     /// This is true if the SAS also works over plain HTTP.
     pub allow_http: bool,
-    /// The response headers that Azure returns when a client downloads the blob.
+    /// The headers that Azure adds to its answer when a client downloads the blob.
     pub response: &'a ResponseHeaders,
 }
 
-/// Builds and signs the query that must be appended to the blob's URL.
+/// Builds and signs the query string of the SAS. The caller appends it to the blob's URL.
 ///
 /// # Errors
 /// Returns [`SignError::Refused`] if a value contains a control character, because the string to sign has one value
@@ -161,13 +164,13 @@ pub fn query(permit: &SasParams<'_>, pen: SasSigner<'_>) -> Result<String, SignE
                 &key.service,
                 &key.version,
             ]);
-            // These lines are for another user's identity and for a correlation ID. Only accounts with a
-            // hierarchical namespace support them, and Valet does not use them.
+            // These lines stay empty. They are for another user's identity and for a correlation ID, which Valet does
+            // not use. Only accounts with a hierarchical namespace support these values.
             lines.extend(["", "", ""]);
         }
     }
-    // The line before the response headers sets the encryption scope. If it is empty, Azure uses the encryption
-    // scope of the container.
+    // The empty line sets no encryption scope, so Azure uses the encryption scope of the container. The response
+    // headers follow after this line.
     lines.extend([
         ip.unwrap_or_default(),
         protocol,
@@ -215,7 +218,7 @@ pub fn query(permit: &SasParams<'_>, pen: SasSigner<'_>) -> Result<String, SignE
         .filter(|(_, value)| !value.is_empty())
         .map(|(name, value)| format!("{name}={}", encoded(value)))
         .collect();
-    // The URL must contain the blob's version as a parameter, because the signature does not reveal the version.
+    // The URL must name the blob's version in a parameter, because Azure cannot read the version from the signature.
     let which = version
         .map(|v| format!("versionid={}&", encoded(v)))
         .unwrap_or_default();

@@ -19,8 +19,8 @@ use crate::{
 
 /// Valet renews an access token if it expires in less than 5 minutes.
 const RENEW_BEFORE: SignedDuration = SignedDuration::from_mins(5);
-/// The timeout for fetching an access token, including one retry. It is shorter than the timeout of the request to
-/// the store that needs the token.
+/// The timeout for fetching an access token, including one retry. The timeout of the store request that needs the
+/// token is longer.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(3);
 /// The pause before Valet repeats a failed token request. There is only one retry.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -30,7 +30,7 @@ const MAX_TOKEN_BYTES: u64 = 64 * 1024;
 const AUTHORITY: &str = "https://login.microsoftonline.com/";
 /// The address of the metadata server on Azure machines ("Azure Instance Metadata Service").
 const METADATA: &str = "http://169.254.169.254";
-/// The resource that Valet requests tokens for. The same value is valid for storage in every Azure cloud.
+/// The resource that Valet requests access tokens for. This value is valid for storage in every Azure cloud.
 const STORAGE: &str = "https://storage.azure.com/";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,8 +55,8 @@ pub enum Source {
 }
 
 impl Source {
-    /// Reads the token source from the same environment variables as Microsoft's SDKs. The webhook of Azure Workload
-    /// Identity sets these variables.
+    /// Reads the token source from the environment variables that Microsoft's SDKs also read. The webhook of Azure
+    /// Workload Identity sets these variables.
     pub fn from_environment() -> Self {
         let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
         match (
@@ -77,7 +77,7 @@ impl Source {
         }
     }
 
-    /// Returns the name of the token source for messages.
+    /// Returns the name of the token source for use in messages.
     fn whom(&self) -> &'static str {
         match self {
             Self::Workload { .. } => "Microsoft's identity platform",
@@ -107,12 +107,12 @@ struct Token {
 }
 
 impl Identity {
-    /// Creates the identity without requesting a token.
+    /// Creates the identity. The function does not request a token.
     pub fn new(source: Source) -> Self {
         Self {
             source,
-            // The platform team sets the addresses of the token source. A tenant cannot change them, so the egress
-            // policy does not apply.
+            // The egress policy does not apply to the addresses of the token source. The platform team sets these
+            // addresses, and a tenant cannot change them.
             http: Http::new(None),
             last: Mutex::new(None),
         }
@@ -121,8 +121,8 @@ impl Identity {
     /// Returns an access token that stays valid for at least some minutes.
     ///
     /// # Errors
-    /// Returns [`SignError::Credentials`]. Its reason is `StoreUnreachable` if a retry can help. Any other reason
-    /// means that somebody must change the configuration.
+    /// Returns [`SignError::Credentials`]. If the reason is `StoreUnreachable`, a retry can help. For any other
+    /// reason, somebody must change the configuration.
     pub async fn token(&self) -> Result<String, SignError> {
         let mut last = self.last.lock().await;
         let now = Timestamp::now();
@@ -142,8 +142,8 @@ impl Identity {
                 *last = Some(token);
                 Ok(value)
             }
-            // While the token source does not answer, Valet uses the last token until the token expires. Valet does
-            // not use the last token after the source refused to issue a new one.
+            // While the token source does not answer, Valet uses the last access token until this token expires. If
+            // the source refuses to issue a new token, Valet no longer uses the last one.
             (Err(SignError::Credentials { reason, .. }), Some(token))
                 if reason == Reason::StoreUnreachable && now < token.expires =>
             {
@@ -153,7 +153,7 @@ impl Identity {
         }
     }
 
-    /// Discards the last access token. Valet calls this after the store did not accept the token.
+    /// Discards the last access token. Valet calls this method after the store rejected the token.
     pub async fn forget(&self) {
         *self.last.lock().await = None;
     }
@@ -165,7 +165,7 @@ impl Identity {
         if answer.status != StatusCode::OK.as_u16() {
             return Err(self.refusal(&answer));
         }
-        // The parser's error is dropped, because it can contain parts of the token.
+        // Valet does not show the parser's error, because the error can contain parts of the token.
         let granted: Granted = serde_json::from_slice(&answer.body).map_err(|_| {
             unreachable(format!(
                 "the answer of the token source ({whom}) does not contain a valid token"
@@ -177,7 +177,8 @@ impl Identity {
                 "the token source ({whom}) returned an invalid or expired token"
             )));
         }
-        // Valet keeps a token for at most one day, even if the answer states a longer lifetime.
+        // Valet keeps an access token for at most one day, even if the answer of the token source states a longer
+        // lifetime.
         let seconds = granted.expires_in.min(24 * 3600);
         Ok(Token {
             value: granted.access_token,
@@ -237,15 +238,15 @@ impl Identity {
             .uri(uri)
             .body(Full::new(Bytes::from(body.unwrap_or_default())))
             .map_err(|_| unusable())?;
-        // Valet sends the service account token only over HTTPS. The metadata server is exempt, because it runs on
-        // the machine itself.
+        // Valet sends the Kubernetes service account token only over HTTPS. Requests to the metadata server can use
+        // plain HTTP, because the server runs on the machine itself.
         if matches!(self.source, Source::Workload { .. }) && !is_private(request.uri()) {
             return Err(unusable());
         }
         Ok(request)
     }
 
-    /// Sends a request to the token source, and repeats it once if it failed quickly.
+    /// Sends a request to the token source. If the request fails quickly, the function sends it a second time.
     async fn ask(&self, request: Request<Full<Bytes>>) -> Result<Answer, SignError> {
         let whom = self.source.whom();
         let has_trouble = |answer: &Answer| answer.status >= 500 || matches!(answer.status, 408 | 410 | 429);
@@ -265,8 +266,8 @@ impl Identity {
         }
     }
 
-    /// Converts a refusal into an error. The error contains only codes from the answer, because the rest of the
-    /// answer names tenants and applications.
+    /// Converts a refusal of the token source into an error. The error contains only codes from the answer. The rest
+    /// of the answer names Azure tenants and applications, which Valet must not show.
     fn refusal(&self, answer: &Answer) -> SignError {
         let said: Refusal = serde_json::from_slice(&answer.body).unwrap_or_default();
         let error = said
@@ -303,7 +304,7 @@ fn aadsts(text: &str) -> Option<String> {
     (!digits.is_empty()).then(|| format!("AADSTS{digits}"))
 }
 
-/// Returns an error that means that a retry can help.
+/// Returns the error for a problem that a retry can solve.
 pub fn unreachable(message: String) -> SignError {
     SignError::Credentials {
         reason: Reason::StoreUnreachable,
@@ -311,7 +312,8 @@ pub fn unreachable(message: String) -> SignError {
     }
 }
 
-/// Reads the service account token from its file. The file is read each time, because the kubelet replaces it.
+/// Reads the Kubernetes service account token from its file. Valet reads the file before each use, because the
+/// kubelet replaces the file.
 async fn read(file: &std::path::Path) -> Result<String, SignError> {
     let unusable = |why: &str| SignError::Credentials {
         reason: Reason::CredentialsInvalid,
@@ -345,7 +347,7 @@ struct Refusal {
     error_description: Option<String>,
 }
 
-/// Parses a number that the metadata server wrote as text.
+/// Parses a number that the metadata server wrote as a JSON string.
 fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]

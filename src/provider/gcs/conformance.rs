@@ -43,8 +43,8 @@ fn put() -> Ask {
     upload(UploadMode::Put, Overwrite::Forbid)
 }
 
-/// Returns an upload with a checksum constraint but without a size constraint. With a size constraint, the store
-/// could refuse a wrong body only because of its size. The checksum would then not be tested.
+/// Returns an upload with a checksum constraint but without a size constraint. If there were a size constraint, the
+/// store could refuse a wrong body because of its size. The check would then not test the checksum.
 fn summed() -> Ask {
     Ask::Upload {
         mode: UploadMode::Put,
@@ -60,8 +60,8 @@ fn form() -> Ask {
     upload(UploadMode::PostForm, Overwrite::Allow)
 }
 
-/// Sends the requests of the conformance check. `is_googles` is true for Google's own hosts, which are expected to
-/// limit POST forms to a prefix.
+/// Sends the requests of the conformance check. If `is_googles` is true, the hosts belong to Google. Google is
+/// expected to reject a POST form that writes outside its prefix.
 async fn go(trip: &mut Checker<'_, Gcs>, is_googles: bool) -> Result<(), Unavailable> {
     if let Err(status) = trip.good("put", &put()).await? {
         trip.found.untried.push(format!(
@@ -73,7 +73,7 @@ async fn go(trip: &mut Checker<'_, Gcs>, is_googles: bool) -> Result<(), Unavail
     let by_length: Tamper = |r| r.body = LONGER.into();
     let by_checksum: Tamper = |r| r.body = OTHER.into();
     let by_type: Tamper = |r| r.set("content-type", OTHER_TYPE);
-    // Google enforces both capabilities with the same header, so one check covers both.
+    // Google enforces both size capabilities with one header, so one request checks both.
     let either = [Capability::ContentLengthRange, Capability::ContentLength];
     trip.holds(&put(), "put", |_| {}, &[Missing::Url(Capability::WriteOnce)])
         .await?;
@@ -158,7 +158,7 @@ impl Transport for Gcs {
         }
     }
 
-    /// Deletes the objects that the conformance check wrote. If the bucket has versioning, older versions of the
+    /// Deletes the objects that the conformance check wrote. In a bucket with versioning, older versions of these
     /// objects remain.
     fn clear_away<'a>(&'a self, _: &'a str, written: &'a BTreeSet<String>) -> BoxFuture<'a, Option<&'static str>> {
         async move {

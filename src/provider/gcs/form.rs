@@ -1,5 +1,5 @@
-//! POST forms of Google Cloud Storage ("Policy document", "Upload an object with HTML forms"). A policy lists the
-//! allowed form fields, and the signature covers the policy.
+//! POST forms of Google Cloud Storage ("Policy document", "Upload an object with HTML forms"). A POST form contains a
+//! policy, which lists the allowed form fields. The signature covers the policy.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::{Timestamp, tz::TimeZone};
@@ -13,7 +13,7 @@ use crate::{
     core::{Lifetime, SignError},
 };
 
-/// In the object key of a form, the store replaces this text with the name of the uploaded file.
+/// A placeholder in the object key of a form. The store replaces it with the name of the uploaded file.
 const FILE_NAME: &str = "${filename}";
 
 /// A condition in the policy of a POST form.
@@ -35,8 +35,8 @@ pub struct Unsigned {
 /// Converts the constraints of an upload into the conditions of a POST form.
 ///
 /// # Errors
-/// Returns [`SignError::Refused`] for a constraint that a form cannot enforce. Valet normally refuses a grant with
-/// such a constraint before it signs.
+/// Returns [`SignError::Refused`] for a constraint that a form cannot enforce. Normally, Valet refuses a grant with
+/// this constraint before this function is called.
 pub fn conditions(
     key: &str,
     constraints: &UploadConstraints,
@@ -84,11 +84,12 @@ pub fn conditions(
     Ok((content_type.collect(), range))
 }
 
-/// Prepares a POST form for signing. The policy contains each field with its value, so the store refuses other
-/// values and other fields.
+/// Prepares a POST form for signing. The policy contains each field with its value, so the store refuses requests
+/// with different values or with further fields.
 ///
-/// If the object key ends with `/`, it is a prefix, and the policy requires only that the key begins with it. The
-/// store then names the object after the uploaded file. The holder of the form can choose any name under the prefix.
+/// If the object key ends with `/`, it is a prefix. The policy then requires only that the key of the uploaded object
+/// begins with the prefix. The store adds the name of the uploaded file to the prefix. The holder of the form can
+/// choose any file name.
 pub fn prepare(
     (bucket, key): (&str, &str),
     more_fields: &[(String, String)],
@@ -136,7 +137,7 @@ pub fn prepare(
 }
 
 impl Unsigned {
-    /// Adds the signature and returns all fields of the form.
+    /// Adds the signature to the form and returns all form fields.
     pub fn with(self, signature: &[u8]) -> Vec<(String, String)> {
         let mut fields = self.fields;
         fields.push(("policy".into(), self.policy));
@@ -145,7 +146,7 @@ impl Unsigned {
     }
 }
 
-/// Formats the expiry of a form as its policy requires, in whole seconds.
+/// Formats the expiry of a form in whole seconds, as the policy requires.
 fn end(expires_at: Timestamp) -> String {
     let end = expires_at.to_zoned(TimeZone::UTC);
     end.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()

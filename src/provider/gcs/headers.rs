@@ -20,8 +20,8 @@ pub fn put_headers(constraints: &UploadConstraints) -> Result<Vec<(String, Strin
             "Google Cloud Storage does not check SHA-256 checksums".into(),
         ));
     }
-    // Valet uses the range header for an exact length as well, because Google ignores a signed Content-Length
-    // header.
+    // For an exact length, Valet also uses the header for a size range, because Google ignores a signed
+    // Content-Length header.
     let range = match (content_length, content_length_range) {
         (None, None) => None,
         (Some(n), None) => Some((*n, *n)),
@@ -45,7 +45,7 @@ pub fn put_headers(constraints: &UploadConstraints) -> Result<Vec<(String, Strin
         .collect())
 }
 
-/// Returns the error for a grant with mode Credentials, which this provider does not support.
+/// Returns the error for a grant with `mode: Credentials`. This provider does not support this mode.
 pub fn no_credentials() -> SignError {
     SignError::Refused("Google Cloud Storage does not support temporary credentials".into())
 }

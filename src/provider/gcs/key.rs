@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use crate::{core::SignError, net::client::is_private};
 
-/// A service account key. The `Debug` output of this type does not contain the private key.
+/// A service account key. The `Debug` output of this type does not show the private key.
 pub struct ServiceAccountKey {
     /// The email address of the account, for example `valet@project.iam.gserviceaccount.com`.
     pub email: String,
@@ -40,16 +40,16 @@ struct File {
     token_uri: Option<String>,
 }
 
-/// The token endpoint of a key file that does not name a token endpoint.
+/// The default token endpoint. Valet uses it if a service account key file names no token endpoint.
 const TOKEN_URI: &str = "https://oauth2.googleapis.com/token";
 
 impl ServiceAccountKey {
     /// Parses a key file that `gcloud iam service-accounts keys create` writes.
     ///
     /// # Errors
-    /// Returns what is wrong with the file, as a sentence. The text contains no content of the file.
+    /// Returns a sentence that describes what is wrong with the file. The sentence contains no text from the file.
     pub fn parse(json: &[u8]) -> Result<Self, &'static str> {
-        // The parser's error is dropped, because it can contain parts of the private key.
+        // Valet does not show the parser's error, because the error can contain parts of the private key.
         let file: File =
             serde_json::from_slice(json).map_err(|_| "the content is not the JSON of a service account key")?;
         match file.kind.as_deref() {
@@ -96,7 +96,8 @@ impl ServiceAccountKey {
         })
     }
 
-    /// Returns a fingerprint of the public key. Valet uses the fingerprint to detect that the key was replaced.
+    /// Returns a fingerprint of the public key. A different fingerprint shows that somebody replaced the service
+    /// account key.
     pub fn print(&self) -> Digest {
         digest(&SHA256, self.pair.public_key().as_ref())
     }
@@ -104,7 +105,8 @@ impl ServiceAccountKey {
     /// Signs a message with RSASSA-PKCS1-v1_5 and SHA-256.
     ///
     /// # Errors
-    /// Returns [`SignError::Refused`] if the machine cannot provide random numbers, which RSA blinding needs.
+    /// Returns [`SignError::Refused`] if the machine cannot provide random numbers. RSA blinding needs random
+    /// numbers.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
         let mut signature = vec![0; self.pair.public_modulus_len()];
         self.pair

@@ -1,5 +1,5 @@
-//! Probes a Google Cloud Storage bucket. The probe checks the account that signs, the bucket, the clock skew,
-//! unsigned headers and write-once uploads. Each check sends its own requests.
+//! Probes a Google Cloud Storage bucket. The probe checks the account that signs, the bucket and the clock skew. It
+//! also checks unsigned headers and write-once uploads. Each of these checks sends its own requests.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -26,8 +26,8 @@ pub async fn probe(gcs: &Gcs, key: &str) -> Probed {
         Err(e) => return Probed::of(Finding::from(e)),
     };
     let mut probed = Probed::of(finding(&answer, &gcs.store.bucket));
-    // This request only reads the store's time from the `Date` header. If the header is missing, the clock skew
-    // stays unknown.
+    // Valet sends this request only to read the store's time from the `Date` header. If the header is missing, the
+    // clock skew stays unknown.
     probed.skew = date(&answer.headers)
         .map(|theirs| theirs.duration_since(Timestamp::now()))
         .filter(|skew| is_skewed(Some(*skew)));
@@ -35,8 +35,8 @@ pub async fn probe(gcs: &Gcs, key: &str) -> Probed {
         return probed;
     }
     if let Some(skew) = probed.skew {
-        // If the clock skew is large, the store can refuse a signature only because of its times. A refusal then
-        // shows nothing about the store's behavior.
+        // If the clock skew is large, the store can refuse a signature because of the times in it. Such a refusal
+        // does not show how the store handles unsigned headers.
         probed.untold = Some(skewed(skew));
         if skew.abs() >= MOST_SKEW {
             probed.finding = Finding::Broken(Reason::ClockSkewed, skewed(skew));
@@ -141,7 +141,7 @@ const MOST: usize = 3;
 struct Probe<'a> {
     gcs: &'a Gcs,
     key: String,
-    /// The copy source in the probe's requests. It names an object that does not exist.
+    /// The copy source that the probe's requests name. It is an object that does not exist.
     absent: String,
     has_written: AtomicBool,
 }
@@ -171,7 +171,8 @@ impl Sender for Probe<'_> {
     }
 }
 
-/// Converts a store's answer for the probe. Returns an error if the store has a temporary failure.
+/// Converts a store's answer into the form that the probe evaluates. Returns an error if the store has a temporary
+/// failure.
 fn said(answer: &Answer) -> Result<Said, SignError> {
     match answer.status {
         status if status == 429 || status >= 500 && status != 501 => Err(SignError::Credentials {
@@ -180,7 +181,8 @@ fn said(answer: &Answer) -> Result<Said, SignError> {
         }),
         status => Ok(Said {
             status,
-            // Some stores that implement Google's XML API send no error codes, so the status is used instead.
+            // Some stores that implement Google's XML API send no error codes. For these stores, Valet uses the
+            // status instead.
             code: match (status, code(answer)) {
                 (404, "") => "NoSuchKey".to_owned(),
                 (_, code) => code.to_owned(),
@@ -194,8 +196,8 @@ async fn try_headers(gcs: &Gcs, key: &str, is_absent: bool) -> Result<UnsignedHe
     let now = Timestamp::now().as_nanosecond();
     let probe = Probe {
         gcs,
-        // If an object with this key exists, the probe uses a different key. A store that ignores checksums could
-        // otherwise overwrite the object.
+        // If an object with this key exists, the probe uses a different key. Otherwise a store that ignores checksums
+        // could overwrite the existing object.
         key: match is_absent {
             true => key.to_owned(),
             false => format!("{key}/{now}"),
@@ -213,8 +215,8 @@ async fn try_headers(gcs: &Gcs, key: &str, is_absent: bool) -> Result<UnsignedHe
     found
 }
 
-/// Finds out once whether the store supports write-once uploads. Google's own hosts need no requests, because Google
-/// documents their behavior ("Request preconditions").
+/// Finds out whether the store supports write-once uploads, unless Valet already knows the result. Google's own hosts
+/// need no requests, because Google documents their behavior ("Request preconditions").
 async fn try_write_once(gcs: &Gcs, key: &str) -> Result<(), SignError> {
     let is_known = matches!(
         &*lock(&gcs.write_once),

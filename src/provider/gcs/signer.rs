@@ -1,5 +1,5 @@
-//! Signs with a service account key, or with Google's IAM. With IAM, Google keeps the account's private key and
-//! signs in its own service ("IAM Service Account Credentials API", `signBlob`).
+//! Signs with a service account key or with Google's IAM. With IAM, Google keeps the private key of the account and
+//! makes the signature ("IAM Service Account Credentials API", `signBlob`).
 
 use std::sync::Arc;
 
@@ -26,17 +26,17 @@ pub enum GcsSigner {
     Google(Box<Google>),
 }
 
-/// Signs with Google's IAM, in the name of one service account.
+/// Signs with Google's IAM on behalf of one service account.
 pub struct Google {
-    /// The service account that IAM signs for. It is set after the metadata server has returned it.
+    /// The service account that IAM signs for. The value is set when the metadata server has returned the account.
     pub account: OnceCell<String>,
     pub iam: Iam,
     /// The access tokens that authorize requests to Google's IAM.
     pub tokens: Tokens,
 }
 
-/// The address of the IAM Service Account Credentials API. The operator's environment sets it. A store must not set
-/// it, because the operator sends its access token to this address.
+/// The address of the IAM Service Account Credentials API. Only the operator's environment can set it. A store must
+/// not set it, because the operator sends its access token to this address.
 pub struct Iam {
     pub endpoint: String,
     /// The HTTP client that sends requests to Google's IAM.
@@ -53,7 +53,7 @@ impl GcsSigner {
     /// Returns the service account that signs.
     ///
     /// # Errors
-    /// Returns [`SignError::Credentials`] if Valet must ask the metadata server for the account, and the metadata
+    /// Returns [`SignError::Credentials`] if Valet must ask the metadata server for the account and the metadata
     /// server does not answer.
     pub async fn account(&self) -> Result<String, SignError> {
         match self {
@@ -65,8 +65,8 @@ impl GcsSigner {
         }
     }
 
-    /// Returns a fingerprint of the service account key, or of the account that Google's IAM signs for. Google
-    /// replaces the keys of IAM often, so the fingerprint does not depend on them.
+    /// Returns a fingerprint of the service account key. If Google's IAM signs, the fingerprint is that of the
+    /// account. It does not depend on the keys of IAM, because Google replaces these keys often.
     ///
     /// # Errors
     /// Returns the same errors as [`GcsSigner::account`].
@@ -78,7 +78,7 @@ impl GcsSigner {
         })
     }
 
-    /// Checks that signing is possible now, without making a signature.
+    /// Checks that Valet can sign now. The method does not make a signature.
     ///
     /// # Errors
     /// Returns [`SignError::Credentials`] if there is no access token or no account.
@@ -113,8 +113,8 @@ impl GcsSigner {
         match answer.status {
             200 => {
                 let signed: Signed = read(WHOM, &answer)?;
-                // A shorter answer is not a valid signature, because the signature of an RSA key has at least 2048
-                // bits.
+                // An RSA key of at least 2048 bits makes the signature. A shorter answer of IAM is therefore not a
+                // valid signature.
                 match BASE64_STANDARD.decode(signed.signed_blob) {
                     Ok(signature) if (256..=1024).contains(&signature.len()) => Ok(signature),
                     _ => Err(unreachable(format!(

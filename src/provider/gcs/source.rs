@@ -16,12 +16,13 @@ const MAX_BYTES: usize = 64 * 1024;
 /// The address of Google's metadata server. It is an IP address, so the operator needs no DNS lookup.
 const METADATA_HOST: &str = "169.254.169.254";
 
-/// Reads the source of Google credentials from the operator's environment. The variable
-/// `GOOGLE_APPLICATION_CREDENTIALS` can name a file. The file contains a service account key or the configuration of
-/// a workload identity federation. If the variable is not set, the source is the metadata server.
+/// Reads the source of Google credentials from the operator's environment.
+///
+/// The variable `GOOGLE_APPLICATION_CREDENTIALS` can name a file. This file contains a service account key or the
+/// configuration of a workload identity federation. If the variable is not set, the source is the metadata server.
 /// `GCE_METADATA_HOST` can change the address of the metadata server.
 ///
-/// If the file cannot be used, this function returns [`Source::Unusable`]. Valet reports the problem when a store
+/// If Valet cannot use the file, the function returns [`Source::Unusable`]. Valet reports the problem when a store
 /// needs the source.
 pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Source {
     read(variable).unwrap_or_else(Source::Unusable)

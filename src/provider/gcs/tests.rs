@@ -1,4 +1,5 @@
-//! Compares Valet's signatures with Google's conformance tests, byte for byte (tests/fixtures/google).
+//! Compares Valet's signatures byte for byte with the signatures in Google's conformance tests
+//! (tests/fixtures/google).
 
 mod requests;
 
@@ -82,8 +83,8 @@ struct Output {
     expected_decoded_policy: String,
 }
 
-/// In these tests, a client library must choose between several addresses of the same bucket. No signature depends
-/// on this choice. Valet does not choose between addresses, so the test passes the expected address to Valet.
+/// In these conformance tests, a client library chooses between several addresses of one bucket. Valet does not
+/// choose between addresses, so these tests give the expected address to Valet. No signature depends on the choice.
 const ROUTING: [&str; 6] = [
     "Simple GET with endpoint on client",
     "Endpoint on client with scheme",
@@ -93,8 +94,8 @@ const ROUTING: [&str; 6] = [
     "Universe domain",
 ];
 
-/// The canonical request in this conformance test does not match the digest that the test signs. The string to sign
-/// and the URL in the test are correct.
+/// The name of a conformance test with an error in its data. Its canonical request does not match the digest in its
+/// string to sign. The string to sign and the URL are correct.
 const AT_ODDS: &str = "Universe domain with virtual hosted style";
 
 fn vectors() -> Vectors {
@@ -122,7 +123,7 @@ fn signed_urls_equal_googles_conformance_tests() {
     let (vectors, key) = (vectors(), key());
     assert_eq!(vectors.urls.len(), 29);
     for test in vectors.urls {
-        // The scheme and the host come from the expected URL. Valet builds all other parts of the URL.
+        // The test takes the scheme and the host from the expected URL. Valet builds the rest of the URL.
         let (scheme, rest) = test.expected_url.split_once("://").unwrap();
         let authority = rest.split(['/', '?']).next().unwrap();
         let object = if test.object.is_empty() {
@@ -165,7 +166,7 @@ fn signed_urls_equal_googles_conformance_tests() {
     }
 }
 
-/// Compares the URLs of the conformance tests in which Valet builds the address from a store's settings.
+/// Compares the URLs of those conformance tests in which Valet builds the address from the settings of a store.
 #[tokio::test]
 async fn urls_from_store_settings_equal_googles_conformance_tests() {
     let mut tried = 0;
@@ -243,8 +244,8 @@ fn post_forms_equal_googles_conformance_tests() {
         wanted.sort();
         assert_eq!(fields, wanted, "{what}");
 
-        // Checks the URL of the form. The check skips tests with a host that is bound to a bucket, because a store
-        // cannot set such a host.
+        // Checks the URL of the form. The check skips conformance tests with a host that is bound to a bucket,
+        // because a store of Valet cannot have such a host.
         if input.bucket_bound_hostname.is_none() {
             let style = if input.url_style.is_some() {
                 "VirtualHost"
@@ -269,8 +270,8 @@ fn post_forms_equal_googles_conformance_tests() {
     }
 }
 
-/// On Google's hosts, POST forms for a prefix are supported without a check. For any other store, a conformance
-/// check of any process must first confirm them.
+/// On Google's hosts, Valet supports POST forms for a prefix without a check. For a store outside Google, a
+/// conformance check must first confirm that the store supports them. Any process of Valet can run this check.
 #[test]
 fn form_for_prefix_needs_google_endpoints_or_a_conformance_check() {
     let gcs = |endpoint: Option<&str>, public: Option<&str>| {

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Valet renews an access token if it expires in less than 225 seconds. Google's metadata server returns a new token
-/// only during the last 4 minutes of the old one. An earlier request would return the old token.
+/// only if the current token expires in less than 4 minutes. An earlier request returns the current token again.
 const RENEW_BEFORE: SignedDuration = SignedDuration::from_secs(225);
 /// The scope of the requested access tokens. The IAM roles of the identity decide what a token allows.
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
@@ -37,7 +37,7 @@ pub enum Source {
         /// The host of the metadata server, with a port if it is not 80.
         host: String,
     },
-    /// Google exchanges a token of another identity provider for its own token (workload identity federation).
+    /// Google exchanges the token of an external identity provider for a Google token (workload identity federation).
     External(Arc<External>),
     /// There is no usable source of tokens. The text gives the reason.
     Unusable(String),
@@ -56,8 +56,8 @@ pub struct External {
     pub file: PathBuf,
     /// The name of the JSON field with the token. It is `None` if the file contains only the token.
     pub field: Option<String>,
-    /// The URL that exchanges the federated token for the token of a service account. It is `None` if no service
-    /// account is used.
+    /// The URL that exchanges the federated token for the token of a service account. It is `None` if the federation
+    /// uses no service account.
     pub impersonation_url: Option<Uri>,
 }
 
@@ -101,8 +101,8 @@ struct ImpersonationAnswer {
 }
 
 impl Tokens {
-    /// Creates the token cache without requesting a token. The HTTP client must be allowed to reach the token
-    /// source.
+    /// Creates the token cache. The function does not request a token. The HTTP client must be allowed to reach the
+    /// token source.
     pub fn new(source: Source, http: Http) -> Self {
         Self {
             source,
@@ -112,8 +112,10 @@ impl Tokens {
     }
 
     /// Returns an access token as the value of an Authorization header. The token stays valid for at least some
-    /// minutes. Valet must send the token only to Google's IAM. It must never send the token to an address that a
-    /// store names, because the receiver can act as the operator.
+    /// minutes.
+    ///
+    /// The caller must send the token only to Google's IAM, and never to an address that a store names. A server that
+    /// receives the token can act as the operator.
     ///
     /// # Errors
     /// Returns [`SignError::Credentials`] if no token is available.
@@ -141,8 +143,8 @@ impl Tokens {
                 *last = Some(token);
                 Ok(value)
             }
-            // While the token source does not answer, Valet uses the last token until the token expires. Valet does
-            // not use the last token after the source refused to issue a new one.
+            // While the token source does not answer, Valet uses the last access token until this token expires. If
+            // the source refuses to issue a new token, Valet no longer uses the last one.
             (Err(SignError::Credentials { reason, .. }), Some(token))
                 if reason == Reason::StoreUnreachable && now < token.expires =>
             {
@@ -152,11 +154,11 @@ impl Tokens {
         }
     }
 
-    /// Returns the service account of the token source.
+    /// Returns the service account that the access tokens of this source belong to.
     ///
     /// # Errors
-    /// Returns [`SignError::Credentials`] if the source has no service account, or if the account cannot be found
-    /// out.
+    /// Returns [`SignError::Credentials`] if the source has no service account, or if Valet cannot find out the
+    /// account.
     pub async fn account(&self) -> Result<String, SignError> {
         let nobody = |what: &str| {
             unusable(&format!(
@@ -168,8 +170,8 @@ impl Tokens {
             Source::Metadata { host } => {
                 let answer = metadata(&self.http, host, "email").await?;
                 let email = std::str::from_utf8(&answer.body).unwrap_or_default().trim();
-                // If no service account is bound to the pod's identity, GKE returns no email address. It returns the
-                // name of the workload identity pool.
+                // If no service account is bound to the identity of the pod, GKE returns no email address. GKE then
+                // returns the name of the workload identity pool.
                 match email.split_once('@') {
                     Some((name, domain)) if !name.is_empty() && domain.ends_with(".gserviceaccount.com") => {
                         Ok(email.to_owned())
@@ -188,7 +190,7 @@ impl Tokens {
         }
     }
 
-    /// Discards the last access token. Valet calls this after a service did not accept the token.
+    /// Discards the last access token. Valet calls this method after a service rejected the token.
     pub async fn forget(&self) {
         *self.last.lock().await = None;
     }
@@ -202,13 +204,13 @@ pub fn unusable(why: &str) -> SignError {
     }
 }
 
-/// Sends a request to the token source, and repeats it once after a temporary failure.
+/// Sends a request to the token source. After a temporary failure, the function sends the request a second time.
 pub async fn ask(http: &Http, whom: &str, request: Request<Full<Bytes>>) -> Result<Answer, SignError> {
     let again = request.clone();
     let first = http.send(request).await;
     let answer = match first {
         Ok(answer) if answer.status < 500 && answer.status != 429 => return Ok(answer),
-        // A retry does not help for these errors, because their causes last longer than the pause.
+        // For these errors, a retry does not help: their causes last longer than the pause before the retry.
         Err(
             e
             @ (Unanswered::Slow | Unanswered::EgressDenied(_) | Unanswered::Untrusted(_) | Unanswered::NoTrustRoots),
@@ -230,7 +232,7 @@ pub async fn ask(http: &Http, whom: &str, request: Request<Full<Bytes>>) -> Resu
     }
 }
 
-/// Returns an error that means that a retry can help.
+/// Returns the error for a problem that a retry can solve.
 pub fn unreachable(message: String) -> SignError {
     SignError::Credentials {
         reason: Reason::StoreUnreachable,
@@ -238,14 +240,15 @@ pub fn unreachable(message: String) -> SignError {
     }
 }
 
-/// Parses a JSON answer of the token source. The parser's error is dropped, because it can contain parts of a token.
+/// Parses a JSON answer of the token source. The function discards the parser's error, because the error can contain
+/// parts of a token.
 pub fn read<T: DeserializeOwned>(whom: &str, answer: &Answer) -> Result<T, SignError> {
     serde_json::from_slice(&answer.body)
         .map_err(|_| unreachable(format!("the answer of {whom} is not JSON with the expected fields")))
 }
 
-/// Builds a request to the token source. It does not fail because of a user's settings, because Valet validates the
-/// settings when it reads them.
+/// Builds a request to the token source. The settings of a user cannot make this function fail, because Valet
+/// validates the settings when it reads them.
 pub fn request(
     method: Method,
     uri: &str,
@@ -264,7 +267,8 @@ pub fn request(
 fn taken(whom: &str, answer: TokenAnswer) -> Result<Token, SignError> {
     let is_bearer = answer.token_type.is_none_or(|t| t.eq_ignore_ascii_case("bearer"));
     let is_sound = !answer.access_token.is_empty() && answer.access_token.bytes().all(|b| b.is_ascii_graphic());
-    // Valet keeps a token for at most 12 hours, even if the answer states a longer lifetime.
+    // Valet keeps an access token for at most 12 hours, even if the answer of the token source states a longer
+    // lifetime.
     let seconds = answer.expires_in.clamp(0, 12 * LIFETIME);
     if !is_bearer || !is_sound || seconds == 0 {
         return Err(unreachable(format!("{whom} returned no usable token")));
@@ -298,7 +302,7 @@ async fn by_key(http: &Http, key: &ServiceAccountKey, now: Timestamp) -> Result<
     }
 }
 
-/// Builds the signed JWT that a service account uses to request an access token.
+/// Builds a signed JWT, with which Valet requests an access token for a service account.
 fn assertion(key: &ServiceAccountKey, now: Timestamp) -> Result<String, SignError> {
     let issued = now.as_second();
     let header = json!({"alg": "RS256", "typ": "JWT", "kid": key.id});
@@ -311,7 +315,8 @@ fn assertion(key: &ServiceAccountKey, now: Timestamp) -> Result<String, SignErro
     Ok(format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature)))
 }
 
-/// Returns the OAuth error code of an answer. The text is used only if it has the form of such a code.
+/// Returns the OAuth error code of an answer. If the text does not have the form of such a code, the function does
+/// not return the text.
 fn code(answer: &Answer) -> String {
     let said: Option<Value> = serde_json::from_slice(&answer.body).ok();
     let word = said
@@ -337,7 +342,8 @@ async fn metadata(http: &Http, host: &str, what: &str) -> Result<Answer, SignErr
     let flavor = [("metadata-flavor", "Google")];
     let answer = ask(http, METADATA, request(Method::GET, &uri, &flavor, Bytes::new())?).await?;
     match answer.status {
-        // The answer must come from Google's metadata server, because a different server can listen at this address.
+        // Valet accepts the answer only from Google's metadata server. In other environments, a different server can
+        // listen at this address.
         200 if is_google(&answer.headers) => Ok(answer),
         200 => Err(SignError::Credentials {
             reason: Reason::CredentialsInvalid,
@@ -358,8 +364,8 @@ fn is_google(headers: &HeaderMap) -> bool {
     headers.get("metadata-flavor").is_some_and(|v| v == "Google")
 }
 
-/// Exchanges an external token for a Google token (RFC 8693). If a service account is configured, the function then
-/// exchanges the Google token for a token of the service account.
+/// Exchanges an external token for a Google token (RFC 8693). If the configuration names a service account, the
+/// function then exchanges the Google token for a token of this service account.
 async fn by_federation(http: &Http, external: &External) -> Result<Token, SignError> {
     const STS: &str = "Google's STS";
     let refused = |who: &str, answer: &Answer| SignError::Credentials {
@@ -414,8 +420,8 @@ async fn by_federation(http: &Http, external: &External) -> Result<Token, SignEr
     taken(IAM, plain)
 }
 
-/// Reads the external token from its file. The file is read each time, because the identity provider renews the
-/// token.
+/// Reads the external token from its file. Valet reads the file before each use, because the identity provider renews
+/// the token.
 async fn subject_token(external: &External) -> Result<String, SignError> {
     let unusable = |why: &str| {
         unusable(&format!(

@@ -64,8 +64,8 @@ pub fn prepare(request: &Request, account: &str, lifetime: Lifetime) -> Unsigned
         scope,
         credential,
     } = Scope::new(account, lifetime.issued_at);
-    // The signed host has no port, as in Google's client libraries. HTTP clients omit the default port from the Host
-    // header but send any other port.
+    // Valet signs the host without its port, as Google's client libraries do. HTTP clients omit the default port from
+    // the Host header, but they send every port that is not the default.
     let host = host(&request.authority);
     let mut headers: Vec<(String, String)> = request
         .headers
@@ -93,8 +93,8 @@ pub fn prepare(request: &Request, account: &str, lifetime: Lifetime) -> Unsigned
     let query = query.join("&");
 
     let path = encoded(&request.path, true);
-    // The signature covers the body only if this header contains the body's digest. Valet never issues a credential
-    // with this header, as docs/adr/0035 explains.
+    // The signature covers the body only if this header contains the digest of the body. Valet issues no credential
+    // with this header; docs/adr/0035 explains why.
     let payload = headers.iter().find(|(name, _)| name == "x-goog-content-sha256");
     let payload = payload.map_or("UNSIGNED-PAYLOAD", |(_, value)| value);
     let lines: String = headers
@@ -128,12 +128,14 @@ fn host(authority: &str) -> &str {
     }
 }
 
-/// Converts a header's value into the form that is signed. It removes spaces at both ends and joins repeated spaces.
+/// Converts the value of a header into the form that is signed. The function removes spaces at both ends and replaces
+/// repeated spaces with one space.
 fn collapsed(value: &str) -> String {
     value.split_ascii_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Percent-encodes all characters except the unreserved characters of RFC 3986. In paths it also keeps `/`.
+/// Percent-encodes all characters except the unreserved characters of RFC 3986. In a path, the function does not
+/// encode `/`.
 pub fn encoded(text: &str, is_path: bool) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {

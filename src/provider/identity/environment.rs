@@ -15,8 +15,8 @@ use crate::{
     provider::{azure, gcs},
 };
 
-/// The operator's own identities, one for each provider. Valet reads an identity when a store first needs it. All
-/// stores share the identities.
+/// The identities of the operator itself, at most one for each provider. Valet reads an identity when a store needs
+/// it for the first time. All stores share these identities.
 #[derive(Debug, Default)]
 pub struct Environment {
     aws: OnceCell<SharedCredentialsProvider>,
@@ -26,7 +26,7 @@ pub struct Environment {
 
 impl Environment {
     /// Returns credentials from the AWS SDK's default chain. The chain reads environment variables, web identity
-    /// (IRSA), Pod Identity and instance metadata.
+    /// (IRSA), EKS Pod Identity and the instance metadata.
     pub(in crate::provider) async fn aws(&self) -> SharedCredentialsProvider {
         let chain = async || {
             let mut loader =
@@ -46,14 +46,14 @@ impl Environment {
         self.aws.get_or_init(chain).await.clone()
     }
 
-    /// Returns the access key from the environment or from a profile. Only these sources of the AWS default chain
-    /// need no request.
+    /// Returns the access key from the environment or from a profile. All further sources of the AWS default chain
+    /// need requests, so this function does not use them.
     pub(in crate::provider) async fn aws_at_hand() -> Result<SharedCredentialsProvider, NotAtHand> {
         aws::at_hand().await
     }
 
-    /// Returns the account key from the environment, if the environment contains a key for this account. Otherwise
-    /// it returns workload identity or the managed identity of the machine.
+    /// Returns the account key from the environment if the environment contains a key for this account. Otherwise the
+    /// function returns the workload identity or the managed identity of the machine.
     pub(in crate::provider) async fn azure(&self, account: &str) -> azure::Credentials {
         let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
         let is_other = set("AZURE_STORAGE_ACCOUNT").is_some_and(|other| other != account);
@@ -77,8 +77,8 @@ impl Environment {
         self.google.get_or_init(read).await.clone()
     }
 
-    /// Returns the address of Google's IAM if gcloud's environment variable sets one. A store must not set this
-    /// address, because the operator sends its access token to it.
+    /// Returns the address of Google's IAM if gcloud's environment variable sets this address. A store must not set
+    /// the address, because the operator sends its access token there.
     pub(in crate::provider) fn google_iam() -> Option<String> {
         std::env::var("CLOUDSDK_API_ENDPOINT_OVERRIDES_IAMCREDENTIALS")
             .ok()

@@ -1,4 +1,4 @@
-//! The credentials that sign for a store. They come from a Secret or from the operator's own identity.
+//! The credentials that sign for a store. A Secret contains them, or they are the operator's own identity.
 
 mod environment;
 pub mod secret_data;

@@ -10,11 +10,12 @@ pub(in crate::provider) use azure::azure;
 
 use crate::provider::gcs::ServiceAccountKey;
 
-/// The maximum size of an entry in a credentials Secret, in bytes. Session tokens are the largest entries and have a
-/// few kilobytes.
+/// The maximum size of an entry in a credentials Secret, in bytes. Session tokens are the largest entries, and they
+/// have only a few kilobytes.
 pub const MAX_SECRET_BYTES: usize = 64 * 1024;
 
-/// The reason why a credentials Secret cannot be used. The message contains names of entries, but no values.
+/// The reason why Valet cannot use a credentials Secret. The message names entries of the Secret but does not contain
+/// their values.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CredentialsError {
     #[error("the Secret has no entry {entry}; the usual names of entries are {usual}")]
@@ -23,23 +24,24 @@ pub enum CredentialsError {
         /// The usual names of all entries that the provider needs.
         usual: &'static str,
     },
-    /// Two entries of the Secret have different spellings of the same name.
+    /// Two entries of the Secret have names that differ only in their spelling.
     #[error("the Secret entries {0} and {1} have the same meaning; remove one of these entries")]
     Ambiguous(String, String),
     #[error("the Secret entry {0} is {1}")]
     Unusable(String, &'static str),
-    /// The content of the entry cannot be used. The second value is a sentence that describes the problem.
+    /// Valet cannot use the content of the entry. The first value is the name of the entry, and the second value is a
+    /// sentence that describes the problem.
     #[error("the Secret entry {0} cannot be used: {1}")]
     Unfit(String, &'static str),
 }
 
-/// The entries of a credentials Secret, sorted by their usual names. Valet also accepts other spellings of the
-/// names.
+/// The entries of a credentials Secret. Each entry has its usual name here, even if the Secret uses a different
+/// spelling that Valet accepts.
 pub(super) struct Entries<'a>(BTreeMap<&'static str, (&'a str, &'a [u8])>);
 
 impl<'a> Entries<'a> {
-    /// Reads the entries of a credentials Secret. `meaning` returns the usual name of an entry. It returns `None`
-    /// for an entry that the provider does not use.
+    /// Reads the entries of a credentials Secret. The function `meaning` converts the name of an entry to its usual
+    /// name. It returns `None` if the provider does not use the entry.
     pub(super) fn read(
         data: impl IntoIterator<Item = (&'a str, &'a [u8])>,
         meaning: fn(&str) -> Option<&'static str>,
@@ -54,7 +56,7 @@ impl<'a> Entries<'a> {
         Ok(Self(entries))
     }
 
-    /// Returns the text of an entry. Line breaks at both ends are removed, because editors add them.
+    /// Returns the text of an entry. The function removes line breaks at both ends, because editors add them.
     pub(super) fn text(&self, meaning: &'static str) -> Result<Option<&'a str>, CredentialsError> {
         let Some((name, value)) = self.0.get(meaning) else {
             return Ok(None);
@@ -71,7 +73,7 @@ impl<'a> Entries<'a> {
         }
     }
 
-    /// Returns the name and the content of an entry that contains a file.
+    /// Returns the name and the content of an entry. The content of such an entry is a file.
     pub(super) fn file(&self, meaning: &'static str) -> Result<Option<(&'a str, &'a [u8])>, CredentialsError> {
         match self.0.get(meaning) {
             Some((name, value)) if value.len() > MAX_SECRET_BYTES => {
@@ -81,15 +83,15 @@ impl<'a> Entries<'a> {
         }
     }
 
-    /// Returns the text of a required entry. `usual` lists the usual names of the provider's entries for the error
-    /// message.
+    /// Returns the text of a required entry. If the entry is missing, the error message contains `usual`, a list of
+    /// the entry names that the provider needs.
     pub(super) fn required(&self, meaning: &'static str, usual: &'static str) -> Result<&'a str, CredentialsError> {
         let missing = CredentialsError::Missing { entry: meaning, usual };
         self.text(meaning)?.ok_or(missing)
     }
 }
 
-/// Converts the name of an entry to lower case and removes separators.
+/// Converts the name of an entry to lower case and removes the separators.
 pub(super) fn plain(name: &str) -> String {
     name.chars()
         .filter(char::is_ascii_alphanumeric)
@@ -97,8 +99,9 @@ pub(super) fn plain(name: &str) -> String {
         .to_ascii_lowercase()
 }
 
-/// Reads a service account key from a Secret. The entry is `credentials.json`, in any case and with or without
-/// separators. Names that other tools use are also accepted (`key.json`, `service-account.json`).
+/// Reads a service account key from a Secret. The usual name of the entry is `credentials.json`. Upper and lower case
+/// and separators do not matter. Valet also accepts names that other tools use, for example `key.json` and
+/// `service-account.json`.
 ///
 /// Valet accepts no other kind of Google credentials in a Secret. For example, the configuration of a workload
 /// identity federation names a file. The author of such a Secret could make the operator read any file in its own
@@ -127,9 +130,10 @@ pub fn gcs<'a>(data: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<Se
 
 const CREDENTIALS_JSON: &str = "credentials.json";
 
-/// Reads an access key from a Secret. The entries have the names of the AWS environment variables. Valet accepts any
-/// case, and names without separators or without the prefix `AWS_`, because other tools write such names
-/// (`accessKeyId`, `secret-access-key`).
+/// Reads an access key from a Secret. The entries of the Secret have the names of the AWS environment variables.
+///
+/// Valet ignores upper and lower case in these names, and accepts names without separators or without the prefix
+/// `AWS_`. Other tools write such names, for example `accessKeyId` and `secret-access-key`.
 ///
 /// # Errors
 /// Returns [`CredentialsError`] if the Secret contains no valid access key.

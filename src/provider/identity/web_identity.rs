@@ -9,14 +9,15 @@ use aws_sdk_sts::{Client, config::timeout::TimeoutConfig};
 
 /// The timeout of a request to STS.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// The session name that Valet uses if the environment does not set a session name.
+/// The default session name. Valet uses it if the environment sets no session name.
 const SESSION_NAME: &str = "valet";
 
-/// The identity of the operator's service account. STS creates sessions for this identity (IRSA; AWS STS API
-/// Reference, "AssumeRoleWithWebIdentity"). Valet reads the service account token from its file each time, because
-/// the kubelet replaces the file.
+/// The identity of the operator's Kubernetes service account. STS creates sessions for this identity (IRSA; AWS STS
+/// API Reference, "AssumeRoleWithWebIdentity"). Valet reads the token file before each request, because the kubelet
+/// replaces this file.
 ///
-/// Valet does not use the AWS SDK's provider, because it cannot read the answers of some stores with an STS of their
+/// Valet does not use the AWS SDK's own implementation. The SDK cannot read the STS answers of some stores. For
+/// example, MinIO's answer contains no assumed user.
 /// own. For example, MinIO's answer contains no assumed user.
 #[derive(Debug)]
 pub struct WebIdentity {
@@ -28,8 +29,8 @@ pub struct WebIdentity {
 
 impl WebIdentity {
     /// Reads the identity from the environment variables that Amazon's webhook sets, including
-    /// `AWS_ENDPOINT_URL_STS`. Returns `None` if these variables are not set. It also returns `None` if variables
-    /// with higher precedence in the AWS default chain are set.
+    /// `AWS_ENDPOINT_URL_STS`. Returns `None` if these variables are not set. Returns `None` also if the environment
+    /// sets variables that have higher precedence in the AWS default chain.
     pub fn from_environment(config: &SdkConfig) -> Option<Self> {
         let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
         let others = [

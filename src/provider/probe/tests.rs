@@ -75,7 +75,7 @@ fn copy_of_an_absent_object_shows_that_the_header_is_obeyed() {
 }
 
 /// A store can refuse every request, for example because of a wrong clock, missing permissions or an outage. It then
-/// also refuses the request without the unsigned header.
+/// refuses the request with the unsigned header and the request without it.
 #[test]
 fn a_refusal_counts_only_if_the_request_is_accepted_without_the_header() {
     for always in [
@@ -96,7 +96,7 @@ fn a_refusal_counts_only_if_the_request_is_accepted_without_the_header() {
     }
 }
 
-/// The signed URL expires, or the clock changes, while the probe runs.
+/// The signed URL can expire, or somebody can change the clock, while the probe runs.
 #[test]
 fn a_refusal_does_not_count_if_the_request_is_refused_afterwards() {
     for last_good in 0..4 {
@@ -113,8 +113,8 @@ fn a_refusal_does_not_count_if_the_request_is_refused_afterwards() {
     }
 }
 
-/// The credentials are not allowed to read the copy source. The probe must not take this for a refusal of the
-/// unsigned header.
+/// The store refuses the copy because the credentials are not allowed to read the copy source. The probe must not
+/// conclude that the store refuses the unsigned header.
 #[test]
 fn a_copy_that_is_not_permitted_is_no_refusal_of_the_header() {
     let found = upload(|_, variant, _| if variant == Variant::Copying { DENIED } else { BROKEN });
@@ -135,10 +135,10 @@ fn store_without_the_feature_has_an_unknown_result() {
     }
 }
 
-/// A store that ignores unsigned headers stores the body of the request, as the URL allows.
+/// A store that ignores unsigned headers stores the body of the request. The signed URL allows this.
 #[test]
 fn ignored_unsigned_header_counts_as_refused() {
-    // A store that checks the MD5 and a store that does not check it have the same result.
+    // The result does not depend on whether the store checks the MD5.
     assert_eq!(upload(|_, _, _| (200, "")), UnsignedHeaders::Refused);
     let found = upload(|base, _, _| if base == Base::Upload { (200, "") } else { BROKEN });
     assert_eq!(found, UnsignedHeaders::Refused);
@@ -168,7 +168,7 @@ fn download_with_unsigned_header_is_reported_as_refused_or_obeyed() {
         assert_eq!(refuses, UnsignedHeaders::Refused, "{control:?}");
         assert_eq!(download(|_, _, _| control), UnsignedHeaders::Obeyed, "{control:?}");
     }
-    // The store gives this answer for every object key that the credentials are not allowed to list.
+    // If the credentials are not allowed to list object keys, the store gives this answer for every object key.
     assert!(is_unknown(&download(|_, _, _| DENIED)));
 }
 

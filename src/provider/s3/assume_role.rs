@@ -1,5 +1,5 @@
-//! Temporary credentials for one object key or prefix. Valet assumes a role with a session policy, which allows only
-//! what the grant allows (AWS STS API Reference, "AssumeRole"; IAM User Guide, "Session policies").
+//! Temporary credentials for one object key or prefix. Valet assumes a role with a session policy. The session policy
+//! allows only what the grant allows (AWS STS API Reference, "AssumeRole"; IAM User Guide, "Session policies").
 
 use aws_credential_types::Credentials;
 use aws_sdk_sts::{
@@ -17,21 +17,21 @@ use crate::{
 
 /// The minimum lifetime of an STS session, in seconds.
 const SHORTEST: i64 = 900;
-/// A session stays valid for 60 seconds after its credential has expired. The margin is needed because clocks differ
-/// and because an upload can begin at the last moment.
+/// A session stays valid for 60 seconds after the credential that it signed has expired. Valet needs this margin
+/// because the clocks can differ, and because an upload can begin in the last second before the expiry.
 const MARGIN: i64 = 60;
 
 /// The maximum length of a session policy, in characters (AWS STS API Reference, "AssumeRole", `Policy`).
 const LONGEST_POLICY: usize = 2048;
 
-/// The maximum length of a value in an answer of STS, in bytes. Session tokens are the longest values and have a few
-/// kilobytes.
+/// The maximum length of a value that Valet accepts from STS, in bytes. Session tokens are the longest values, and
+/// they have only a few kilobytes.
 const LONGEST_CREDENTIAL: usize = 16 * 1024;
 
 /// Assumes the role with a session policy for one object key or prefix.
 ///
 /// # Errors
-/// Returns [`SignError::Impossible`] if a session policy cannot be limited to this object key. Returns
+/// Returns [`SignError::Impossible`] if Valet cannot write a session policy for only this object key. Returns
 /// [`SignError::Credentials`] if STS refuses the request.
 pub async fn credentials(
     client: &Client,
@@ -45,7 +45,7 @@ pub async fn credentials(
     let seconds = left.max(SHORTEST).min(longest);
     let answer = client
         .assume_role()
-        // MinIO ignores the role ARN, but the STS protocol requires one.
+        // MinIO ignores the role ARN, but the STS protocol requires a value.
         .role_arn(role.role_arn.as_deref().unwrap_or("arn:minio:iam:::role/valet"))
         .role_session_name(session_name(&request.holder))
         .set_external_id(role.external_id.clone())
@@ -85,17 +85,19 @@ pub async fn credentials(
 }
 
 /// Returns true if the value contains no spaces and no line breaks, as in valid access keys and tokens. S3 clients
-/// read a credentials file line by line. A token with a line break could therefore add the setting
-/// `credential_process`, and the workload's client would run that program.
+/// read a credentials file line by line.
+///
+/// A token with a line break could therefore add the setting `credential_process` to this file. The workload's S3
+/// client would then run the program in this setting.
 fn is_credential(text: &str) -> bool {
     (1..=LONGEST_CREDENTIAL).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
-/// Builds the session policy. It allows the grant's operation on the grant's object key or prefix.
+/// Builds the session policy. The policy allows only the grant's operation on the grant's object key or prefix.
 fn policy(role: &AssumeRole, bucket: &str, request: &SigningRequest) -> Result<String, SignError> {
     let key = request.key.as_str();
     // In a session policy, these characters are wildcards or begin variables. Some stores do not support an escaped
-    // form of them.
+    // form of these characters.
     if let Some(wild) = key.chars().find(|c| matches!(c, '*' | '?' | '$')) {
         return Err(SignError::Impossible(format!(
             "spec.key contains '{wild}', but '{wild}' is a wildcard or variable in the session policies of a store with assumeRole; use an object key without '{wild}'"
@@ -116,8 +118,8 @@ fn policy(role: &AssumeRole, bucket: &str, request: &SigningRequest) -> Result<S
     let allow =
         |actions: &[&str], resource: &str| json!({"Effect": "Allow", "Action": actions, "Resource": [resource]});
     let mut statements = match &request.ask {
-        // By default, S3 clients upload large files as multipart uploads, so the policy allows them. The policy does
-        // not allow reads or deletes.
+        // By default, S3 clients upload a large file as a multipart upload, so the policy allows multipart uploads.
+        // The policy does not allow reads or deletes.
         Ask::Upload {
             mode: UploadMode::Credentials,
             ..
@@ -146,9 +148,10 @@ fn policy(role: &AssumeRole, bucket: &str, request: &SigningRequest) -> Result<S
             request.key.is_prefix(),
         ));
     }
-    // A session lasts at least 15 minutes, and one minute longer than its credential. Therefore the session policy
-    // contains the exact expiry of temporary credentials. A signed URL does not need this, because its signature
-    // contains the expiry.
+    // STS sessions last at least 15 minutes, and a session lasts one minute longer than its credential. Therefore the
+    // session policy for temporary credentials contains the exact expiry.
+    //
+    // For a signed URL, the session policy needs no expiry, because the signature contains it.
     if request.ask.is_for_credentials() {
         for statement in &mut statements {
             statement["Condition"]["DateLessThan"] =
@@ -168,11 +171,11 @@ fn policy(role: &AssumeRole, bucket: &str, request: &SigningRequest) -> Result<S
 /// Builds the policy statement for the KMS key that encrypts the bucket's objects (Amazon S3 User Guide, "Using
 /// server-side encryption with AWS KMS keys" and "Multipart upload API and permissions").
 ///
-/// To write an object, S3 needs the KMS permission GenerateDataKey. To read an object, it needs Decrypt. A multipart
-/// upload needs both, because S3 reads the uploaded parts again.
+/// To write an object, S3 needs the KMS permission GenerateDataKey. To read an object, S3 needs the permission
+/// Decrypt. For a multipart upload, S3 needs both permissions, because it reads the uploaded parts again.
 ///
 /// The statement allows the KMS key only through S3 (AWS KMS Developer Guide, "kms:ViaService") and only for the
-/// objects of the grant. S3 sends the object's ARN to KMS as the encryption context. If the bucket has an S3 Bucket
+/// objects of the grant. S3 sends the object's ARN to KMS as the encryption context. For a bucket with an S3 Bucket
 /// Key, S3 sends the bucket's ARN instead.
 fn encryption(key: &str, ask: &Ask, bucket: &str, object: &str, is_prefix: bool) -> Value {
     let actions: &[&str] = match ask {
@@ -186,7 +189,8 @@ fn encryption(key: &str, ask: &Ask, bucket: &str, object: &str, is_prefix: bool)
     let region = key.split(':').nth(3).unwrap_or_default();
     let mut services = vec![format!("s3.{region}.amazonaws.com")];
     if region.starts_with("cn-") {
-        // In the China regions, S3 hosts can have a second suffix. Both host names can belong only to S3.
+        // In the China regions, S3 hosts can have a second suffix. Host names with the first or the second suffix can
+        // belong only to S3.
         services.push(format!("s3.{region}.amazonaws.com.cn"));
     }
     let mut condition = json!({"StringEquals": {"kms:ViaService": services}});
@@ -212,8 +216,8 @@ fn session_name(holder: &str) -> String {
     name
 }
 
-/// Converts an error of STS. The text of the answer is dropped, because it can name accounts and roles that tenants
-/// do not need to know.
+/// Converts an error of STS. The function discards the text of the answer, because the text can name accounts and
+/// roles. Tenants do not need to know these names.
 fn denied<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkError<E>) -> SignError {
     let code = error.as_service_error().and_then(|e| e.code()).and_then(word);
     let (reason, message) = match code {
@@ -291,8 +295,8 @@ mod tests {
         }
     }
 
-    /// For a bucket with a KMS key, the session policy allows the KMS key only through S3 and only for the grant's
-    /// objects.
+    /// If the bucket has a KMS key, the session policy allows this KMS key only through S3 and only for the objects
+    /// of the grant.
     #[test]
     fn session_policy_allows_the_kms_key_only_through_s3() {
         let kms = "arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab";
@@ -305,7 +309,7 @@ mod tests {
             let with: Value = serde_json::from_str(&text).unwrap();
             let mut statements = with["Statement"].as_array().unwrap().clone();
             let last = statements.pop().unwrap();
-            // All other statements are the same as in a policy without a KMS key.
+            // The policies with and without a KMS key differ only in the statement for the KMS key.
             let without = policy(
                 &role(Some("arn:aws:iam::123456789012:role/valet")),
                 "media",
@@ -352,8 +356,8 @@ mod tests {
                 "{ask:?}"
             );
         }
-        // For a prefix, the KMS statement covers the objects with the prefix. It also covers the bucket, for buckets
-        // with an S3 Bucket Key.
+        // For a prefix, the KMS statement covers all objects with this prefix. It also covers the bucket, because a
+        // bucket can have an S3 Bucket Key.
         let below = of("a/b/", download_by(DownloadMode::Credentials)).remove(0);
         assert_eq!(
             below["Condition"]["StringLike"],
@@ -456,7 +460,7 @@ mod tests {
         }
     }
 
-    /// The session policy contains the object key once for S3 and once for KMS. A policy that allows listing
+    /// The session policy contains the object key once for S3 and once for KMS. If the policy also allows listing, it
     /// contains the object key a third time.
     #[test]
     fn object_key_too_long_for_the_session_policy_is_refused() {

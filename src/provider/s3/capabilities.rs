@@ -23,7 +23,7 @@ pub fn of(role: Option<&AssumeRole>) -> Capabilities {
                 Capability::ContentLength,
                 Capability::ContentLengthRange,
                 Capability::ChecksumSHA256,
-                // A POST form has no headers that change what the store does, because all settings are form fields.
+                // All settings of a POST form are form fields, so no unsigned header can change what the store does.
                 // In a PUT request, such headers exist.
                 Capability::SignedHeadersOnly,
             ]
@@ -31,8 +31,8 @@ pub fn of(role: Option<&AssumeRole>) -> Capabilities {
         ),
         // A session policy limits the operations, the object keys and the time of temporary credentials.
         credentials: role.map(|_| [Capability::SignedHeadersOnly].into()),
-        // The store checks the size of each part if the size is known. Valet checks the total size before it
-        // completes the upload. The object's checksum is computed from the checksums of its parts.
+        // If the size of a part is known, the store checks it. Valet checks the total size before it completes the
+        // upload. The store computes the object's checksum from the checksums of the parts.
         multipart: Some(
             [
                 Capability::ContentType,

@@ -38,7 +38,8 @@ struct Bucket<'a> {
 }
 
 /// Runs the conformance check with objects under the prefix `probe_key`, at the operator's endpoint. The second
-/// result is true if the store's entity tags are MD5 checksums. It is `None` if the check could not find out.
+/// returned value is true if the store's entity tags are MD5 checksums. It is `None` if the check could not find this
+/// out.
 pub async fn canary(s3: &S3, probe_key: &str) -> (ConformanceReport, Option<bool>) {
     let client = match s3.session().await {
         Ok(session) => session.talker.clone(),
@@ -54,7 +55,7 @@ pub async fn canary(s3: &S3, probe_key: &str) -> (ConformanceReport, Option<bool
     let mut trip = Checker::new(&bucket, probe_key);
     let result = in_time(async {
         go(&mut trip, is_amazons(&s3.store)).await?;
-        // If the earlier checks had no result at all, these checks cannot have a result either.
+        // If the earlier checks had no result, the following checks cannot have a result either.
         if !trip.found.held.is_empty() {
             parts::parts(&bucket, &mut trip).await?;
             if s3.role().is_some() {
@@ -78,8 +79,8 @@ fn put(constraints: UploadConstraints) -> Ask {
     }
 }
 
-/// Returns all constraints that a presigned PUT request can enforce, except checksums. With a checksum, a store
-/// could refuse a body that is too long only because of its checksum.
+/// Returns all constraints that a presigned PUT request can enforce, except checksums. With a checksum, the store
+/// could refuse a body that is too long because of its checksum. The check would then not test the size.
 fn pinned(overwrite: Overwrite) -> UploadConstraints {
     UploadConstraints {
         content_type: Some(TYPE.into()),
@@ -103,7 +104,7 @@ fn by_md5(overwrite: Overwrite) -> UploadConstraints {
     }
 }
 
-/// Returns a POST form with these constraints and a size range.
+/// Returns a POST form with these constraints and with a range for the size.
 fn form(constraints: UploadConstraints) -> Ask {
     let size = BODY.len() as i64;
     Ask::Upload {
@@ -123,8 +124,8 @@ async fn go(trip: &mut Checker<'_, Bucket<'_>>, is_expected: bool) -> Result<(),
     let once = Missing::Url(Capability::WriteOnce);
     let mut refused = trip.good("put", &put(by_sha256(overwrite))).await?.err();
     if refused.is_some() {
-        // A store that does not support write-once uploads can refuse all of them. The check then tries an upload
-        // that allows overwriting.
+        // If a store does not support write-once uploads, it can refuse all of them. The check then tries an upload
+        // that is allowed to overwrite an object.
         refused = trip.good("put", &put(by_sha256(Overwrite::Allow))).await?.err();
         if refused.is_none() {
             overwrite = Overwrite::Allow;
@@ -191,7 +192,7 @@ async fn go(trip: &mut Checker<'_, Bucket<'_>>, is_expected: bool) -> Result<(),
             &plain,
             "form-length",
             |r| r.body = LONGER.into(),
-            // A POST form expresses an exact length as a range with equal bounds, so one check covers both
+            // A POST form contains an exact length as a range with equal limits, so one request checks both
             // capabilities.
             &[Capability::ContentLengthRange, Capability::ContentLength],
         ),
@@ -228,8 +229,8 @@ impl Transport for Bucket<'_> {
             let answer = request
                 .body(ByteStream::from(body))
                 .customize()
-                // The client must not retry a write-once upload. If the first attempt wrote the object, the retry
-                // would fail.
+                // The client must not retry a write-once upload. If the first attempt wrote the object, the store
+                // would refuse the retry.
                 .config_override(Config::builder().retry_config(RetryConfig::disabled()))
                 .interceptor(raw)
                 .send()
@@ -260,7 +261,8 @@ impl Transport for Bucket<'_> {
         }
     }
 
-    /// Deletes the check's objects with all their versions, up to [`MAX_VERSIONS`] versions of each object.
+    /// Deletes the objects of the conformance check with all their versions. For each object, it deletes at most
+    /// [`MAX_VERSIONS`] versions.
     fn clear_away<'a>(
         &'a self,
         folder: &'a str,
@@ -286,12 +288,12 @@ impl Transport for Bucket<'_> {
                         .collect();
                     let listed = named.len();
                     let own = own(named, written);
-                    // If there are other objects or more versions, the check does not delete them, and its result
-                    // mentions them.
+                    // The listing can contain objects of a different client, or more versions than the check wrote.
+                    // The check does not delete them and mentions them in its result.
                     let is_all = own.len() == listed;
                     (own, is_all)
                 }
-                // The listing can fail because the credentials are not allowed to list. Some stores also keep no
+                // The listing can fail because the credentials are not allowed to list, or because the store keeps no
                 // versions. The check then deletes each object without a version ID.
                 Err(_) => (written.iter().map(|key| (key.clone(), None)).collect(), true),
             };
@@ -305,14 +307,14 @@ impl Transport for Bucket<'_> {
     }
 }
 
-/// The maximum number of versions of one object that the conformance check deletes. The check itself writes each
-/// object only a few times.
+/// The conformance check deletes at most 8 versions of one object. The check itself writes each object only a few
+/// times.
 const MAX_VERSIONS: usize = 8;
 /// The maximum number of versions that one listing returns.
 const MAX_LISTED: i32 = 400;
 
-/// Selects the objects that this conformance check wrote from a listing. The check deletes nothing else, and no more
-/// versions of an object than it can have written.
+/// Selects from a listing the objects that this conformance check wrote. The check deletes no further objects. For
+/// each object, it deletes no more versions than it can have written.
 fn own(listed: Vec<(String, Option<String>)>, written: &BTreeSet<String>) -> Vec<(String, Option<String>)> {
     let mut times: BTreeMap<String, usize> = BTreeMap::new();
     listed
@@ -327,7 +329,7 @@ fn own(listed: Vec<(String, Option<String>)>, written: &BTreeSet<String>) -> Vec
         .collect()
 }
 
-/// Replaces the HTTP request of an SDK call with a request that was built from a signed URL or form.
+/// Replaces the HTTP request of an AWS SDK call with a request that Valet built from a signed URL or form.
 pub(super) struct Raw {
     pub(super) method: String,
     pub(super) uri: String,

@@ -1,4 +1,4 @@
-//! Keeps the credentials that sign now and the clients that use them. It also renews temporary credentials.
+//! Keeps the current credentials of a store and the clients that use them. It also renews temporary credentials.
 
 use std::sync::Arc;
 
@@ -12,37 +12,40 @@ use tokio::sync::RwLock;
 
 use crate::{api::Reason, core::SignError, net::client::SOURCE_TIMEOUT};
 
-/// Valet renews temporary credentials when a third of their lifetime is left, and never earlier than 15 minutes
-/// before their expiry. Otherwise many signed URLs would expire early, together with an old session. For example,
-/// Valet uses a session of 15 minutes, the minimum of STS, for ten minutes.
+/// Valet renews temporary credentials when a third of their lifetime is left, but never earlier than 15 minutes
+/// before their expiry. Without this rule, many signed URLs would expire early, together with an old session.
+///
+/// For example, the shortest session of STS lasts 15 minutes, and Valet uses it for 10 minutes.
 const RENEW_BEFORE: SignedDuration = SignedDuration::from_mins(15);
-/// Valet waits 30 seconds between two attempts to renew credentials that still work.
+/// While the current credentials still work, Valet waits 30 seconds between two attempts to renew them.
 const PAUSE: SignedDuration = SignedDuration::from_secs(30);
-/// Valet waits 60 seconds between two renewals for grants that need a longer lifetime than the current credentials
-/// have left. A store with many such grants therefore sends at most one request per minute to STS.
+/// If a grant needs a longer lifetime than the current credentials have left, Valet renews the credentials early.
+/// Valet waits 60 seconds between two early renewals. Even for many such grants, Valet therefore sends at most one
+/// request per minute to STS.
 const PAUSE_ON_DEMAND: SignedDuration = SignedDuration::from_secs(60);
-/// Valet does not sign with credentials that expire in less than 5 seconds.
+/// Valet does not sign with credentials that expire within 5 seconds.
 const LAST: SignedDuration = SignedDuration::from_secs(5);
-/// If the expiry of temporary credentials is unknown, their signatures are valid for at most 15 minutes. This equals
-/// the minimum lifetime of an STS session.
+/// If Valet does not know the expiry of temporary credentials, it signs with them for a lifetime of at most 15
+/// minutes. An STS session lasts at least 15 minutes.
 const UNKNOWN_END: SignedDuration = SignedDuration::from_mins(15);
-/// After a failed attempt to fetch credentials, Valet makes no new attempt for 2 seconds. During this time, callers
-/// get the error of the failed attempt.
+/// After a failed attempt to fetch credentials, Valet waits 2 seconds before the next attempt. During these 2
+/// seconds, callers get the error of the failed attempt.
 const FAILURE_HOLDS: SignedDuration = SignedDuration::from_secs(2);
 
-/// A set of credentials and the clients that use it. They are kept together, because a URL expires with the session
-/// that signed it.
+/// A set of credentials, and the clients that use these credentials. One struct contains both, because a URL expires
+/// with the session that signed it.
 pub struct Session {
-    /// The credentials. They are needed to sign POST forms, which the AWS SDK does not support.
+    /// The current credentials. Valet signs POST forms with them directly, because the AWS SDK cannot sign POST
+    /// forms.
     pub credentials: Credentials,
     /// The time when the credentials expire. It is `None` if they do not expire.
     pub expires: Option<Timestamp>,
     fetched: Timestamp,
-    /// The client that signs URLs for the endpoint of workloads.
+    /// The client that signs URLs for the workloads' endpoint.
     pub signer: Client,
-    /// The client that sends requests to the endpoint of the operator.
+    /// The client that sends requests to the operator's endpoint.
     pub talker: Client,
-    /// The STS client. It requests a session for each credential if the store has `assumeRole`.
+    /// The STS client. If the store has `assumeRole`, the client requests a session for each credential.
     pub sts: Option<aws_sdk_sts::Client>,
 }
 
@@ -52,8 +55,8 @@ impl Session {
         self.expires.is_none() && self.credentials.session_token().is_some()
     }
 
-    /// Returns the latest possible expiry of URLs that these credentials sign at `now`. Returns `None` if there is
-    /// no limit.
+    /// Returns the latest possible expiry of a URL that these credentials sign at the time `now`. Returns `None` if
+    /// there is no limit.
     pub fn end(&self, now: Timestamp) -> Option<Timestamp> {
         match self.expires {
             None if self.expiry_is_unknown() => Some(now + UNKNOWN_END),
@@ -85,18 +88,19 @@ struct Slot {
 }
 
 impl Slot {
-    /// Returns the current session or the last error if Valet must not fetch credentials now. Otherwise it returns
-    /// `None`.
+    /// Decides whether Valet must fetch credentials now. If it must, the method returns `None`. Otherwise the method
+    /// returns the current session, or the error of the last attempt.
     fn settled(&self, now: Timestamp, until: Option<Timestamp>) -> Option<Result<Arc<Session>, SignError>> {
-        // If somebody set the clock back after the attempt, its time is in the future. Valet ignores such a time,
-        // because the pause would otherwise last until the clock reaches that time again.
+        // If somebody set the clock back after the last attempt, the time of this attempt is in the future. Valet
+        // ignores a time in the future. Otherwise Valet would make no new attempt until the clock reaches that time.
         let since = |tried: Timestamp| Some(now.duration_since(tried)).filter(|d| !d.is_negative());
         let tried = self.tried.and_then(since).unwrap_or(SignedDuration::MAX);
         match &self.session {
             Some(session) if session.expires.is_none_or(|end| now + LAST < end) => {
                 let life = Life {
                     fetched: session.fetched,
-                    // Valet renews credentials with an unknown expiry as often as credentials with a short lifetime.
+                    // If the expiry of credentials is unknown, Valet renews them as often as credentials with a short
+                    // lifetime.
                     expires: session.end(session.fetched),
                 };
                 (!life.is_due(now, until, tried)).then(|| Ok(session.clone()))
@@ -114,7 +118,8 @@ struct Life {
 }
 
 impl Life {
-    /// Returns true if Valet should renew credentials that still work. `tried` is the time since the last attempt.
+    /// Returns true if Valet must renew credentials although they still work. `tried` is the time since the last
+    /// attempt to renew them.
     fn is_due(self, now: Timestamp, until: Option<Timestamp>, tried: SignedDuration) -> bool {
         let Some(end) = self.expires else { return false };
         let lead = RENEW_BEFORE.min(end.duration_since(self.fetched) / 3);
@@ -124,7 +129,7 @@ impl Life {
 }
 
 impl Sessions {
-    /// Creates the credentials cache without fetching credentials.
+    /// Creates the cache. The function does not fetch credentials.
     pub fn new(source: SharedCredentialsProvider) -> Self {
         Self {
             source,
@@ -132,13 +137,13 @@ impl Sessions {
         }
     }
 
-    /// Returns the source of credentials, so that another instance of the provider can use it.
+    /// Returns the source of credentials, so that a second provider can use it.
     pub fn source(&self) -> SharedCredentialsProvider {
         self.source.clone()
     }
 
-    /// Returns the session to sign with. It fetches fresh credentials if renewal is due, or if the current ones
-    /// expire before `until`. If that fails, Valet uses the current credentials until they expire.
+    /// Returns the session to sign with. The method fetches fresh credentials if renewal is due, or if the current
+    /// credentials expire before `until`. If the fetch fails, Valet uses the current credentials until they expire.
     pub async fn current(
         &self,
         until: Option<Timestamp>,
@@ -155,16 +160,16 @@ impl Sessions {
         let alive = at_hand.filter(|s| s.expires.is_none_or(|end| now + LAST < end));
         let mut slot = match (&alive, self.slot.try_write()) {
             (_, Ok(slot)) => slot,
-            // A different task is fetching fresh credentials. This call returns the current session, because it
-            // still works.
+            // A different task fetches fresh credentials at this moment. The current session still works, so this
+            // call returns it.
             (Some(alive), Err(_)) => return Ok(alive.clone()),
             (None, Err(_)) => self.slot.write().await,
         };
         if let Some(settled) = slot.settled(Timestamp::now(), until) {
             return settled;
         }
-        // Valet sets a timeout, because the AWS default chain has none and can start a process that prints
-        // credentials.
+        // The AWS default chain has no timeout and can wait for a process that prints credentials. Therefore Valet
+        // sets a timeout.
         let fetched = tokio::time::timeout(SOURCE_TIMEOUT, self.source.provide_credentials())
             .await
             .unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(SOURCE_TIMEOUT)));
@@ -173,7 +178,7 @@ impl Sessions {
         match (fetched, alive) {
             (Ok(credentials), _) => {
                 let expires = credentials.expiry().and_then(|t| Timestamp::try_from(t).ok());
-                // If the source returns the same credentials again, Valet keeps the session.
+                // If the source returns credentials that Valet already has, Valet keeps the session.
                 let is_same = |s: &Arc<Session>| {
                     s.expires == expires && s.credentials.access_key_id() == credentials.access_key_id()
                 };
@@ -199,8 +204,8 @@ impl Sessions {
                 );
                 Ok(alive)
             }
-            // The error text is dropped, because it can name files and endpoints of the operator's environment.
-            // Tenants do not need to know them. The kind of error is enough for the store's condition.
+            // The condition of the store contains only the kind of the error. The full text can name files and
+            // endpoints of the operator's environment, and tenants do not need to know them.
             (Err(e), None) => {
                 let failure = SignError::Credentials {
                     reason: Reason::CredentialsInvalid,
@@ -251,15 +256,15 @@ mod tests {
             };
             session.is_due(at(now), until.map(at), SignedDuration::from_secs(tried))
         };
-        // Valet uses a session of one hour for 45 minutes, and a session of 15 minutes for ten. It renews a session
-        // of six hours 15 minutes before the expiry.
+        // Valet uses a session of one hour for 45 minutes, and a session of 15 minutes for 10 minutes. It renews a
+        // session of six hours 15 minutes before the session expires.
         for (life, renewal) in [(3600, 2700), (900, 600), (21_600, 20_700), (30, 20)] {
             assert!(!of(life, renewal - 1, None, 3600), "{life}");
             assert!(of(life, renewal, None, 3600), "{life}");
             assert!(!of(life, renewal, None, 29), "{life}: two renewals without a pause");
             assert!(of(life, renewal, None, 30), "{life}");
         }
-        // A grant that needs a longer lifetime causes at most one attempt per minute.
+        // Grants that need a longer lifetime than the credentials have left cause at most one attempt per minute.
         assert!(!of(3600, 60, Some(3600), 3600));
         assert!(of(3600, 60, Some(3601), 60));
         assert!(!of(3600, 60, Some(3601), 59));
@@ -270,7 +275,7 @@ mod tests {
         assert!(!lasting.is_due(at(1_000_000), Some(at(2_000_000)), SignedDuration::MAX));
     }
 
-    /// A source of credentials that returns the result of `answer` for the n-th call.
+    /// A source of credentials for tests. Its call number n returns the result of `answer(n)`.
     struct Source<F> {
         asked: Arc<AtomicUsize>,
         answer: F,
@@ -363,7 +368,8 @@ mod tests {
             let session = sessions.current(None, clients).await.unwrap();
             assert_eq!(session.credentials.access_key_id(), "AKID0");
         }
-        // A grant that needs a longer lifetime causes at most one attempt per minute, even if the attempt fails.
+        // Grants that need a longer lifetime than the credentials have left cause at most one attempt per minute,
+        // even if the attempt fails.
         let until = Some(Timestamp::now() + SignedDuration::from_hours(1));
         for _ in 0..100 {
             sessions.current(until, clients).await.unwrap();
@@ -382,8 +388,8 @@ mod tests {
 
     #[tokio::test]
     async fn failed_renewal_of_a_session_keeps_the_current_one() {
-        // Credentials with eight seconds of lifetime still sign, but credentials with five seconds do not. Renewal
-        // is due in the last third of the lifetime.
+        // Valet still signs with credentials that expire in 8 seconds, but not with credentials that expire in 5
+        // seconds. Renewal is due in the last third of the lifetime.
         let (sessions, asked) = sessions(|n| (n == 0).then_some(Duration::from_millis(7_500)));
         let first = sessions.current(None, clients).await.unwrap();
         {

@@ -1,5 +1,5 @@
-//! POST forms of Amazon S3 ("Browser-Based Uploads Using POST", AWS Signature Version 4). A policy lists the allowed
-//! form fields, and the signature covers the policy.
+//! POST forms of Amazon S3 ("Browser-Based Uploads Using POST", AWS Signature Version 4). A POST form contains a
+//! policy, which lists the allowed form fields. The signature covers the policy.
 
 use std::time::SystemTime;
 
@@ -16,12 +16,12 @@ use crate::{
     core::{Form, Lifetime, SignError, SignedUrl},
 };
 
-/// In the object key of a form, stores replace this text with the name of the uploaded file.
+/// A placeholder in the object key of a form. Stores replace it with the name of the uploaded file.
 const FILE_NAME: &str = "${filename}";
 
-/// Returns the URL that receives the forms of a bucket. The AWS SDK knows the rules for regions, endpoints and
-/// addressing styles, but it returns only URLs of objects. Therefore this function requests an object's URL and
-/// removes the object key.
+/// Returns the URL to which clients send the POST forms of a bucket. The AWS SDK knows the rules for regions,
+/// endpoints and addressing styles, but it returns only URLs of objects. Therefore this function requests the URL of
+/// an object and removes the object key from the URL.
 pub async fn action(client: &Client, bucket: &str, presigning: PresigningConfig) -> Result<SignedUrl, SignError> {
     const OBJECT: &str = "/x";
     let object = client.head_object().bucket(bucket).key(&OBJECT[1..]);
@@ -33,13 +33,12 @@ pub async fn action(client: &Client, bucket: &str, presigning: PresigningConfig)
                 .into(),
         )
     })?;
-    // If the bucket name is part of the host name, the URL has no path. The function then adds `/`, because a URL
-    // needs a path.
+    // If the bucket name is part of the host name, the URL has no path. A URL needs a path, so the function adds `/`.
     let slash = if url.matches('/').count() == 2 { "/" } else { "" };
     Ok(SignedUrl::new(format!("{url}{slash}")))
 }
 
-/// The object that a form uploads, with its bucket.
+/// The bucket and the object key for the upload with a POST form.
 pub struct Target<'a> {
     pub bucket: &'a str,
     pub region: &'a str,
@@ -47,11 +46,13 @@ pub struct Target<'a> {
     pub key: &'a str,
 }
 
-/// Signs a POST form. The policy contains each field with its value, so the store refuses other values and other
-/// fields. The store also checks the size of the uploaded file, and its checksum if the form contains one.
+/// Signs a POST form. The policy contains each field with its value, so the store refuses requests with different
+/// values or with further fields. The store also checks the size of the uploaded file. If the form contains a
+/// checksum, the store also checks the checksum.
 ///
-/// If the object key ends with `/`, it is a prefix, and the policy requires only that the key begins with it. The
-/// store then names the object after the uploaded file. The holder of the form can choose any name under the prefix.
+/// If the object key ends with `/`, it is a prefix. The policy then requires only that the key of the uploaded object
+/// begins with the prefix. The store adds the name of the uploaded file to the prefix. The holder of the form can
+/// choose any file name.
 pub fn sign(
     credentials: &Credentials,
     target: &Target<'_>,
@@ -70,8 +71,8 @@ pub fn sign(
         return Err(SignError::Refused("a POST form cannot be write-once".into()));
     }
     if checksum_md5.is_some() {
-        // Valet does not support an MD5 in a form. Amazon documents a form field for the MD5, but versitygw ignores
-        // this field and MinIO accepts wrong values in it.
+        // Valet does not support an MD5 in a form. Amazon documents a form field for the MD5, but some stores do not
+        // check it. The store versitygw ignores this field, and MinIO accepts wrong values in it.
         return Err(SignError::Refused(
             "spec.constraints.checksumMD5: a POST form cannot enforce an MD5 checksum; use checksumSHA256".into(),
         ));
@@ -144,8 +145,8 @@ fn is_prefix(key: &str) -> bool {
 
 /// Builds the policy in JSON. The condition `{name: value}` means that the field must have exactly this value.
 fn policy(target: &Target<'_>, fields: &[(String, String)], range: LengthRange, expires_at: Timestamp) -> String {
-    // In a policy, a dollar sign begins a variable. The JSON escape `\u0024` does not begin a variable, and a JSON
-    // parser decodes it to a dollar sign.
+    // In the policy of a form, a dollar sign begins a variable. Therefore Valet writes the JSON escape `\u0024`,
+    // which does not begin a variable. A JSON parser decodes this escape to a dollar sign.
     let quoted = |text: &str| Value::from(text).to_string().replace('$', "\\u0024");
     let exactly = |name: &str, value: &str| format!("{{{}:{}}}", quoted(name), quoted(value));
     let mut conditions = vec![exactly("bucket", target.bucket)];
@@ -154,7 +155,7 @@ fn policy(target: &Target<'_>, fields: &[(String, String)], range: LengthRange, 
         _ => exactly(name, value),
     }));
     conditions.push(format!("[\"content-length-range\",{},{}]", range.min, range.max));
-    // The policy contains the expiry in whole seconds, as all credentials of Valet do.
+    // The policy contains the expiry in whole seconds. Every expiry that Valet sets is in whole seconds.
     let expiration = expires_at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     format!(
         "{{\"expiration\":{},\"conditions\":[{}]}}",
@@ -209,7 +210,7 @@ mod tests {
     }
 
     /// Compares with an example from Amazon's documentation ("Example: Browser-Based Upload using HTTP POST (Using
-    /// AWS Signature Version 4)"). The policy must be equal byte for byte, and the signature must also be equal.
+    /// AWS Signature Version 4)"). The bytes of the policy and the signature must both be equal to the example.
     #[test]
     fn post_form_signature_equals_the_example_of_amazon() {
         let policy = "{ \"expiration\": \"2015-12-30T12:00:00.000Z\",\r\n  \"conditions\": [\r\n    {\"bucket\": \"sigv4examplebucket\"},\r\n    [\"starts-with\", \"$key\", \"user/user1/\"],\r\n    {\"acl\": \"public-read\"},\r\n    {\"success_action_redirect\": \"http://sigv4examplebucket.s3.amazonaws.com/successful_upload.html\"},\r\n    [\"starts-with\", \"$Content-Type\", \"image/\"],\r\n    {\"x-amz-meta-uuid\": \"14365123651274\"},\r\n    {\"x-amz-server-side-encryption\": \"AES256\"},\r\n    [\"starts-with\", \"$x-amz-meta-tag\", \"\"],\r\n\r\n    {\"x-amz-credential\": \"AKIAIOSFODNN7EXAMPLE/20151229/us-east-1/s3/aws4_request\"},\r\n    {\"x-amz-algorithm\": \"AWS4-HMAC-SHA256\"},\r\n    {\"x-amz-date\": \"20151229T000000Z\" }\r\n  ]\r\n}";
@@ -271,8 +272,8 @@ mod tests {
         );
     }
 
-    /// For a prefix, the policy requires only that the object key begins with it. A dollar sign in the prefix must
-    /// not begin a variable.
+    /// If the object key is a prefix, the policy requires only that the key of the uploaded object begins with the
+    /// prefix. A dollar sign in the prefix must not begin a variable.
     #[test]
     fn post_form_policy_for_a_prefix_uses_starts_with() {
         let target = Target { key: "a/$b/", ..TARGET };

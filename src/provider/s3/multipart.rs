@@ -28,26 +28,26 @@ use crate::{
     provider::Multipart,
 };
 
-/// The timeout of the request CompleteMultipartUpload. Amazon documents that the request can take minutes. After a
-/// timeout, the next reconcile finds out whether the store completed the upload.
+/// The timeout of the request CompleteMultipartUpload. Amazon documents that this request can take minutes. If the
+/// timeout passes, the next reconcile finds out whether the store completed the upload.
 const COMPLETE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The maximum number of open uploads of one object key that Valet examines. Crashes of the operator cannot leave
-/// more open uploads than this.
+/// Valet examines at most 20 open uploads of one object key. Crashes of the operator cannot leave more open uploads
+/// than this limit.
 const MOST_OPEN: i32 = 20;
-/// The maximum number of ListParts pages that Valet reads. A store returns up to 1000 parts per page, and an upload
-/// of Valet has at most 500 parts.
+/// Valet reads at most 20 pages of ListParts. A store returns up to 1000 parts per page, and a multipart upload of
+/// Valet has at most 500 parts.
 const MOST_PAGES: usize = 20;
 
-/// The timeout of operations that send several requests: ListParts, ListMultipartUploads, and an abort with its
-/// confirmation.
+/// The timeout of operations that send several requests. These operations are ListParts, ListMultipartUploads, and an
+/// abort that Valet confirms with a further request.
 const SEVERAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The number of open uploads that Valet examines at the same time.
 const LOOKED_INTO: usize = 5;
 /// The maximum number of parts in one page of ListParts.
 const PARTS_A_PAGE: i32 = 500;
 
-/// Runs a future with a timeout. The error is a message for a condition.
+/// Runs a future with a timeout. The error is a text for the message of a condition.
 async fn in_time<T>(work: impl Future<Output = T>) -> Result<T, String> {
     tokio::time::timeout(SEVERAL_TIMEOUT, work).await.map_err(|_| {
         format!(
@@ -139,8 +139,8 @@ impl Multipart for S3 {
     }
 }
 
-/// The trait methods and the conformance check call these methods. The methods themselves do not check that a grant
-/// is allowed.
+/// The trait methods and the conformance check call these methods. These methods do not check whether an access rule
+/// allows the grant.
 impl S3 {
     /// Initiates a multipart upload for a grant or for a conformance check.
     pub(super) async fn begin_upload(&self, request: &SigningRequest) -> Result<String, SignError> {
@@ -201,8 +201,8 @@ impl S3 {
                     e_tag: part.e_tag().filter(|tag| is_entity_tag(tag))?.to_owned(),
                 })
             }));
-            // Valet stops after twice the maximum number of parts of its own uploads. Another client with access to
-            // the bucket can have uploaded parts with other numbers.
+            // Valet stops when it has read twice as many parts as its own uploads can have. A client outside Valet
+            // can have uploaded parts with further part numbers.
             let is_more = page.is_truncated() == Some(true) && arrived.len() < 2 * MAX_PARTS.unsigned_abs() as usize;
             match page.next_part_number_marker.filter(|_| is_more) {
                 Some(next) => marker = Some(next),
@@ -285,10 +285,10 @@ impl S3 {
         Ok(())
     }
 
-    /// Aborts a multipart upload, and then checks that the store has no parts left.
+    /// Aborts a multipart upload, and then checks that no parts are left in the store.
     pub(super) async fn abort_wholly(&self, key: &ObjectKey, upload: &str) -> Result<(), String> {
         self.abort_upload(key, upload).await?;
-        // The store can keep a part whose upload was still running during the abort (Amazon S3 API Reference,
+        // If a client uploads a part during the abort, the store can keep this part (Amazon S3 API Reference,
         // "AbortMultipartUpload"). Therefore Valet lists the parts after the abort.
         match self.list_parts(key, upload).await {
             UploadFact::Open(parts) => Err(format!(
@@ -324,7 +324,8 @@ impl S3 {
             }
         };
         let listed = listed.uploads().iter().filter(|u| u.key() == Some(key.as_str()));
-        // Valet applies the limit to the answer, because a store can return more uploads than Valet requested.
+        // Valet applies the limit to the answer as well, because a store can return more uploads than Valet
+        // requested.
         let listed: Vec<_> = listed
             .take(usize::try_from(MOST_OPEN).unwrap_or_default())
             .filter_map(|upload| {
@@ -346,8 +347,8 @@ impl S3 {
         }
     }
 
-    /// Returns the clock problem that can have caused a refusal, or `None`. While the clocks differ, a refusal does
-    /// not show that a permission is missing.
+    /// Returns the clock problem that can be the reason for a refusal, or `None`. While the clocks differ, a refusal
+    /// does not show that a permission is missing.
     fn by_the_clocks<E: ProvideErrorMetadata>(&self, error: &SdkError<E>) -> Option<String> {
         matches!(status(error), Some(400 | 401 | 403)).then(|| self.clock_trouble(error))?
     }
@@ -366,7 +367,8 @@ impl S3 {
         match first {
             Ok(page) => Some(!page.parts().is_empty()),
             Err(e) if not_listed(&e) == UploadFact::Gone => None,
-            // If the parts cannot be listed, Valet assumes that the upload is in use and does not abort it.
+            // If Valet cannot list the parts, it assumes that a client uses the upload. Valet then does not abort the
+            // upload.
             Err(_) => Some(true),
         }
     }
@@ -380,8 +382,8 @@ fn code<E: ProvideErrorMetadata>(error: &SdkError<E>) -> Option<&str> {
     error.as_service_error().and_then(|e| e.code()).and_then(word)
 }
 
-/// Describes a refusal and names the permission that can be missing. The description contains no text from the
-/// store's answer.
+/// Describes why the store refused a request, and names the permission that is possibly missing. The description
+/// contains no text from the store's answer.
 fn refusal<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkError<E>, right: &str) -> String {
     match (status(error), code(error)) {
         (Some(401 | 403), code) => format!(
@@ -423,13 +425,13 @@ fn not_listed<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &Sdk
     }
 }
 
-/// Describes why the store did not complete an upload. Amazon can answer with status 200 and report an error in the
-/// body, which the AWS SDK returns as an error.
+/// Describes why the store did not complete an upload. Amazon can answer with status 200 and an error in the body.
+/// The AWS SDK returns such an answer as an error.
 fn not_completed<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkError<E>) -> Completion {
     match (status(error), code(error)) {
         (_, Some("NoSuchUpload")) => Completion::Gone,
         (Some(412), _) | (_, Some("PreconditionFailed")) => Completion::Exists,
-        // The status 409 means that a different client is writing the same object.
+        // The status 409 means that a second client writes an object with this key at this moment.
         (Some(409), _) => {
             Completion::Unreachable("the store is still processing another request for the same object key".into())
         }

@@ -1,10 +1,11 @@
-//! Decides if a POST form for a key prefix is really limited to that prefix.
+//! Decides whether the holder of a POST form for a key prefix can write only under this prefix.
 //!
-//! The form's policy says how the object key must begin. For example, the key `a/../b` begins with `a/` as the
-//! policy requires. In Amazon S3 an object key is a sequence of bytes, and `..` has no special meaning (Amazon S3
-//! User Guide, "Naming Amazon S3 objects"). Other stores keep objects as files. Some of them, such as versitygw,
-//! write the object `a/../b` outside `a/`. For a store that does not belong to Amazon, a conformance check must
-//! therefore confirm the limit.
+//! The policy of the form says how the object key must begin. For example, the object key `a/../b` begins with `a/`,
+//! as the policy requires. In Amazon S3 an object key is a sequence of bytes, and `..` has no special meaning (Amazon
+//! S3 User Guide, "Naming Amazon S3 objects").
+//!
+//! Some stores keep objects as files. Some of these stores, such as versitygw, write the object `a/../b` outside
+//! `a/`. Therefore a conformance check must confirm the limit for every store that does not belong to Amazon.
 
 use super::responses;
 use crate::{
@@ -12,7 +13,7 @@ use crate::{
     conformance::Missing,
 };
 
-/// The capability that the store limits a POST form for a key prefix to that prefix.
+/// The capability that a POST form for a key prefix cannot write outside this prefix.
 pub const BELOW: Missing = Missing::Form(Capability::KeyPrefix);
 
 /// Returns true if the operator's endpoint and the workloads' endpoint both belong to Amazon.
@@ -70,7 +71,8 @@ mod tests {
         }
     }
 
-    /// For a store that does not belong to Amazon, a conformance check of any process must first confirm the limit.
+    /// For a store outside Amazon, a conformance check must first confirm that a form cannot write outside its
+    /// prefix. Any process of Valet can run this check.
     #[test]
     fn form_for_prefix_needs_amazon_endpoints_or_a_conformance_check() {
         let s3 = |endpoint: Option<&str>| {

@@ -1,4 +1,4 @@
-//! Presigned requests (AWS Signature Version 4, query string). The signature covers all values that are set on the
+//! Presigned requests (AWS Signature Version 4, query string). The signature covers all values that Valet sets on the
 //! request builder of the AWS SDK.
 
 use aws_sdk_s3::{

@@ -1,5 +1,5 @@
-//! Probes an S3 bucket. The probe checks the credentials, the region, the clock skew, unsigned headers and
-//! write-once uploads. Each check sends its own requests.
+//! Probes an S3 bucket. The probe checks the credentials, the region and the clock skew. It also checks unsigned
+//! headers and write-once uploads. Each of these checks sends its own requests.
 
 mod headers;
 mod write_once;
@@ -33,8 +33,8 @@ impl S3 {
         let (client, bucket) = (&session.talker, &self.store.bucket);
         let mut read = try_reading(client, bucket, self.probe_key()).await;
         if matches!(read.finding, Finding::Broken(Reason::ClockSkewed, _)) && !is_skewed(self.clock.skew()) {
-            // The AWS SDK corrects the time in its signatures by the clock skew that it last saw. If somebody set
-            // the operator's clock in the meantime, only the second request has the correct time.
+            // The AWS SDK corrects the times in its signatures by the clock skew that it saw last. If somebody
+            // changed the operator's clock since then, only the second request has the correct time.
             read = try_reading(client, bucket, self.probe_key()).await;
         }
         let mut probed = Probed::of(read.finding);
@@ -50,16 +50,16 @@ impl S3 {
             return probed;
         }
         if let Some(skew) = probed.skew {
-            // If the clock skew is large, the store can refuse a signature only because of its times. A refusal then
-            // shows nothing about the store's behavior.
+            // If the clock skew is large, the store can refuse a signature because of the times in it. Such a refusal
+            // does not show how the store handles unsigned headers.
             probed.untold = Some(skewed(skew));
             if skew.abs() >= MOST_SKEW {
                 probed.finding = Finding::Broken(Reason::ClockSkewed, skewed(skew));
             }
             return probed;
         }
-        // Here it is no error if Valet could not probe the session policy. Valet reports the problem later, when it
-        // signs a credential that depends on the session policy.
+        // If Valet could not test the session policy, the probe does not report an error. Valet reports the problem
+        // when it must sign a credential that depends on the session policy.
         if let Shown::More(why) = try_session(self, &session).await {
             probed.finding = Finding::Broken(Reason::KeysNotEnforced, why);
             return probed;
@@ -77,7 +77,7 @@ impl S3 {
             probed.finding = Finding::Unreachable(why);
             return probed;
         }
-        // Valet keeps the result of a probe until a later probe has a different result.
+        // If this probe has no result, Valet keeps the result of the last probe that had one.
         if probed.refuses_unsigned.is_some() {
             *lock(&self.refuses_unsigned) = probed.refuses_unsigned;
         }
@@ -155,8 +155,8 @@ fn finding<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkErr
             Reason::RegionMismatch,
             "the bucket is not in the region of spec.s3.region or not at spec.s3.endpoint; correct these two fields".into(),
         ),
-        // Either the object does not exist, or the credentials are not allowed to read it. In both cases the bucket,
-        // the region and the credentials are correct.
+        // Either the object does not exist, or the credentials are not allowed to read it. In both cases the probe
+        // found no problem with the bucket, the region or the credentials.
         (Some(403 | 404 | 416), _) => Finding::Usable,
         _ => Finding::Unreachable(unreachable(error)),
     }

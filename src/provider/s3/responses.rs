@@ -1,4 +1,4 @@
-//! Interprets answers and errors of S3 stores. The resulting messages contain no text of a request or an answer.
+//! Interprets answers and errors of S3 stores. The messages that result contain no text from a request or an answer.
 
 use std::sync::{Arc, Mutex};
 
@@ -30,23 +30,23 @@ const LONGEST_NAME: usize = 1024;
 /// The maximum length of an error code that Valet accepts from a store, in bytes.
 const LONGEST_CODE: usize = 64;
 
-/// Returns an error code if it is a single word, as all documented error codes are. This check is needed because
-/// messages repeat the code, and the owner of a store can choose its text.
+/// Returns an error code if it is a single word, as all documented error codes are. Valet needs this check because
+/// the owner of a store can choose the text of the code, and messages show it.
 pub fn word(code: &str) -> Option<&str> {
     let is_word = |c: u8| c.is_ascii_alphanumeric() || b"._-".contains(&c);
     ((1..=LONGEST_CODE).contains(&code.len()) && code.bytes().all(is_word)).then_some(code)
 }
 
-/// Returns true if Valet accepts an identifier of the store, such as an upload ID. Valet keeps the identifier and
-/// sends it back to the store.
+/// Returns true if Valet accepts an identifier that the store returned, such as an upload ID. Valet keeps the
+/// identifier and sends it in later requests to the store.
 pub fn is_name(text: &str) -> bool {
     (1..=LONGEST_NAME).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
 /// Converts an SDK error into a [`SignError`].
 pub fn refused<E>(error: &SdkError<E>) -> SignError {
-    // The AWS SDK cannot build a request if a required value is missing. The error's debug text is dropped, because
-    // it would contain the request.
+    // The AWS SDK cannot build a request if a required value is missing. Valet does not show the debug text of this
+    // error, because the text would contain the request.
     SignError::Refused(match error {
         SdkError::ConstructionFailure(_) => {
             "the request to the store could not be built; check spec.s3.bucket, spec.s3.region and spec.s3.endpoint"
@@ -56,9 +56,9 @@ pub fn refused<E>(error: &SdkError<E>) -> SignError {
     })
 }
 
-/// Returns an object's entity tag in base64 if it can be the object's MD5. The entity tag of a multipart upload
-/// contains `-` and is not an MD5. The entity tag of an object that is encrypted with SSE-KMS or SSE-C is not an MD5
-/// either ("Common Response Headers", `ETag`).
+/// Returns an object's entity tag in base64 if it can be the object's MD5. An entity tag with `-` is from a multipart
+/// upload and is not an MD5. If the object is encrypted with SSE-KMS or SSE-C, the entity tag is not an MD5 either
+/// ("Common Response Headers", `ETag`).
 pub fn tag_as_md5(head: &HeadObjectOutput) -> Option<String> {
     let by_the_store = matches!(head.server_side_encryption(), None | Some(ServerSideEncryption::Aes256));
     if !by_the_store || head.sse_customer_algorithm().is_some() {
@@ -75,8 +75,8 @@ pub fn tag_as_md5(head: &HeadObjectOutput) -> Option<String> {
     Some(BASE64_STANDARD.encode(bytes?))
 }
 
-/// Returns true for an Amazon S3 bucket whose entity tags have the documented format. Directory buckets (`--x-s3`)
-/// have entity tags of another format.
+/// Returns true for a bucket of Amazon S3 whose entity tags have the documented format. The entity tags of directory
+/// buckets (`--x-s3`) have a different format.
 pub fn is_amazons(endpoint: Option<&str>, bucket: &str) -> bool {
     endpoint.is_none_or(|e| is_host(e, is_s3s)) && !bucket.ends_with("--x-s3")
 }
@@ -92,9 +92,9 @@ pub fn is_amazons_sts(endpoint: &str) -> bool {
     })
 }
 
-/// Returns true if the endpoint's host ends with `amazonaws.com` and `is_such` accepts the labels before this
-/// suffix. The suffix alone is not enough, because many hosts with this suffix are customers' machines. An example
-/// is a MinIO on EC2 or behind a load balancer.
+/// Returns true if the endpoint's host ends with `amazonaws.com` and `is_such` accepts the labels before this suffix.
+/// The suffix alone does not show that a host belongs to Amazon S3. Many hosts with this suffix are machines of
+/// customers, for example a MinIO on EC2 or behind a load balancer.
 fn is_host(endpoint: &str, is_such: fn(&[&str]) -> bool) -> bool {
     let rest = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
     let host = rest.split(['/', ':']).next().unwrap_or_default().to_ascii_lowercase();
@@ -133,7 +133,8 @@ fn is_region(text: &str) -> bool {
     }
 }
 
-/// Converts a failed HEAD request. The answer to HEAD has no body, so Valet uses only its status.
+/// Converts the error of a failed HEAD request. The answer to HEAD has no body, so Valet uses only the status of the
+/// answer.
 pub fn absence<E: std::error::Error + 'static>(error: &SdkError<E>) -> ObjectFact {
     match error.raw_response().map(|r| r.status().as_u16()) {
         Some(404) => ObjectFact::Absent,
@@ -142,8 +143,8 @@ pub fn absence<E: std::error::Error + 'static>(error: &SdkError<E>) -> ObjectFac
     }
 }
 
-/// Returns true if the store refused the request because of its time, or can have done so (Amazon S3 API Reference,
-/// "Error responses").
+/// Returns true if the store refused the request because of the time in it, or if the time can be the reason (Amazon
+/// S3 API Reference, "Error responses").
 pub fn is_of_a_clock<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
     let code = error.as_service_error().and_then(|e| e.code());
     matches!(
@@ -152,7 +153,7 @@ pub fn is_of_a_clock<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
     )
 }
 
-/// Describes why there was no usable answer. The description contains no text of the request or the answer.
+/// Describes why there was no usable answer. The description contains no text from the request or the answer.
 pub fn unreachable<E: std::error::Error + 'static>(error: &SdkError<E>) -> String {
     if let Some(inward) = inward(error) {
         return inward.to_string();
@@ -190,7 +191,8 @@ pub fn unreachable<E: std::error::Error + 'static>(error: &SdkError<E>) -> Strin
     }
 }
 
-/// Returns the [`EgressDenied`] error if Valet did not send the request because its address is not permitted.
+/// Returns the [`EgressDenied`] error if the egress policy did not permit the address of the request. Otherwise it
+/// returns `None`.
 fn inward<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a EgressDenied> {
     causes(error).find_map(|e| e.downcast_ref())
 }
@@ -201,7 +203,7 @@ fn causes<'a>(
     std::iter::successors(Some(error), |e| e.source())
 }
 
-/// Stores the `Date` header of an answer. Valet computes the age of an object relative to this time.
+/// Keeps the time from the `Date` header of an answer. Valet computes the age of an object relative to this time.
 #[derive(Clone, Debug, Default)]
 pub struct DateOfAnswer(Arc<Mutex<Option<Timestamp>>>);
 
@@ -228,7 +230,7 @@ impl Intercept for DateOfAnswer {
     }
 }
 
-/// Reads the store's clock from each answer.
+/// Records the store's time from each answer of the store.
 #[derive(Clone, Debug)]
 pub struct DateOfStore(pub StoreClock);
 
@@ -344,7 +346,7 @@ mod tests {
             ),
             (Some("https://s3-accelerate.dualstack.amazonaws.com"), "media", true),
             (None, "media--use1-az4--x-s3", false),
-            // These hosts are customers' machines and do not belong to Amazon S3.
+            // These hosts are machines of customers. They do not belong to Amazon S3.
             (
                 Some("http://ec2-18-1-2-3.eu-west-1.compute.amazonaws.com:9000"),
                 "media",

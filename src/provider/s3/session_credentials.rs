@@ -1,5 +1,5 @@
-//! Formats temporary credentials for S3 clients. The formats are the environment variables and files of the AWS SDKs
-//! (AWS SDKs and Tools Reference Guide, "Environment variables list" and "Shared config and credentials files").
+//! Formats temporary credentials for S3 clients: as environment variables and as files that the AWS SDKs read (AWS
+//! SDKs and Tools Reference Guide, "Environment variables list" and "Shared config and credentials files").
 
 use std::time::{Duration, SystemTime};
 
@@ -17,18 +17,18 @@ use crate::{
     core::{Entries, SignError, SigningRequest},
 };
 
-/// The location of the objects that the credentials are for.
+/// The location of the bucket with the objects that the temporary credentials are for.
 pub struct BucketLocation<'a> {
     pub bucket: &'a str,
     pub region: &'a str,
     /// The scheme, host and port that workloads use, without the bucket.
     pub endpoint: String,
-    /// The part of the URL that contains the bucket's name: the host or the path.
+    /// The style says whether the host or the path of a URL contains the name of the bucket.
     pub style: AddressingStyle,
 }
 
-/// Returns Amazon's endpoint for a region. The function removes the bucket's name, because the AWS SDK returns an
-/// endpoint only together with a bucket.
+/// Returns Amazon's endpoint for a region. The AWS SDK returns an endpoint only together with a bucket, so the
+/// function removes the bucket's name.
 pub async fn amazons_endpoint(region: &str, bucket: &str) -> Result<String, SignError> {
     let nobody = Credentials::new("-", "-", None, None, "nobody");
     let client = Client::from_conf(
@@ -52,7 +52,7 @@ pub async fn amazons_endpoint(region: &str, bucket: &str) -> Result<String, Sign
     Ok(endpoint.to_owned())
 }
 
-/// Returns the entries of the grant Secret. The entry names are the same for every grant.
+/// Returns the entries of the grant Secret. The names of the entries do not depend on the grant.
 pub fn entries(credentials: &Credentials, place: &BucketLocation<'_>, request: &SigningRequest) -> Entries {
     let (id, secret) = (credentials.access_key_id(), credentials.secret_access_key());
     let token = credentials.session_token().unwrap_or_default();
@@ -87,12 +87,13 @@ pub fn entries(credentials: &Credentials, place: &BucketLocation<'_>, request: &
     ])
 }
 
-/// The length of a fingerprint in hexadecimal digits. The fingerprint is long enough to avoid collisions, and too
-/// short for an attacker to confirm a guessed secret.
+/// The number of hexadecimal digits of a fingerprint. With 16 digits, two different texts practically never have
+/// equal fingerprints. The fingerprint is also too short for an attacker to confirm a guessed secret.
 const DIGITS: usize = 16;
 
 /// Returns the fingerprint for [`crate::provider::Provider::fingerprint`]. The fingerprint is a signature for a date
-/// and a service that do not exist. Therefore it reveals no more about the credentials than a signed URL does.
+/// and a service that do not exist. An attacker cannot learn more about the credentials from it than from a signed
+/// URL.
 pub fn fingerprint(credentials: &Credentials, place: &str, salt: &str) -> String {
     let lasting = credentials.session_token().is_none() && credentials.expiry().is_none();
     let (id, secret) = match lasting {
@@ -156,8 +157,8 @@ mod tests {
         );
         assert_eq!((of("bucket").as_str(), of("key").as_str()), ("media", "a/b/"));
         assert_eq!(of("AWS_CREDENTIAL_EXPIRATION"), "2026-01-02T04:04:05Z");
-        // A workload can use each entry as a file or as an environment variable. Therefore the entry's name must be
-        // valid for a Secret and for a shell.
+        // A workload can use each entry as a file or as an environment variable. Therefore each name must be valid as
+        // an entry name of a Secret and as a variable name of a shell.
         assert!(entries.expose().iter().all(|(name, value)| {
             name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !value.is_empty()
         }));
@@ -187,8 +188,8 @@ mod tests {
         ] {
             assert_ne!(first, other);
         }
-        // The fingerprint does not depend on a session, because Valet replaces sessions often and records the expiry
-        // of each credential.
+        // The fingerprint does not depend on the session. Valet replaces sessions often, and it records the expiry of
+        // each credential.
         let session = |n: &str| Credentials::new(n, n, Some(n.into()), None, "test");
         let one = fingerprint(&session("1"), "place", "salt");
         assert_eq!(one, fingerprint(&session("2"), "place", "salt"));

@@ -1,4 +1,4 @@
-//! Probes whether a store enforces session policies. Some stores with an STS ignore session policies.
+//! Probes whether a store enforces session policies. Some stores have an STS but ignore session policies.
 
 use std::sync::atomic::Ordering;
 
@@ -11,26 +11,28 @@ use crate::{
     core::{Lifetime, ObjectKey, SignError, SigningRequest, second},
 };
 
-/// The body of the probe's upload, and an MD5 that does not match this body.
+/// The body of the probe's upload, and an MD5 that does not match this body. A correct store refuses this upload.
 const TRIAL: (&[u8], &str) = (b"valet", "AAAAAAAAAAAAAAAAAAAAAA==");
 
 /// The result of a probe for session policies.
 pub enum Shown {
     /// The store enforces the session policy, or the store uses no sessions.
     Confined,
-    /// The session allows more than its policy. The text is a message for the store's owner.
+    /// The session allows more than its session policy. The text is a message to the store's owner.
     More(String),
     /// The probe gave no result. The error contains the reason.
     Untried(SignError),
 }
 
-/// Probes with a session whose policy allows writes to one object key only. The probe tries to write a different
-/// object key and the allowed one.
+/// Probes with a session whose policy allows writes to only one object key. The probe tries to write an object with
+/// this allowed key and an object with a different key.
 ///
-/// Both uploads have a wrong MD5. A store checks the MD5 only after it has authorized the request, so a correct
-/// store writes nothing. The refusal of the different object key counts only if the store authorizes the allowed
-/// one. Otherwise a wrong clock or an outage could be the reason, because the store then refuses both. Valet does
-/// not repeat the probe after a success.
+/// Both uploads have a wrong MD5. A store checks the MD5 only after it has authorized the request, so a correct store
+/// writes nothing.
+///
+/// The refusal of the different key counts only if the store authorizes the upload with the allowed key. If the store
+/// refuses both uploads, a wrong clock or an outage can be the reason. After a success, Valet does not repeat the
+/// probe.
 pub async fn try_session(s3: &S3, session: &Session) -> Shown {
     if s3.role().is_none() || s3.confined.load(Ordering::Relaxed) {
         return Shown::Confined;
@@ -80,7 +82,7 @@ pub async fn try_session(s3: &S3, session: &Session) -> Shown {
     }
 }
 
-/// The store's answer to an upload with a session.
+/// The store's answer to an upload that a session signed.
 enum Written {
     Allowed,
     Denied,
@@ -121,17 +123,16 @@ fn unclear(why: &str) -> SignError {
     }
 }
 
-/// Checks that the store enforces session policies before Valet signs an upload or temporary credentials with a
-/// session. The check is repeated here, because the store's probe can have had no result.
+/// Checks that the store enforces session policies. Valet runs this check before it signs an upload or temporary
+/// credentials with a session. The check is necessary here because the probe of the store possibly had no result.
 ///
 /// # Errors
-/// Returns [`SignError::Credentials`] if the store does not enforce session policies, or if the probe gives no
-/// result.
+/// Returns [`SignError::Credentials`] if the store does not enforce session policies, or if the probe has no result.
 pub async fn vouch(s3: &S3, session: &Session, ask: &Ask) -> Result<(), SignError> {
     let Some(role) = s3.role() else { return Ok(()) };
     let rests_on_it = ask.is_for_credentials() || ask.operation() == Operation::Upload;
-    // No probe is needed, because Amazon documents that it enforces session policies (IAM User Guide, "Session
-    // policies").
+    // Amazon documents that it enforces session policies (IAM User Guide, "Session policies"). Therefore Amazon needs
+    // no probe.
     let is_documented = is_amazons(&s3.store) && role.endpoint.as_deref().is_none_or(is_amazons_sts);
     if !rests_on_it || is_documented {
         return Ok(());

@@ -274,7 +274,8 @@ async fn post_form_policy_contains_all_form_fields() {
     );
 }
 
-/// The request that starts a resumable upload contains the constraints that Google enforces, but not the size.
+/// The request that starts a resumable upload contains the constraints that Google enforces. It does not contain the
+/// size of the upload.
 #[tokio::test]
 async fn resumable_upload_is_started_by_a_signed_post() {
     let constraints = UploadConstraints {
@@ -305,8 +306,8 @@ async fn resumable_upload_is_started_by_a_signed_post() {
         let refused = sign("a", upload(UploadMode::Resumable, sized)).await.err();
         assert!(matches!(refused, Some(SignError::Refused(_))), "{refused:?}");
     }
-    // Resumable uploads are off by default. A session stays valid after the signed URL has expired, so the store's
-    // owner must accept this first.
+    // By default, a store does not allow resumable uploads. An upload session stays valid after the signed URL has
+    // expired, so the owner of the store must allow it first.
     assert_eq!(gcs(serde_json::json!({})).capabilities().resumable, None);
     let can = gcs(serde_json::json!({"resumableUploads": "Tolerate"})).capabilities();
     let held = can.resumable.clone().unwrap();
@@ -371,8 +372,8 @@ async fn maximum_lifetime_is_7_days_with_a_key_and_12_hours_with_iam() {
     }
 }
 
-/// The fingerprint changes if the service account key or the endpoint changes. Settings that do not change a URL do
-/// not change the fingerprint.
+/// The fingerprint changes if the service account key or the endpoint changes. A setting that does not change the
+/// signed URL does not change the fingerprint.
 #[tokio::test]
 async fn fingerprint_changes_with_service_account_key_and_endpoint() {
     let of = async |settings: Value, salt: &str| gcs(settings).fingerprint(salt).await.unwrap().unwrap();

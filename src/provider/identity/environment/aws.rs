@@ -1,5 +1,5 @@
-//! Reads AWS credentials from the process environment. It also reads their expiry, and finds out which credentials
-//! need no request.
+//! Reads AWS credentials and their expiry from the process environment. It also finds out which of these credentials
+//! Valet can use without a request.
 
 use std::{collections::BTreeMap, env, time::SystemTime};
 
@@ -14,19 +14,19 @@ use aws_runtime::env_config::file::EnvConfigFiles;
 use aws_types::os_shim_internal::{Env, Fs};
 use jiff::Timestamp;
 
-/// The environment variable with the expiry of the AWS credentials. The command `aws configure export-credentials
-/// --format env` writes it.
+/// The environment variable that contains the expiry of the AWS credentials. The command `aws configure
+/// export-credentials --format env` writes this variable.
 const EXPIRATION: &str = "AWS_CREDENTIAL_EXPIRATION";
-/// The profile settings that can contain the expiry of a session token. There is no standard name, so the list
-/// contains the names that common tools write.
+/// The profile settings that can contain the expiry of a session token. No standard defines the name of this setting,
+/// so the list contains the names that common tools write.
 const PROFILE_EXPIRATIONS: [&str; 4] = [
     "aws_credential_expiration",
     "aws_expiration",
     "x_security_token_expires",
     "expiration",
 ];
-/// If a profile has one of these settings, its credentials come from a different service or program (AWS SDKs and
-/// Tools Reference Guide, "Settings reference").
+/// The profile settings that name a service or a program. If a profile contains one of them, the AWS SDK gets the
+/// credentials from there (AWS SDKs and Tools Reference Guide, "Settings reference").
 const PROFILE_ASKS: [&str; 8] = [
     "role_arn",
     "credential_source",
@@ -37,19 +37,21 @@ const PROFILE_ASKS: [&str; 8] = [
     "sso_account_id",
     "login_session",
 ];
-/// If one of these environment variables is set, the AWS credentials come from a different service.
+/// The environment variables that name a service. If one of them is set, the AWS SDK gets the credentials from this
+/// service.
 const VARIABLES_ASK: [&str; 3] = [
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 ];
 
-/// Adds the expiry from the environment or the profile to credentials. The AWS SDK does not read this expiry.
+/// A source of AWS credentials that also returns their expiry. It reads the expiry from the environment or the
+/// profile, because the AWS SDK does not.
 #[derive(Debug)]
 pub struct WithEnd(SharedCredentialsProvider);
 
 impl WithEnd {
-    /// Wraps a source of credentials and adds the expiry.
+    /// Wraps a source of credentials and adds the expiry to its credentials.
     pub fn of(source: impl ProvideCredentials + 'static) -> SharedCredentialsProvider {
         SharedCredentialsProvider::new(Self(SharedCredentialsProvider::new(source)))
     }
@@ -84,7 +86,7 @@ async fn profiles() -> Option<ProfileSet> {
         .ok()
 }
 
-/// Returns the expiry from the environment variables if they contain this access key.
+/// Returns the expiry from the environment variables, if the variables contain this access key.
 fn in_variables(variable: impl Fn(&str) -> Option<String>, id: &str) -> Result<Option<SystemTime>, CredentialsError> {
     match (variable("AWS_ACCESS_KEY_ID"), variable(EXPIRATION)) {
         (Some(own), Some(text)) if own == id => time(&text).map(Some),
@@ -100,7 +102,7 @@ fn in_profile(profiles: &ProfileSet, id: &str) -> Result<Option<SystemTime>, Cre
     stated.map(time).transpose()
 }
 
-/// Parses an expiry. An invalid expiry is an error, because temporary credentials would otherwise count as
+/// Parses an expiry. An invalid expiry is an error. If Valet ignored it, temporary credentials would count as
 /// permanent.
 fn time(text: &str) -> Result<SystemTime, CredentialsError> {
     let time = text.trim().parse::<Timestamp>();
@@ -109,20 +111,20 @@ fn time(text: &str) -> Result<SystemTime, CredentialsError> {
     })
 }
 
-/// The reason why the environment has no access key that works without a request.
+/// The reason why the environment contains no access key that Valet can use without a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotAtHand {
     /// The environment contains no AWS credentials.
     Nothing,
-    /// The credentials come from a different service or program. The text names it and is the beginning of a
+    /// The credentials come from a service or program outside the environment. The text names it and begins a
     /// sentence.
     Elsewhere(String),
-    /// The configured credentials cannot be used. The text gives the reason and is the end of a sentence.
+    /// Valet cannot use the configured credentials. The text gives the reason and ends a sentence.
     Unusable(&'static str),
 }
 
-/// Returns the access key from the environment or from the selected profile of the shared AWS files. The order is
-/// the same as in the AWS SDK's default chain. The function sends no request and runs no program.
+/// Returns the access key from the environment or from the selected profile of the shared AWS files. The function
+/// searches in the order of the AWS SDK's default chain. It sends no request and runs no program.
 ///
 /// # Errors
 /// Returns [`NotAtHand`] if no access key is available without a request.
@@ -267,7 +269,7 @@ mod tests {
         assert_eq!(choose(&variables(&[]), Some(&empty)).unwrap_err(), NotAtHand::Nothing);
         let file = set("[default]\naws_access_key_id = F\naws_secret_access_key = s\n").await;
         assert_eq!(choose(&variables(&[]), Some(&file)).unwrap().access_key_id(), "F");
-        // The environment has precedence over the shared AWS files. The files have precedence over other services.
+        // The environment has precedence over the shared AWS files. These files have precedence over services.
         assert_eq!(choose(&key, Some(&file)).unwrap().access_key_id(), "A");
         for name in VARIABLES_ASK {
             let asks = variables(&[(name, "x")]);

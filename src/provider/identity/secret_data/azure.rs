@@ -5,9 +5,11 @@ const ACCOUNT: &str = "AZURE_STORAGE_ACCOUNT";
 const KEY: &str = "AZURE_STORAGE_KEY";
 const USUAL: &str = "AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_KEY";
 
-/// Reads the key of an Azure storage account from a Secret. The entries have the names of the Azure CLI's
-/// environment variables. Valet accepts any case, and names without separators or prefixes, because other tools
-/// write such names (`accountKey`, `azurestorageaccountkey`).
+/// Reads the key of an Azure storage account from a Secret. The entries of the Secret have the names of the Azure
+/// CLI's environment variables.
+///
+/// Valet ignores upper and lower case in these names, and accepts names without separators or prefixes. Other tools
+/// write such names, for example `accountKey` and `azurestorageaccountkey`.
 ///
 /// # Errors
 /// Returns [`CredentialsError`] if the Secret contains no valid account key.

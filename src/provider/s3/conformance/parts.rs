@@ -1,5 +1,5 @@
-//! Checks multipart uploads. It checks the signed URL of a part, and the operator's requests that initiate and
-//! complete an upload.
+//! Checks multipart uploads: the signed URL of a part, and the requests with which the operator initiates and
+//! completes an upload.
 
 use super::{Bucket, pinned, put};
 use crate::{
@@ -9,11 +9,12 @@ use crate::{
     core::{Assembly, SignError, UploadFact},
 };
 
-/// The name of the object for the check's multipart uploads. The object exists before the uploads begin.
+/// The name of the object that the check writes as a multipart upload. The object already exists when the multipart
+/// uploads begin.
 const NAME: &str = "parts";
 
-/// Checks two properties of multipart uploads. The signed URL of a part must allow only this part. Completing a
-/// write-once upload must not replace an existing object.
+/// Checks two properties of multipart uploads. First, the signed URL of a part must allow only the upload of this
+/// part. Second, the completion of a write-once upload must not replace an existing object.
 pub async fn parts(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> Result<(), Unavailable> {
     let overwrite = match trip.found.missing.contains(&Missing::Url(Capability::WriteOnce)) {
         true => Overwrite::Allow,
@@ -94,7 +95,8 @@ async fn tried(
     completed(bucket.s3.complete_upload(&key, &whole).await, &mut trip.found)
 }
 
-/// Records what the store did when the check completed a write-once multipart upload for an object that exists.
+/// Records how the store handled a write-once multipart upload whose object already existed when the check completed
+/// the upload.
 fn completed(completion: Completion, found: &mut ConformanceReport) -> Result<(), Unavailable> {
     let once = Missing::Part(Capability::WriteOnce);
     match completion {
@@ -118,8 +120,8 @@ mod tests {
     use super::*;
     use crate::api::ObservedObject;
 
-    /// Write-once counts as enforced only if the store refused the upload because the object exists. It counts as
-    /// missing only if the store completed the upload.
+    /// If the store refused the upload because the object exists, it enforces write-once. If the store completed the
+    /// upload, it does not enforce write-once. All further answers show nothing.
     #[test]
     fn result_of_a_completion_decides_if_write_once_is_enforced() {
         let once = Missing::Part(Capability::WriteOnce);

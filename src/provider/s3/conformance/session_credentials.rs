@@ -1,5 +1,5 @@
-//! Checks that temporary credentials allow only what the grant allows. The check uses an S3 client in the same way
-//! as the holder of the credentials.
+//! Checks that temporary credentials allow only what the grant allows. For this, the check uses an S3 client, as the
+//! holder of the credentials would do.
 
 use aws_sdk_s3::{Client, config::http::HttpResponse, error::SdkError, primitives::ByteStream};
 
@@ -70,7 +70,8 @@ fn taken<T, E: std::error::Error + 'static>(
     }
 }
 
-/// Checks that temporary credentials for a prefix allow no other operations and objects, and that they expire.
+/// Checks that temporary credentials for a prefix allow no further operations and no objects outside the prefix. It
+/// also checks that they expire.
 pub async fn lent(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> Result<(), Unavailable> {
     match beyond(bucket, trip).await? {
         None => trip.found.held.push(Missing::Credentials.name()),
@@ -123,8 +124,8 @@ async fn beyond(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> Resu
         trip.found.untried.push(why.into());
         return Ok(None);
     }
-    // If `..` has no special meaning in the store, this object key has the prefix, so the credentials correctly
-    // allow it.
+    // If `..` has no special meaning in the store, the object key with `..` has the prefix. The credentials then
+    // correctly allow this object key.
     for (dots, escaped) in [
         ("lent/../out-lent-0", "out-lent-0"),
         ("lent/%2e%2e/out-lent-1", "out-lent-1"),

@@ -9,7 +9,7 @@ use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use super::*;
 use crate::api::S3Store;
 
-/// Returns a provider for a simulated store that gives the same answer to every request.
+/// Returns a provider for a simulated store. The store gives this answer to every request.
 fn answering(status: &'static str, body: &'static str) -> S3 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -18,7 +18,8 @@ fn answering(status: &'static str, body: &'static str) -> S3 {
             let mut stream = stream.unwrap();
             let mut request = Vec::new();
             let mut buffer = [0; 4096];
-            // The bodies of these requests are short. They arrive together with the headers or directly after them.
+            // The bodies of these requests are short. A body arrives together with the headers of its request or
+            // directly after them.
             while !String::from_utf8_lossy(&request).contains("\r\n\r\n") {
                 match stream.read(&mut buffer) {
                     Ok(0) | Err(_) => break,
@@ -110,7 +111,7 @@ async fn answers_to_list_parts_map_to_upload_states() {
     assert_eq!(of("200 OK", listed).await, UploadFact::Open(vec![part]));
     assert_eq!(of("404 Not Found", error("NoSuchUpload")).await, UploadFact::Gone);
     assert_eq!(of("403 Forbidden", error("AccessDenied")).await, UploadFact::Hidden);
-    // An error about the bucket must not count as an error about the upload.
+    // If the store returns an error about the bucket, Valet must not take it for an error about the upload.
     for (status, code) in [
         ("404 Not Found", "NoSuchBucket"),
         ("500 Internal Server Error", "InternalError"),
@@ -120,7 +121,8 @@ async fn answers_to_list_parts_map_to_upload_states() {
     }
 }
 
-/// An upload that no longer exists counts as aborted. A part whose upload was running can arrive after the abort.
+/// An upload that no longer exists counts as aborted. A part that a client uploads during the abort can arrive after
+/// the abort.
 #[tokio::test]
 async fn multipart_upload_that_remains_after_its_abort_is_an_error() {
     let of = async |status, body| answering(status, body).abort_wholly(&key(), "u").await;
@@ -143,7 +145,8 @@ async fn multipart_upload_that_remains_after_its_abort_is_an_error() {
 async fn only_multipart_uploads_of_exactly_the_object_key_are_listed() {
     let listed = "<ListMultipartUploadsResult><Upload><Key>a/bc</Key><UploadId>1</UploadId></Upload>\
                   <Upload><Key>a/b</Key><UploadId>2</UploadId><Initiated>2026-01-02T03:04:05Z</Initiated></Upload></ListMultipartUploadsResult>";
-    // This answer is not valid for ListParts. Valet does not abort an upload whose parts it cannot list.
+    // The body of this answer is not valid for ListParts. If Valet cannot list the parts of an upload, it does not
+    // abort the upload.
     let UploadsFact::Listed { uploads, .. } = answering("200 OK", listed).list_uploads(&key()).await else {
         panic!("the store must list the multipart uploads");
     };

@@ -23,23 +23,23 @@ use crate::{
 
 /// The lifetime of the URLs that the probe signs.
 const WINDOW: Duration = Duration::from_secs(60);
-/// The unsigned header that the probe adds to a request. The header only sets user metadata.
+/// The unsigned header that the probe adds to a request. The header only sets user metadata of the object.
 const MARK: &str = "x-amz-meta-valet-probe";
 
 impl S3 {
-    /// Sends presigned requests with and without an unsigned header, as the holder of a URL could do. The requests
-    /// are uploads that a correct store does not keep. If the operator is allowed to send only read requests, they
-    /// are downloads.
+    /// Sends presigned requests with and without an unsigned header, as the holder of a URL could do. If the operator
+    /// is allowed to send write requests, the requests are uploads that a correct store does not keep. Otherwise the
+    /// requests are downloads.
     pub(super) async fn try_headers(&self, client: &Client, is_absent: bool) -> Result<UnsignedHeaders, String> {
         let key = self.probe_key();
         let below = || format!("{key}/{}", Timestamp::now().as_nanosecond());
-        // If an object with this key exists, the probe uses a different key. A store that ignores checksums could
-        // otherwise overwrite the object.
+        // If an object with this key exists, the probe uses a different key. Otherwise a store that ignores checksums
+        // could overwrite the existing object.
         let own = if is_absent { key.to_owned() } else { below() };
         let (found, has_conflict) = self.try_headers_at(client, own).await?;
         match found {
-            // Some stores keep objects as files. If the store has an object under `KEY/`, then `KEY` is a directory,
-            // and an upload to `KEY` fails.
+            // Some stores keep objects as files. If such a store has an object under `KEY/`, then `KEY` is a
+            // directory, and an upload to `KEY` fails. The probe then uses an object key under `KEY/`.
             UnsignedHeaders::Unknown(_) if has_conflict && is_absent => {
                 Ok(self.try_headers_at(client, below()).await?.0)
             }
@@ -47,7 +47,8 @@ impl S3 {
         }
     }
 
-    /// Probes with one object key. It also returns true if the store reported a conflict (status 409).
+    /// Runs the probe with one object key. The second returned value is true if the store answered with a conflict
+    /// (status 409).
     async fn try_headers_at(&self, client: &Client, own: String) -> Result<(UnsignedHeaders, bool), String> {
         let key = self.probe_key();
         let Some(urls) = Urls::new(client, &self.store.bucket, &own).await else {
@@ -77,8 +78,8 @@ impl S3 {
     }
 }
 
-/// The signed URLs of the probe, one for each kind of request. Two requests with the same URL differ only in an
-/// unsigned header.
+/// The signed URLs of the probe, one for each kind of request. Two requests with one URL differ only in an unsigned
+/// header.
 struct Urls {
     broken: PresignedRequest,
     upload: PresignedRequest,
@@ -101,7 +102,7 @@ impl Urls {
 struct Probe<'a> {
     client: &'a Client,
     bucket: &'a str,
-    /// The copy source in the probe's requests. It names an object that does not exist.
+    /// The copy source that the probe's requests name. It is an object that does not exist.
     absent: String,
     urls: Urls,
     /// This is true after the store has accepted an upload.

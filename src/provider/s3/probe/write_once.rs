@@ -1,5 +1,5 @@
-//! Probes an S3 store for write-once uploads (`If-None-Match: *`), which must leave an existing object unchanged. It
-//! also finds out if the store accepts uploads without a checksum.
+//! Probes whether an S3 store supports write-once uploads (`If-None-Match: *`): such an upload must not change an
+//! existing object. The probe also finds out whether the store accepts uploads without a checksum.
 
 use std::sync::atomic::Ordering;
 
@@ -16,9 +16,8 @@ use crate::{
     provider::probe::{Said, WriteOnce, write_once},
 };
 
-/// The maximum number of uploads that the probe sends. If the second upload succeeds, the store has not necessarily
-/// replaced the object, because another operator can have deleted it between the uploads. So the probe repeats the
-/// upload.
+/// The probe sends at most 3 uploads. If the second upload succeeds, the store possibly did not replace the object,
+/// because a second operator can have deleted the object before that. Therefore the probe sends the upload again.
 const MOST: usize = 3;
 
 impl S3 {
@@ -27,9 +26,10 @@ impl S3 {
         self.wants_checksums.load(Ordering::Relaxed)
     }
 
-    /// Probes once, and sends the same write-once upload twice. Amazon documents that it supports write-once uploads
-    /// ("How to prevent object overwrites with conditional writes"). On Amazon, the probe therefore only reads
-    /// whether the bucket has a default retention.
+    /// Sends a write-once upload twice, unless Valet already knows the result.
+    ///
+    /// Amazon documents that it supports write-once uploads ("How to prevent object overwrites with conditional
+    /// writes"). On Amazon, the probe only reads whether the bucket has a default retention.
     pub(super) async fn try_write_once(&self, client: &Client) -> Result<(), String> {
         let is_tried_by_uploads = !is_amazons(&self.store) && self.may_change();
         let is_known = matches!(
@@ -43,8 +43,8 @@ impl S3 {
         if let Some(is_retained) = is_retained
             && !is_tried_by_uploads
         {
-            // Amazon documents that a bucket with a default retention requires checksums. For any other store, the
-            // probe finds this out with an upload.
+            // Amazon documents that a bucket with a default retention requires checksums. For a store outside Amazon,
+            // the probe finds this out with an upload.
             self.wants_checksums.store(is_retained, Ordering::Relaxed);
         }
         if is_amazons(&self.store) {
@@ -84,8 +84,8 @@ impl S3 {
         while answers.len() < MOST {
             let said = self.send_once(client, &key, has_checksum).await?;
             if said.status == 400 && !has_checksum {
-                // The store can have refused the upload because of the missing checksum or because of the write-once
-                // condition. A second upload with a checksum shows which of the two was the reason.
+                // The store refused the upload because of the missing checksum or because of the write-once
+                // condition. A second upload, which has a checksum, shows which of the two is the reason.
                 let with = self.send_once(client, &key, true).await?;
                 if with.is_done() || with.status == 412 {
                     has_checksum = true;
@@ -102,8 +102,8 @@ impl S3 {
             }
         }
         self.wants_checksums.store(has_checksum, Ordering::Relaxed);
-        // A retention prevents the deletion of the object. Valet does not try to delete it, and the next probe finds
-        // it.
+        // In a bucket with a retention, Valet cannot delete the object. Therefore Valet does not try it, and the next
+        // probe finds the object.
         if has_written && !is_retained && !has_checksum {
             let _ = client.delete_object().bucket(&self.store.bucket).key(&key).send().await;
         }
@@ -119,8 +119,8 @@ impl S3 {
             .set_content_md5(has_checksum.then(|| BODY_MD5.to_owned()))
             .body(ByteStream::from_static(BODY))
             .customize()
-            // The client must not retry a write-once upload. If the first attempt wrote the object, the retry would
-            // fail.
+            // The client must not retry a write-once upload. If the first attempt wrote the object, the store would
+            // refuse the retry.
             .config_override(Config::builder().retry_config(RetryConfig::disabled()))
             .send()
             .await;
