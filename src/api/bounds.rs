@@ -1,10 +1,11 @@
 use serde_json::Value;
 
 /// Checks a value against the limits of its schema: numbers, lengths in characters and counts. Absent and null values
-/// are valid. Types and enumerations are checked when the value is parsed, and CEL rules by [`super::rules`].
+/// are valid. This function does not check types and enumerations, because the parser checks them. The module
+/// [`super::rules`] checks the CEL rules.
 ///
-/// The apiserver does the same for requests. This function is for objects from files and objects that an older CRD
-/// accepted.
+/// The apiserver checks these limits in requests. This function is for objects from files, and for objects that the
+/// apiserver accepted with an older CRD.
 pub fn exceeded(schema: &Value, value: &Value, path: &str) -> Vec<String> {
     let mut found = Vec::new();
     walk(schema, value, path, &mut found);

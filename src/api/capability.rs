@@ -35,7 +35,7 @@ pub enum Capability {
 }
 
 impl Capability {
-    /// The name in messages and in `status.capabilities`.
+    /// Returns the name of the capability in messages and in `status.capabilities`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::ContentType => "ContentType",
@@ -52,55 +52,60 @@ impl Capability {
     }
 }
 
-/// What a store can enforce, and its limits.
+/// The constraints that a store can enforce, and the limits of the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
-    /// What the signed URLs (PUT and GET) of the store can enforce.
+    /// The constraints that the store enforces for signed URLs (PUT and GET).
     pub enforced: BTreeSet<Capability>,
-    /// What POST forms can enforce; `None` if the store does not support POST forms.
+    /// The constraints that the store enforces for POST forms. `None` means that the store does not support POST
+    /// forms.
     pub post_form: Option<BTreeSet<Capability>>,
-    /// What temporary credentials can enforce besides operation, object key and expiry; `None` if the store does not
-    /// support temporary credentials.
+    /// The constraints that the store enforces for temporary credentials, in addition to the operation, the object
+    /// key and the expiry. `None` means that the store does not support temporary credentials.
     pub credentials: Option<BTreeSet<Capability>>,
-    /// What multipart uploads can enforce; `None` if the store does not support multipart uploads.
+    /// The constraints that the store enforces for multipart uploads. `None` means that the store does not support
+    /// multipart uploads.
     pub multipart: Option<BTreeSet<Capability>>,
-    /// What resumable uploads can enforce; `None` if the store does not support resumable uploads.
+    /// The constraints that the store enforces for resumable uploads. `None` means that the store does not support
+    /// resumable uploads.
     pub resumable: Option<BTreeSet<Capability>>,
-    /// The longest lifetime of one credential, in seconds.
+    /// A credential is valid for at most this time, in seconds.
     pub max_expiration_seconds: i64,
-    /// The largest object that one request can upload, in bytes.
+    /// A client can upload at most this number of bytes with one request.
     pub max_upload_bytes: i64,
-    /// The longest object key, in bytes of UTF-8.
+    /// An object key can have at most this number of bytes in UTF-8.
     pub max_key_bytes: usize,
-    /// Whether the operator sends the store only requests that change nothing (GET and HEAD). Upload modes that need
-    /// other requests of the operator are then not available.
+    /// This is true if the operator sends the store only read requests (GET and HEAD). The store then does not
+    /// support upload modes for which the operator must send write requests.
     pub only_read: bool,
-    /// Whether the store accepts uploads only with a checksum.
+    /// This is true if the store accepts only uploads with a checksum.
     pub wants_checksums: bool,
-    /// How the owner of the store can enable what is missing, in the provider's terms.
+    /// The texts say how the owner of the store can enable the missing capabilities. They use the terms of the
+    /// provider.
     pub remedies: Remedies,
-    /// How the owner of the store can end credentials before they expire. The text is the end of a sentence.
+    /// The text says how the owner of the store can end credentials before they expire. It is the end of a sentence.
     pub revocation: &'static str,
 }
 
-/// How the owner of the store can enable what the store cannot enforce, in the provider's terms. Each text completes
-/// the sentence "ask the store's owner ...".
+/// The texts say how the owner of the store can enable the missing capabilities. They use the terms of the provider.
+/// Each text completes the sentence "ask the store's owner ...".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Remedies {
-    /// How to enable temporary credentials; `None` if such a store never supports them.
+    /// The text says how to enable temporary credentials. `None` means that such a store never supports them.
     pub credentials: Option<&'static str>,
-    /// How to enable resumable uploads; `None` if such a store never supports them.
+    /// The text says how to enable resumable uploads. `None` means that such a store never supports them.
     pub resumable: Option<&'static str>,
-    /// How to ensure that an upload can do only what is signed.
+    /// The text says how to ensure that an upload can do only what Valet signed.
     pub signed_headers: Option<&'static str>,
 }
 
-/// The entry of `status.capabilities` for a store that accepts uploads only with a checksum. It is a requirement of
-/// the store. A grant cannot ask for it.
+/// A store that accepts only uploads with a checksum has this entry in `status.capabilities`. The entry is a
+/// requirement of the store, so a grant cannot ask for it.
 const REQUIRES_CHECKSUM: &str = "RequiresChecksum";
 
 impl Capabilities {
-    /// What a credential for this grant can enforce; `None` if the store does not support the mode.
+    /// Returns the constraints that the store can enforce for the mode of this grant. Returns `None` if the store
+    /// does not support the mode.
     pub fn of(&self, ask: &Ask) -> Option<&BTreeSet<Capability>> {
         match ask {
             Ask::Upload {
@@ -133,7 +138,8 @@ impl Capabilities {
         }
     }
 
-    /// The capabilities that the names list, in the form of [`Capabilities::listed`].
+    /// Returns the capabilities that the list `names` contains. The list has the form that [`Capabilities::listed`]
+    /// returns.
     pub fn among(&self, names: &[String]) -> Self {
         let has = |name: &str| names.iter().any(|n| n == name);
         let mode = |mode: UploadMode, can: &Option<BTreeSet<Capability>>| {
@@ -154,14 +160,15 @@ impl Capabilities {
         }
     }
 
-    /// The content of `status.capabilities`: the names, and what the store requires of each upload.
+    /// Returns the content of `status.capabilities`: the names of the capabilities, and what the store requires of
+    /// each upload.
     pub fn listed(&self) -> Vec<String> {
         let wanted = self.wants_checksums.then(|| REQUIRES_CHECKSUM.to_owned());
         self.names().into_iter().chain(wanted).collect()
     }
 
-    /// The names in `status.capabilities`. First come the capabilities of signed URLs. Then come the other modes,
-    /// each followed by its capabilities, for example `PostForm/ContentLengthRange`.
+    /// Returns the names of the capabilities as in `status.capabilities`. The capabilities of signed URLs come first.
+    /// Then each further mode follows with its capabilities, for example `PostForm/ContentLengthRange`.
     pub fn names(&self) -> Vec<String> {
         let plain = self.enforced.iter().map(|c| c.as_str().to_owned());
         let modes = [

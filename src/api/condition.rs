@@ -7,13 +7,14 @@ use super::{Progress, Reason, printable};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::AsRefStr, strum::EnumString, strum::IntoStaticStr)]
 #[strum(const_into_str)]
 pub enum ConditionType {
-    /// The summary: the object is in its desired state.
+    /// The condition summarizes the state: it is True if the object is in its desired state.
     Ready,
-    /// The object is not ready and continues by itself. The condition exists only while it is True.
+    /// The object is not ready, and it continues without a change by a user. The condition exists only while it is
+    /// True.
     Reconciling,
-    /// A person must change something. The condition exists only while it is True.
+    /// A user must change something. The condition exists only while it is True.
     Stalled,
-    /// The grant has a credential that can be used.
+    /// The grant has a credential that clients can use.
     Active,
     /// The upload of the grant arrived in the store.
     Completed,
@@ -21,29 +22,32 @@ pub enum ConditionType {
     Suspended,
     /// `spec.revoke` is true. The condition exists only while it is True.
     Revoked,
-    /// The renewal of the credential fails. The condition exists only while it is True.
+    /// Valet cannot renew the credential. The condition exists only while it is True.
     RenewalFailing,
-    /// Another client repeatedly changes the grant Secret. The condition exists only while it is True.
+    /// A client that is not Valet repeatedly changes the grant Secret. The condition exists only while it is True.
     SecretContested,
     /// The store rejects unsigned headers.
     UnsignedHeadersRefused,
     /// The store enforces the constraints of credentials. The condition exists only after a conformance check.
     KeysEnforced,
-    /// The clocks of the store and of the operator agree.
+    /// The clock skew between the store and the operator is small.
     ClockInSync,
     /// Valet knows when the store's credentials expire. The condition exists only while it is False.
     CredentialsExpirationKnown,
 }
 
 impl ConditionType {
-    /// Returns the name of the type in `status.conditions[].type`.
+    /// Returns the name of the condition type in `status.conditions[].type`.
     pub const fn as_str(self) -> &'static str {
         self.into_str()
     }
 }
 
-/// Sets one condition and keeps the others, which other controllers may have written. The transition time changes
-/// only with the status (Kubernetes API conventions, "Typical status properties"). The message becomes [`printable`].
+/// Sets one condition. The function keeps all conditions of different types, because other controllers can have
+/// written them.
+///
+/// The transition time changes only if the status of the condition changes (Kubernetes API conventions, "Typical
+/// status properties"). The function makes the message [`printable`].
 pub fn set_condition(
     conditions: &mut Vec<Condition>,
     type_: impl AsRef<str>,
@@ -56,7 +60,7 @@ pub fn set_condition(
     let old = conditions.iter_mut().find(|c| c.type_ == type_);
     let since = old
         .as_ref()
-        // 1970 is the default of the schema, so the object had no status yet.
+        // A transition time in 1970 is the default value in the schema. It means that the object had no status yet.
         .filter(|c| c.status == status && c.last_transition_time.0 > Timestamp::UNIX_EPOCH)
         .map(|c| c.last_transition_time.clone());
     let new = Condition {
@@ -73,8 +77,8 @@ pub fn set_condition(
     }
 }
 
-/// Sets `Ready`, `Reconciling` and `Stalled`. `Reconciling` and `Stalled` are removed instead of set to False:
-/// kstatus treats both the same, and the status stays small.
+/// Sets the conditions `Ready`, `Reconciling` and `Stalled`. If `Reconciling` or `Stalled` is not True, the function
+/// removes the condition. kstatus treats a missing condition like False, and the status stays small.
 pub fn set_ready(
     conditions: &mut Vec<Condition>,
     (reason, message): (Reason, &str),

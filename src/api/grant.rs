@@ -8,27 +8,28 @@ use super::{
     DownloadMode, GrantStatus, Multipart, Operation, Parts, ResponseHeaders, Terms, UploadConstraints, UploadMode,
 };
 
-/// What the holder of the credential may do. [`Terms`] contains the fields that both kinds of grant share.
+/// The operation that the holder of the credential is allowed to do. [`Terms`] contains the fields that an
+/// UploadGrant and a DownloadGrant share.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ask {
-    /// Write the object.
+    /// The holder can write the object.
     Upload {
         mode: UploadMode,
-        /// The division into parts. Only used with [`UploadMode::Multipart`].
+        /// This field says how the object is divided into parts. Only [`UploadMode::Multipart`] uses it.
         multipart: Multipart,
         constraints: UploadConstraints,
     },
-    /// Read the object.
+    /// The holder can read the object.
     Download {
         mode: DownloadMode,
-        /// The version of the object; `None` for the newest version.
+        /// This is the version of the object that the holder can read. `None` means the newest version.
         version: Option<String>,
         response: ResponseHeaders,
     },
 }
 
 impl Ask {
-    /// The operation that an access rule must allow.
+    /// Returns the operation that an access rule must allow.
     pub fn operation(&self) -> Operation {
         match self {
             Self::Upload { .. } => Operation::Upload,
@@ -36,7 +37,7 @@ impl Ask {
         }
     }
 
-    /// Whether the holder gets temporary credentials instead of a signed URL.
+    /// Returns true if the holder gets temporary credentials instead of a signed URL.
     pub fn is_for_credentials(&self) -> bool {
         match self {
             Self::Upload { mode, .. } => *mode == UploadMode::Credentials,
@@ -44,7 +45,7 @@ impl Ask {
         }
     }
 
-    /// Whether `spec.key` may end with '/' and be a prefix.
+    /// Returns true if `spec.key` is allowed to end with '/'. Such a key is a prefix.
     pub fn takes_prefix(&self) -> bool {
         let by_form = matches!(
             self,
@@ -56,7 +57,7 @@ impl Ask {
         by_form || self.is_for_credentials()
     }
 
-    /// The parts of the object; `None` if this is not a multipart upload.
+    /// Returns the parts of the object. Returns `None` if the grant is not for a multipart upload.
     pub fn parts(&self) -> Option<Parts> {
         match self {
             Self::Upload {
@@ -69,8 +70,8 @@ impl Ask {
     }
 }
 
-/// A common interface of UploadGrant and DownloadGrant. All modules except `api` use it, so both kinds share one code
-/// path.
+/// A common interface of UploadGrant and DownloadGrant. The modules outside `api` use only this interface, so they
+/// need no separate code for each kind of grant.
 pub trait Grant:
     kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
     + CustomResourceExt
@@ -82,19 +83,20 @@ pub trait Grant:
     + Sync
     + 'static
 {
-    /// The operation that this kind of grant permits.
+    /// This kind of grant permits this operation.
     const OPERATION: Operation;
-    /// The fields that both kinds share.
+    /// Returns the fields that UploadGrant and DownloadGrant share.
     fn terms(&self) -> &Terms;
-    /// The fields that differ between the two kinds.
+    /// Returns the fields that differ between UploadGrant and DownloadGrant.
     fn ask(&self) -> Ask;
-    /// The status that was last written, if any.
+    /// Returns the status of the grant, or `None` if nobody has written a status yet.
     fn grant_status(&self) -> Option<&GrantStatus>;
-    /// The status for in-place changes. The caller removes fields that it does not need to keep in memory.
+    /// Returns the status so that the caller can change it in place. The caller removes fields that it does not need
+    /// to keep in memory.
     fn grant_status_mut(&mut self) -> Option<&mut GrantStatus>;
     /// Runs the CEL rules of the CRD in this process.
     ///
     /// # Errors
-    /// One sentence for each broken rule, beginning with the path of the field.
+    /// Returns one sentence for each broken rule. A sentence begins with the path of the field.
     fn check(&self) -> Result<(), Vec<String>>;
 }

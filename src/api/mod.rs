@@ -1,9 +1,10 @@
-//! The API types: custom resources, status, reasons and annotation names. This module imports no other module of
+//! The API types: custom resources, status, reasons and the names of annotations. This module uses no other module of
 //! Valet.
 //!
-//! The doc comments of custom resource fields are user documentation, because `kubectl explain` prints them.
+//! The command `kubectl explain` prints the doc comments of custom resource fields. Therefore these comments are user
+//! documentation.
 
-// Each printer column sets `type_`, and clippy reports the repeated attribute as a mistake.
+// Each printer column sets `type_`, and clippy wrongly reports the repeated attribute as a mistake.
 #![allow(clippy::duplicated_attributes)]
 
 mod bounds;
@@ -48,83 +49,93 @@ use kube::CustomResourceExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The API group of all custom resources.
+/// All custom resources of Valet are in this API group.
 pub const GROUP: &str = "valetkey.dev";
-/// The only served API version.
+/// Valet serves only this API version.
 pub const VERSION: &str = "v1alpha1";
 
-/// The `type` of every grant Secret.
+/// Every grant Secret has this `type`.
 pub const SECRET_TYPE: &str = "valetkey.dev/grant";
-/// The `type` of the Secret with the operator's HMAC key for record signatures.
+/// The operator's HMAC key for record signatures is in a Secret with this `type`.
 pub const RECORD_KEY_TYPE: &str = "valetkey.dev/record-key";
-/// The name of the Secret with the HMAC key for record signatures, in the operator's namespace.
+/// The operator's HMAC key for record signatures is in the Secret with this name, in the operator's namespace.
 pub const RECORD_KEY_NAME: &str = "valet-record-key";
-/// The label of every grant Secret. Its value is [`MANAGED_BY_VALUE`].
+/// Every grant Secret has this label. The value of the label is [`MANAGED_BY_VALUE`].
 pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
-/// The value of [`MANAGED_BY_LABEL`].
+/// This is the value of the label [`MANAGED_BY_LABEL`].
 pub const MANAGED_BY_VALUE: &str = "valet";
 
-/// The finalizer of a grant with a multipart upload. It keeps the grant until the multipart upload is completed or
-/// aborted, because uploaded parts stay in the store until then.
+/// A grant with a multipart upload has this finalizer. Uploaded parts stay in the store until Valet completes or
+/// aborts the multipart upload. Until then, the finalizer keeps the grant.
 pub const MULTIPART_FINALIZER: &str = "valetkey.dev/multipart";
 
-/// Names of annotations. Most of them are on grant Secrets.
+/// The names of Valet's annotations. Valet sets most of them on grant Secrets.
 pub mod annotation {
-    /// When Valet issued the credential (RFC 3339, whole seconds).
+    /// The annotation says when Valet issued the credential (RFC 3339, whole seconds).
     pub const ISSUED_AT: &str = "valetkey.dev/issued-at";
-    /// When the credential expires (RFC 3339, whole seconds): the earliest of the requested expiry, the limits of the
-    /// store, and the expiry of the signing credentials.
+    /// The annotation says when the credential expires (RFC 3339, whole seconds). This is the earliest of three
+    /// times: the expiry that the grant requests, the limit of the store, and the expiry of the signing credentials.
     pub const EXPIRES_AT: &str = "valetkey.dev/expires-at";
-    /// The UID of the grant.
+    /// The annotation contains the UID of the grant.
     pub const GRANT_UID: &str = "valetkey.dev/grant-uid";
-    /// The `metadata.generation` of the grant when Valet last wrote the Secret.
+    /// The annotation contains the `metadata.generation` that the grant had when Valet last wrote the Secret.
     pub const GRANT_GENERATION: &str = "valetkey.dev/grant-generation";
-    /// The store, as `Kind/name`.
+    /// The annotation names the store of the grant in the form `Kind/name`.
     pub const STORE: &str = "valetkey.dev/store";
-    /// The requested lifetime in seconds. If the grant then asks for another lifetime, Valet issues a new credential.
+    /// The annotation contains the lifetime, in seconds, that the grant requested for this credential. If the grant
+    /// later requests a different lifetime, Valet issues a new credential.
     pub const EXPIRATION_SECONDS: &str = "valetkey.dev/expiration-seconds";
-    /// A fingerprint of the bucket, its address and the long-lived store credentials that signed the credential. When
-    /// the fingerprint of the store changes, Valet signs the credential again.
+    /// The annotation contains a fingerprint of the bucket, its address and the long-lived store credentials that
+    /// signed the credential. When the fingerprint of the store changes, Valet signs the credential again.
     pub const SIGNED_WITH: &str = "valetkey.dev/signed-with";
-    /// How many credentials the grant had before this one. Absent for the first credential.
+    /// The annotation says how many credentials the grant had before the current one. The first credential has no
+    /// such annotation.
     pub const RENEWALS: &str = "valetkey.dev/renewals";
-    /// When the last earlier credential expires. Present only if that is later than the expiry of this one.
+    /// The annotation says when the last of the grant's earlier credentials expires. It exists only if this time is
+    /// later than the expiry of the current credential.
     pub const EARLIER_EXPIRES_AT: &str = "valetkey.dev/earlier-expires-at";
-    /// An HMAC over the data of the Secret and these annotations. Only the operator has the HMAC key. The operator
-    /// restores a Secret that another client changed.
+    /// The annotation contains an HMAC over the data of the Secret and over Valet's annotations. Only the operator
+    /// has the HMAC key. If another client changes the Secret, the operator restores it.
     pub const RECORD_SIGNATURE: &str = "valetkey.dev/record-signature";
-    /// The upload ID of the multipart upload.
+    /// The annotation contains the upload ID of the multipart upload.
     pub const UPLOAD_ID: &str = "valetkey.dev/upload-id";
-    /// On a grant: requests a new credential at this time (RFC 3339), or at once if the time has passed.
+    /// A user sets this annotation on a grant to request a new credential at this time (RFC 3339). If the time has
+    /// passed, Valet issues the new credential at once.
     pub const RENEW_REQUESTED_AT: &str = "valetkey.dev/renew-requested-at";
-    /// On a store: requests a conformance check. A changed value requests another check.
+    /// A user sets this annotation on a store to request a conformance check. Each change of the value requests a
+    /// further check.
     pub const CANARY_REQUESTED_AT: &str = "valetkey.dev/canary-requested-at";
-    /// On the operator's Lease: the address at which the leader receives notifications.
+    /// The leader sets this annotation on the operator's Lease. It contains the address at which the leader receives
+    /// notifications.
     pub const NOTIFICATIONS_ADDRESS: &str = "valetkey.dev/notifications-address";
 }
 
-/// Names of the entries of a grant Secret. They are valid as file names. With `mode: Credentials` a Secret contains
-/// `expiry`, `type`, `provider`, and entries with the names of the AWS SDKs' environment variables and files.
+/// The names of the entries of a grant Secret. Each name is also valid as a file name. With `mode: Credentials`, a
+/// Secret contains `expiry`, `type` and `provider`. It also contains entries with the names of the AWS SDKs'
+/// environment variables and files.
 pub mod data {
-    /// The signed URL.
+    /// The entry contains the signed URL.
     pub const URL: &str = "url";
-    /// The HTTP method that was signed.
+    /// The entry contains the HTTP method that Valet signed.
     pub const METHOD: &str = "method";
-    /// Headers that the client must send exactly, one `Name: value` per line.
+    /// The entry contains the headers that the client must send exactly, one `Name: value` per line.
     pub const HEADERS: &str = "headers";
-    /// When the credential expires (RFC 3339).
+    /// The entry says when the credential expires (RFC 3339).
     pub const EXPIRY: &str = "expiry";
-    /// The fields of a POST form, as a JSON object. The client must keep their order. Only with `mode: PostForm`.
+    /// The entry contains the fields of a POST form as a JSON object. The client must keep the order of the fields.
+    /// The entry exists only with `mode: PostForm`.
     pub const FIELDS: &str = "fields.json";
-    /// The parts of a multipart upload with their URLs, as JSON with one part per line. Only with `mode: Multipart`.
+    /// The entry contains the parts of a multipart upload with their URLs, as JSON with one part per line. The entry
+    /// exists only with `mode: Multipart`.
     pub const PARTS: &str = "parts.json";
-    /// A shell script that uploads a file with `parts.json`. Only with `mode: Multipart`.
+    /// The entry contains a shell script that uploads a file with `parts.json`. The entry exists only with `mode:
+    /// Multipart`.
     pub const UPLOAD_SCRIPT: &str = "upload.sh";
-    /// URL and headers as a configuration file for `curl --config`.
+    /// The entry contains the URL and the headers as a configuration file for `curl --config`.
     pub const CURL_CONFIG: &str = "curl.cfg";
-    /// The type of the binding (Service Binding specification).
+    /// The entry contains the type of the binding (Service Binding specification).
     pub const TYPE: &str = "type";
-    /// The provider of the binding (Service Binding specification).
+    /// The entry contains the provider of the binding (Service Binding specification).
     pub const PROVIDER: &str = "provider";
 }
 
@@ -138,7 +149,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// The name in specs and in metric labels.
+    /// Returns the name of the operation in specs and in metric labels.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Upload => "Upload",
@@ -146,7 +157,7 @@ impl Operation {
         }
     }
 
-    /// The kind of grant with this operation.
+    /// Returns the kind of grant that permits this operation.
     pub fn kind(self) -> &'static str {
         match self {
             Self::Upload => "UploadGrant",
@@ -155,7 +166,7 @@ impl Operation {
     }
 }
 
-/// All CustomResourceDefinitions, in the order in which `valet crds` prints them.
+/// Returns all CustomResourceDefinitions in the order in which `valet crds` prints them.
 pub fn crds() -> Vec<CustomResourceDefinition> {
     [
         UploadGrant::crd(),
@@ -167,8 +178,8 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
     .into()
 }
 
-/// Removes line breaks from the descriptions of a generated CRD, because `kubectl explain` wraps lines itself. It
-/// also sets the default status of an object that Valet has not reconciled yet.
+/// Removes line breaks from the descriptions of a generated CRD, because `kubectl explain` wraps lines itself. The
+/// function also sets the default status, which an object has before Valet reconciles it for the first time.
 fn tidy(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
     for version in &mut crd.spec.versions {
         let schema = version.schema.as_mut().and_then(|s| s.open_api_v3_schema.as_mut());
@@ -182,9 +193,11 @@ fn tidy(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
     crd
 }
 
-/// The status of an object before its first reconcile. kstatus, and therefore Helm and Flux, would treat an object
-/// without conditions as finished. The transition time is 1970, as in Gateway API, because the default of a schema is
-/// constant.
+/// Returns the status of an object before its first reconcile. Without conditions, kstatus (and therefore Helm and
+/// Flux) would treat the object as finished.
+///
+/// The transition time is in 1970, as in Gateway API, because a schema can contain only a constant as a default
+/// value.
 fn not_looked_at_yet() -> serde_json::Value {
     let condition = |type_: &str, status: &str| {
         serde_json::json!({

@@ -3,16 +3,16 @@ use serde::{Deserialize, Serialize};
 
 use super::{LengthRange, UploadConstraints};
 
-/// One MiB. Part sizes are whole MiB, so that `dd` can cut a file at them.
+/// The constant is one MiB. Part sizes are whole MiB, so that `dd` can cut a file into parts.
 pub const MIB: i64 = 1 << 20;
-/// The smallest size of a part (except the last part) and the largest (Amazon S3 User Guide, "Multipart upload
-/// limits").
+/// The smallest and the largest size of a part, in bytes. The last part can be smaller (Amazon S3 User Guide,
+/// "Multipart upload limits").
 const PART_BYTES: (i64, i64) = (5 * MIB, 5 << 30);
-/// The largest number of parts of one upload. Each part has its own signed URL. A URL with a session token has about
-/// two kilobytes, and a Secret can hold one MiB.
+/// An upload has at most 500 parts. Each part has its own signed URL. A URL with a session token has about two
+/// kilobytes, and all URLs must fit into a Secret of at most one MiB.
 pub const MAX_PARTS: i64 = 500;
-/// The smallest part size and the largest number of parts if the spec sets no part size. A part that fails is then at
-/// most a hundredth of a large object.
+/// If the spec sets no part size, parts have at least 16 MiB, and an upload has at most 100 parts. If a part of a
+/// large object fails, the client then sends at most a hundredth of the object again.
 const DEFAULT_PARTS: (i64, i64) = (16 * MIB, 100);
 
 /// How an object is divided into parts.
@@ -30,10 +30,10 @@ pub struct Multipart {
     pub part_size_bytes: Option<i64>,
 }
 
-/// The parts of an upload. They depend only on immutable fields of the spec.
+/// The parts of a multipart upload. They depend only on immutable fields of the spec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parts {
-    /// The size of every part except the last one, in bytes.
+    /// Every part except the last one has this size, in bytes.
     pub part_bytes: i64,
     /// The allowed size of the whole object, in bytes.
     pub whole: LengthRange,
@@ -46,12 +46,13 @@ pub struct Part {
     pub number: i64,
     /// The position of the part in the object, in bytes.
     pub offset: i64,
-    /// The allowed size of the part, in bytes. Both limits are equal if the part has one possible size.
+    /// The allowed size of the part, in bytes. If only one size is possible, both limits are equal.
     pub size: LengthRange,
 }
 
 impl Multipart {
-    /// The parts of an upload with these constraints; `None` if the constraints contain no maximum size.
+    /// Returns the parts of an upload with these constraints. Returns `None` if the constraints contain no maximum
+    /// size.
     pub fn parts(&self, constraints: &UploadConstraints) -> Option<Parts> {
         let exactly = |n| LengthRange { min: n, max: n };
         let whole = constraints
@@ -63,19 +64,20 @@ impl Multipart {
             let even = whole.max.div_euclid(parts * MIB) + i64::from(whole.max % (parts * MIB) > 0);
             even.saturating_mul(MIB).clamp(least, PART_BYTES.1)
         });
-        // The installed CRD may be older than this program and may have accepted any value.
+        // If the installed CRD is older than this program, the apiserver can have accepted any value.
         let part_bytes = part_bytes.clamp(1, PART_BYTES.1);
         Some(Parts { part_bytes, whole })
     }
 }
 
 impl Parts {
-    /// The largest possible number of parts. It is at least one, because an empty object is one empty part.
+    /// Returns the largest possible number of parts. The number is at least one, because an empty object is one empty
+    /// part.
     pub fn count(&self) -> i64 {
         (self.whole.max / self.part_bytes + i64::from(self.whole.max % self.part_bytes > 0)).max(1)
     }
 
-    /// The part with this number. The first part has number 1.
+    /// Returns the part with this number. The first part has number 1.
     pub fn part(&self, number: i64) -> Part {
         let offset = (number - 1).saturating_mul(self.part_bytes);
         let of = |whole: i64| whole.saturating_sub(offset).clamp(0, self.part_bytes);
@@ -89,7 +91,7 @@ impl Parts {
         }
     }
 
-    /// All parts in order. The iterator ends after [`MAX_PARTS`] + 1 parts, whatever the spec contains.
+    /// Returns all parts in order. The iterator ends after [`MAX_PARTS`] + 1 parts, whatever the spec contains.
     pub fn all(&self) -> impl Iterator<Item = Part> + use<> {
         let parts = *self;
         (1..=self.count().min(MAX_PARTS + 1)).map(move |n| parts.part(n))
@@ -97,7 +99,7 @@ impl Parts {
 }
 
 impl Part {
-    /// The size of the part, if the part has exactly one possible size.
+    /// Returns the size of the part. Returns `None` if the part has more than one possible size.
     pub fn exactly(&self) -> Option<i64> {
         (self.size.min == self.size.max).then_some(self.size.max)
     }
@@ -123,7 +125,7 @@ mod tests {
                 .map(|part| (part.offset, part.size.min, part.size.max))
                 .collect::<Vec<_>>()
         };
-        // If the size of the object is known, the size of each part is known.
+        // If the spec contains the exact size of the object, Valet knows the size of each part.
         assert_eq!(
             sizes(parts(Some(five), 12 * MIB, 12 * MIB)),
             [(0, five, five), (five, five, five), (2 * five, 2 * MIB, 2 * MIB)]
@@ -133,7 +135,7 @@ mod tests {
             sizes(parts(Some(five), five + 1, five + 1)),
             [(0, five, five), (five, 1, 1)]
         );
-        // With a size range, only the parts that the smallest object fills have a known size.
+        // If the spec contains a size range, Valet knows only the sizes of the parts that the smallest object fills.
         assert_eq!(
             sizes(parts(Some(five), 7 * MIB, 12 * MIB)),
             [(0, five, five), (five, 2 * MIB, five), (2 * five, 0, 2 * MIB)]

@@ -2,11 +2,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The longest media type (RFC 6838, section 4.2, allows 127 characters before and after the slash).
+/// A media type has at most this length. RFC 6838, section 4.2, allows 127 characters before the slash and 127
+/// characters after it.
 const MAX_TYPE: usize = 255;
-/// The longest entity tag that is kept. Entity tags of stores have about forty characters.
+/// Valet keeps an entity tag only up to this length. The entity tags of stores have about forty characters.
 const MAX_TAG: usize = 256;
-/// The longest version name. Version names of S3 stores have at most about a hundred characters.
+/// Valet keeps a version name only up to this length. The version names of S3 stores have at most about a hundred
+/// characters.
 const MAX_VERSION: usize = 1024;
 
 /// An object, as the store describes it.
@@ -47,10 +49,10 @@ pub struct ObservedObject {
 }
 
 impl ObservedObject {
-    /// Returns the object without fields that have an invalid form. A tenant may run the store, and on a shared store
-    /// another tenant may have written the object and chosen its content type.
+    /// Returns the object without fields that have an invalid form. Valet needs this check because a tenant can run
+    /// the store. On a shared store, a second tenant can have written the object and chosen its content type.
     ///
-    /// Every provider passes its result through this function before the decision logic uses it.
+    /// Every provider calls this function before the decision logic uses the object.
     #[must_use]
     pub fn checked(self) -> Self {
         let Self {
@@ -66,7 +68,8 @@ impl ObservedObject {
         Self {
             size: size.filter(|size| *size >= 0),
             e_tag: e_tag.filter(|tag| is_entity_tag(tag)),
-            // An invalid content type becomes empty. It still differs from every type that a grant can ask for.
+            // If the content type is invalid, it becomes empty. An empty type differs from every type that a grant
+            // can ask for.
             content_type: content_type.map(|t| if is_media_type(&t) { t } else { String::new() }),
             checksum_md5: checksum_md5.filter(|sum| is_base64_of(sum, 16)),
             checksum_sha256: checksum_sha256.filter(|sum| {
@@ -82,7 +85,7 @@ impl ObservedObject {
     }
 }
 
-/// Whether a text can be an entity tag: visible ASCII characters without spaces.
+/// Returns true if a text can be an entity tag. An entity tag consists of visible ASCII characters without spaces.
 pub fn is_entity_tag(tag: &str) -> bool {
     is_graphic(tag, MAX_TAG)
 }
@@ -91,7 +94,7 @@ fn is_graphic(text: &str, most: usize) -> bool {
     (1..=most).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
-/// Whether a text is a media type. `spec.constraints.contentType` must have the same form.
+/// Returns true if a text is a media type. `spec.constraints.contentType` must also have this form.
 pub fn is_media_type(text: &str) -> bool {
     let is_name = |name: &str| {
         let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&b);
@@ -110,7 +113,7 @@ pub fn is_media_type(text: &str) -> bool {
         && !text.ends_with(' ')
 }
 
-/// Whether a text is the base64 encoding, with padding, of exactly this number of bytes.
+/// Returns true if a text is the base64 encoding, with padding, of exactly this number of bytes.
 fn is_base64_of(text: &str, bytes: usize) -> bool {
     let padding = (3 - bytes % 3) % 3;
     let Some((digits, end)) = text.split_at_checked(text.len().saturating_sub(padding)) else {
@@ -124,7 +127,7 @@ fn is_base64_of(text: &str, bytes: usize) -> bool {
         b'/' => Some(63),
         _ => None,
     };
-    // The unused bits of the last digit must be zero.
+    // The last digit can have bits that the encoding does not use. These bits must be zero.
     let unused = [0, 0b11, 0b1111][padding];
     text.len() == bytes.div_ceil(3) * 4
         && end.bytes().all(|b| b == b'=')

@@ -1,21 +1,22 @@
 use std::borrow::Cow;
 
-/// The longest message of a condition and the longest note of an event, in bytes. The limit is that of events
-/// (events.k8s.io/v1).
+/// The maximum length, in bytes, of the message of a condition and of the note of an event. Kubernetes has this limit
+/// for events (events.k8s.io/v1).
 pub const MAX_MESSAGE_BYTES: usize = 1024;
-/// The end of a shortened text.
+/// A shortened text ends with this character.
 const ELLIPSIS: &str = "…";
 
-/// Makes a text safe to show: at most [`MAX_MESSAGE_BYTES`] long, on one line, and without invisible characters.
-/// Invisible characters, and characters that change how the rest is displayed, are escaped as `\u{9b}`.
+/// Makes a text safe to show. The result has at most [`MAX_MESSAGE_BYTES`] bytes, is on one line, and contains no
+/// invisible characters. The function escapes invisible characters, and characters that change how the rest of the
+/// text looks, in the form `\u{9b}`.
 ///
-/// Use it for every condition message, every event note and every log field that contains text from outside. A store,
-/// another tenant's object or a webhook may have written parts of the text.
+/// Use this function for condition messages, event notes and log fields that contain text from outside Valet. A
+/// store, an object of a second tenant or a webhook can contain such text.
 pub fn printable(text: &str) -> Cow<'_, str> {
     if text.len() <= MAX_MESSAGE_BYTES && text.chars().all(is_visible) {
         return Cow::Borrowed(text);
     }
-    // Reserve space for the ellipsis, so that the loop can stop before the end of a long text.
+    // The function reserves space for the ellipsis, so that the loop can stop before the end of a long text.
     let (mut shown, most) = (String::new(), MAX_MESSAGE_BYTES - ELLIPSIS.len());
     let mut fits_without = None;
     for c in text.chars() {
@@ -36,9 +37,11 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// Whether a character is visible and does not change how other characters are displayed. These characters are not:
-/// control characters (C0, C1), line and paragraph separators, text direction characters, characters without width,
-/// other characters of the Unicode category "format", and noncharacters.
+/// Returns true if a character is visible and does not change how the characters after it look.
+///
+/// The function returns false for these characters: control characters (C0, C1), line and paragraph separators, text
+/// direction characters, characters without width, all characters of the Unicode category "format", and
+/// noncharacters.
 fn is_visible(c: char) -> bool {
     !c.is_control()
         && !matches!(c,
@@ -100,10 +103,11 @@ mod tests {
         }
     }
 
-    /// For any input the result is short and visible, and a second call does not change it.
+    /// For any input, the result is short and visible. A second call of the function does not change the result.
     #[test]
     fn any_input_becomes_a_short_visible_text() {
-        // A deterministic random number generator (SplitMix64), so that each run tests the same texts.
+        // The random number generator (SplitMix64) is deterministic, so that each run of the test uses the same
+        // texts.
         let mut state = 7_u64;
         let mut random = move || {
             state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);

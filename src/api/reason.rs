@@ -1,8 +1,8 @@
 use strum::VariantArray;
 
-/// Why a grant or a store is in its state. Conditions, events and metric labels share this closed list.
+/// The reason for the state of a grant or a store. Conditions, events and metric labels use only these reasons.
 ///
-/// [`Reason::progress`] returns the kstatus result (for Helm, Argo CD and Flux) of a reason.
+/// [`Reason::progress`] returns the kstatus result of a reason. Helm, Argo CD and Flux use kstatus.
 #[derive(
     Clone,
     Copy,
@@ -18,88 +18,91 @@ use strum::VariantArray;
     strum::VariantArray,
 )]
 pub enum Reason {
-    // The grant has its credential, or is finished or suspended.
-    /// The credential is in the Secret.
+    // With these reasons, the grant has its credential, or the grant is finished or suspended.
+    /// The credential is in the grant Secret.
     Issued,
-    /// The upload arrived in the store, and Valet deleted the Secret.
+    /// The upload arrived in the store, and Valet deleted the grant Secret.
     Completed,
-    /// The object of a write-once upload existed before a credential was issued.
+    /// The grant is for a write-once upload, but the object existed before Valet issued a credential.
     ObjectExists,
     /// The credential of a download has expired, or Valet cannot find out whether the upload arrived.
     Expired,
-    /// `spec.suspend` is true, and Valet deleted the Secret.
+    /// `spec.suspend` is true, and Valet deleted the grant Secret.
     Suspended,
     /// `spec.revoke` is true, and the grant is finished.
     Revoked,
 
-    // The grant waits and continues by itself.
+    // With these reasons, the grant waits. It continues without a change by a user.
     /// The store that the grant names does not exist.
     StoreNotFound,
     /// The store does not answer.
     StoreUnreachable,
     /// The credentials Secret of the store does not exist.
     CredentialsNotFound,
-    /// The credentials Secret of the store, or the default chain, contains no usable credentials.
+    /// The credentials Secret of the store contains no usable credentials. If the store uses the default chain, the
+    /// default chain has no usable credentials.
     CredentialsInvalid,
     /// The temporary credentials of the store have expired.
     CredentialsExpired,
-    /// Kubernetes has not yet deleted the Secret of an earlier grant with the same name.
+    /// An earlier grant had the name of this grant. Kubernetes has not yet deleted the Secret of the earlier grant.
     PredecessorSecret,
     /// The apiserver rejects the grant Secret, for example because the namespace is being deleted.
     SecretNotWritable,
     /// The namespace or the store has as many live grants as `maxLiveGrants` allows.
     TooManyGrants,
-    /// Another client repeatedly deletes or changes the grant Secret. Valet restores the Secret after a pause.
+    /// A client that is not Valet repeatedly deletes or changes the grant Secret. Valet waits before it restores the
+    /// Secret.
     SecretContested,
-    /// The grant is being deleted, and a finalizer of another controller keeps it. Valet deleted the Secret.
+    /// Somebody deleted the grant, but a finalizer that is not Valet's keeps it. Valet deleted the grant Secret.
     Deleting,
 
-    // The grant is refused or failed, and a person must change something.
-    /// The credential of an upload expired without an upload, or a refused grant reached its deadline.
+    // With these reasons, Valet refused the grant or the grant failed. A user must change something.
+    /// The credential of an upload expired before an upload arrived, or a refused grant reached its deadline.
     ExpiredUnused,
     /// The object in the store does not match the constraints of the grant.
     ObjectMismatch,
-    /// The multipart upload no longer exists in the store, and the object does not exist.
+    /// The store no longer has the multipart upload, and the object does not exist.
     UploadAborted,
-    /// The spec breaks a rule of its schema. The apiserver accepts such a spec if the CRD is older than the operator.
+    /// The spec breaks a rule of its schema. If the CRD is older than the operator, the apiserver accepts such a
+    /// spec.
     InvalidSpec,
     /// The store has no access rule for the namespace of the grant.
     NamespaceNotAllowed,
-    /// No rule for the namespace allows the operation.
+    /// No access rule for the namespace allows the operation.
     OperationNotAllowed,
-    /// The object key is outside the prefixes that the rules allow.
+    /// The object key is outside the prefixes that the access rules allow.
     KeyNotAllowed,
-    /// The lifetime is longer than the rules or the store allow.
+    /// The grant requests a longer lifetime than the access rules or the store allow.
     ExpirationTooLong,
-    /// No rule allows renewal.
+    /// No access rule allows the renewal of credentials.
     RenewalNotAllowed,
-    /// The grant has used the total time that the rules allow (`maxTotalSeconds`).
+    /// The grant has reached the limit `maxTotalSeconds` of the access rules.
     TotalTimeReached,
-    /// The content type is missing, or the rules do not allow it.
+    /// The grant does not state a content type, or the access rules do not allow its content type.
     ContentTypeNotAllowed,
-    /// The size is missing, or is larger than the rules allow.
+    /// The grant does not state a size, or its size is larger than the access rules allow.
     ContentLengthNotAllowed,
     /// The store cannot enforce a constraint of the grant.
     CapabilityMissing,
-    /// A Secret with this name exists and does not belong to the grant.
+    /// A Secret with the name of the grant Secret exists, and this Secret does not belong to the grant.
     SecretConflict,
 
-    // Reasons of additional conditions and events of a grant.
-    /// The credential expires earlier than requested, because the signing credentials expire.
+    // These reasons occur in additional conditions and in events of a grant.
+    /// The credential expires earlier than the grant requested, because the signing credentials expire then.
     ExpiryTruncated,
     /// The credential expires soon, and its renewal fails.
     RenewalOverdue,
     /// The annotation `valetkey.dev/renew-requested-at` is not a valid time.
     RenewalRequestInvalid,
-    /// Parts of a multipart upload may remain in the store.
+    /// Parts of a multipart upload possibly remain in the store.
     PartsLeft,
-    /// The result is not known yet.
+    /// Valet does not yet know the result that the condition describes.
     Pending,
     /// The operator cannot find out whether the object exists.
     NotObservable,
 
-    // Reasons of a store.
-    /// The settings and credentials of the store are usable.
+    // These are the reasons of a store.
+    /// The settings and the credentials of the store are usable.
     Ready,
     /// The settings or access rules of the store are invalid.
     InvalidStore,
@@ -111,41 +114,43 @@ pub enum Reason {
     KeysEnforced,
     /// The conformance check failed: the store does not enforce something that its capabilities list.
     KeysNotEnforced,
-    /// The bucket is in another region, or the store uses another name for its region.
+    /// The bucket is in a different region than the store's spec says, or the store uses a different name for its
+    /// region.
     RegionMismatch,
     /// The bucket does not exist.
     BucketNotFound,
     /// The store rejects the credentials.
     CredentialsRefused,
-    /// The clocks of the store and of the operator differ too much for signatures.
+    /// The clocks of the store and the operator differ so much that signatures do not work.
     ClockSkewed,
-    /// The endpoint of an ObjectStore has an address that is not allowed, for example a private one.
+    /// The endpoint of an ObjectStore has an address that the egress policy does not permit, for example a private
+    /// address.
     EndpointNotAllowed,
-    /// The signing credentials are temporary, and their expiry is unknown.
+    /// The signing credentials are temporary, and Valet does not know their expiry.
     ExpirationUnknown,
 }
 
-/// The state of a grant in kstatus.
+/// The state that kstatus shows for a grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Nothing is left to do: `Current`.
+    /// Valet has nothing left to do. kstatus shows `Current`.
     Current,
-    /// The grant continues by itself: `InProgress`.
+    /// The grant continues without a change by a user. kstatus shows `InProgress`.
     InProgress,
-    /// A person must change something: `Failed`.
+    /// A user must change something. kstatus shows `Failed`.
     Stalled,
 }
 
 impl Reason {
-    /// Every reason, for documentation and metrics.
+    /// All reasons, for the documentation and for metrics.
     pub const ALL: &'static [Self] = <Self as VariantArray>::VARIANTS;
 
-    /// The CamelCase name in conditions, events and metric labels.
+    /// Returns the CamelCase name of the reason in conditions, events and metric labels.
     pub fn as_str(self) -> &'static str {
         self.into()
     }
 
-    /// The kstatus result of an object whose `Ready` condition has this reason.
+    /// Returns the kstatus result of an object whose condition `Ready` has this reason.
     pub fn progress(self) -> Progress {
         match self {
             Self::Issued

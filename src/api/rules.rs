@@ -8,8 +8,9 @@ use serde_json::Value;
 use super::bounds::exceeded;
 
 /// The CEL rules and the schema limits of one kind, as the apiserver enforces them. Valet also checks objects from
-/// files and objects that an older CRD accepted. The rules are compiled once, at the first use, because compiling
-/// takes longer than the rest of a reconcile.
+/// files, and objects that the apiserver accepted with an older CRD.
+///
+/// Valet compiles the rules only once, at the first use, because compiling takes longer than the rest of a reconcile.
 pub struct Rules {
     definition: fn() -> CustomResourceDefinition,
     compiled: OnceLock<Compiled>,
@@ -17,12 +18,12 @@ pub struct Rules {
 
 struct Compiled {
     rules: CompiledSchema,
-    /// The schema of `spec`. Valet writes the status itself and does not check it.
+    /// The schema of `spec`. Valet does not check the status, because Valet writes the status itself.
     spec: Value,
 }
 
 impl Rules {
-    /// The rules of this CRD.
+    /// Creates the rules of this CRD.
     pub const fn new(definition: fn() -> CustomResourceDefinition) -> Self {
         Self {
             definition,
@@ -46,10 +47,11 @@ impl Rules {
         })
     }
 
-    /// Checks an object against the limits of its fields and the CEL rules that do not need an old object.
+    /// Checks an object against the limits of its fields and against the CEL rules. The method skips CEL rules that
+    /// compare with the old object.
     ///
     /// # Errors
-    /// One sentence for each broken rule or limit, beginning with the path of the field.
+    /// Returns one sentence for each broken rule or limit. A sentence begins with the path of the field.
     pub fn check(&self, object: &impl Serialize) -> Result<(), Vec<String>> {
         let object = serde_json::to_value(object).map_err(|e| vec![e.to_string()])?;
         let compiled = self.compiled();

@@ -367,7 +367,7 @@ pub struct Namespaces {
     pub selector: Option<LabelSelector>,
 }
 
-/// A common interface of ObjectStore and ClusterObjectStore. All modules except `api` use it.
+/// A common interface of ObjectStore and ClusterObjectStore. The modules outside `api` use only this interface.
 pub trait Store:
     kube::Resource<DynamicType = ()>
     + CustomResourceExt
@@ -379,25 +379,26 @@ pub trait Store:
     + Sync
     + 'static
 {
-    /// The kind of the store.
+    /// This is the kind of the store.
     const KIND: StoreKind;
-    /// The settings of the provider; `None` if the spec has no provider or more than one.
+    /// Returns the settings of the provider. Returns `None` if the spec has no provider or more than one.
     fn place(&self) -> Option<ProviderConfig>;
-    /// The limits on the use of the store.
+    /// Returns the limits on the use of the store.
     fn limits(&self) -> StoreLimits;
-    /// The access rules of both kinds in one form. An [`ObjectStore`] without rules allows its own namespace
-    /// everything.
+    /// Returns the access rules of an ObjectStore or a ClusterObjectStore in one form. If an [`ObjectStore`] has no
+    /// access rules, its own namespace can do everything that the store can do.
     fn rules(&self) -> Vec<ClusterAccessRule>;
-    /// What Valet does if the signing credentials expire before the credential of a grant should.
+    /// Returns what Valet does if the signing credentials expire before the credential that a grant requests.
     fn short_sessions(&self) -> ShortSessions;
-    /// The status that was last written, if any.
+    /// Returns the status of the store, or `None` if nobody has written a status yet.
     fn store_status(&self) -> Option<&StoreStatus>;
-    /// The status for in-place changes. The caller removes fields that it does not need to keep in memory.
+    /// Returns the status so that the caller can change it in place. The caller removes fields that it does not need
+    /// to keep in memory.
     fn store_status_mut(&mut self) -> Option<&mut StoreStatus>;
     /// Runs the CEL rules of the CRD in this process.
     ///
     /// # Errors
-    /// One sentence for each broken rule, beginning with the path of the field.
+    /// Returns one sentence for each broken rule. A sentence begins with the path of the field.
     fn check(&self) -> Result<(), Vec<String>>;
 }
 

@@ -139,28 +139,30 @@ pub struct StoreRef {
 }
 
 impl Terms {
-    /// Seconds to keep the finished grant, if the spec sets them. `Some(None)` keeps the grant forever.
+    /// Returns for how many seconds Valet keeps the finished grant, if the spec contains a value. `Some(None)` means
+    /// that Valet keeps the grant forever.
     pub fn retention(&self) -> Option<Option<i64>> {
         self.ttl_seconds_after_finished
             .map(|ttl| ttl.filter(|seconds| *seconds >= 0))
     }
 
-    /// Whether Valet renews the credential before it expires.
+    /// Returns true if Valet renews the credential before it expires.
     pub fn renews(&self) -> bool {
         self.renewal.is_some_and(|r| r.policy == RenewalPolicy::Always)
     }
 
-    /// Whether `spec.key` is a prefix, so that the grant is valid for every object key below it.
+    /// Returns true if `spec.key` is a prefix. The grant is then valid for every object key that begins with this
+    /// prefix.
     pub fn is_prefix(&self) -> bool {
         self.key.ends_with('/')
     }
 
-    /// Whether the grant is suspended.
+    /// Returns true if the grant is suspended.
     pub fn is_suspended(&self) -> bool {
         self.suspend == Some(true)
     }
 
-    /// Whether the grant is revoked.
+    /// Returns true if the grant is revoked.
     pub fn is_revoked(&self) -> bool {
         self.revoke == Some(true)
     }
@@ -183,7 +185,7 @@ pub enum StoreKind {
 }
 
 impl StoreKind {
-    /// The name of the kind.
+    /// Returns the name of the kind of store.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::ObjectStore => "ObjectStore",

@@ -190,7 +190,7 @@ pub enum UploadMode {
 }
 
 impl UploadMode {
-    /// The name in specs and messages.
+    /// Returns the name of the mode in specs and messages.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Put => "Put",

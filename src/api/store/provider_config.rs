@@ -1,18 +1,19 @@
 use super::{AzureBlobStore, GcsStore, S3Store};
 
-/// The settings of the one provider that a store uses.
+/// The settings of the provider that a store uses. A store uses exactly one provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProviderConfig {
-    /// Amazon S3 or an S3-compatible store.
+    /// The store is Amazon S3 or an S3-compatible store.
     S3(Box<S3Store>),
-    /// Azure Blob Storage.
+    /// The store is Azure Blob Storage.
     AzureBlob(Box<AzureBlobStore>),
-    /// Google Cloud Storage.
+    /// The store is Google Cloud Storage.
     Gcs(Box<GcsStore>),
 }
 
 impl ProviderConfig {
-    /// The provider that is set; `None` if no provider or more than one is set.
+    /// Returns the settings of the only provider that is set. Returns `None` if the spec has no provider or more than
+    /// one.
     pub(super) fn only(
         s3: Option<&S3Store>,
         azure_blob: Option<&AzureBlobStore>,
@@ -26,7 +27,7 @@ impl ProviderConfig {
         }
     }
 
-    /// The field of the store's spec that contains these settings.
+    /// Returns the field of the store's spec that contains these settings.
     pub fn field(&self) -> &'static str {
         match self {
             Self::S3(_) => "s3",
@@ -35,7 +36,8 @@ impl ProviderConfig {
         }
     }
 
-    /// The name of the bucket (Azure: the container). Notifications of the store contain this name.
+    /// Returns the name of the bucket, or of the container for Azure. The notifications of the store contain this
+    /// name.
     pub fn bucket(&self) -> &str {
         match self {
             Self::S3(s3) => &s3.bucket,

@@ -1,9 +1,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A number of bytes, written as a number or as a Kubernetes quantity.
+/// A number of bytes. Users write it as a plain number or as a Kubernetes quantity.
 ///
-/// `IntOrString` is not suitable, because its numbers end at 2 GiB.
+/// The type `IntOrString` is not suitable, because its largest number is below 2 GiB.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum ByteSize {
@@ -26,8 +26,8 @@ impl JsonSchema for ByteSize {
 }
 
 impl ByteSize {
-    /// The number of bytes; `None` if the text is not a size or the size is not positive. A number above the maximum
-    /// of `i64` becomes that maximum, because no object is that large.
+    /// Returns the number of bytes. Returns `None` if the text is not a size or the size is not positive. If the
+    /// number is above the maximum of `i64`, the method returns this maximum, because no object is that large.
     pub fn bytes(&self) -> Option<i64> {
         let text = match self {
             Self::Number(n) => return (*n > 0).then_some(*n),
