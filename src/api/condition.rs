@@ -3,7 +3,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::{Progress, Reason, printable};
 
-/// The types of the conditions that Valet writes.
+/// These are the types of the conditions that Valet writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::AsRefStr, strum::EnumString, strum::IntoStaticStr)]
 #[strum(const_into_str)]
 pub enum ConditionType {

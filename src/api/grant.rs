@@ -83,7 +83,8 @@ pub trait Grant:
     + Sync
     + 'static
 {
-    /// This kind of grant permits this operation.
+    /// This kind of grant permits this operation: an UploadGrant permits uploads, and a DownloadGrant permits
+    /// downloads.
     const OPERATION: Operation;
     /// Returns the fields that UploadGrant and DownloadGrant share.
     fn terms(&self) -> &Terms;

@@ -142,7 +142,7 @@ pub enum Progress {
 }
 
 impl Reason {
-    /// All reasons, for the documentation and for metrics.
+    /// The list contains all reasons. The documentation and the metrics use it.
     pub const ALL: &'static [Self] = <Self as VariantArray>::VARIANTS;
 
     /// Returns the CamelCase name of the reason in conditions, events and metric labels.

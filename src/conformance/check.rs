@@ -20,13 +20,13 @@ use crate::{
 /// The body of valid uploads in the conformance check.
 pub const BODY: &[u8] = b"valet canary 1\n";
 pub const BODY_MD5: &str = "vLvOurp3+zgX/XY+TXusGQ==";
-/// A body with the length of [`BODY`] but with different bytes. It violates a checksum constraint.
+/// This body has the length of [`BODY`] but different bytes. It violates a checksum constraint.
 pub const OTHER: &[u8] = b"valet canary 2\n";
 /// A body that is one byte longer than [`BODY`]. It violates a size constraint.
 pub const LONGER: &[u8] = b"valet canary 10\n";
 /// The content type of valid uploads in the conformance check.
 pub const TYPE: &str = "text/plain";
-/// A content type that differs from [`TYPE`]. It violates a content type constraint.
+/// This content type differs from [`TYPE`]. It violates a content type constraint.
 pub const OTHER_TYPE: &str = "text/html";
 /// The lifetime of a credential in the conformance check, in seconds. To test the expiry, the check uses a credential
 /// that expired 120 seconds ago. A store's condition already reports clock skew of less than 120 seconds.
@@ -369,7 +369,7 @@ pub fn get() -> Ask {
 pub struct PreparedRequest {
     pub method: String,
     pub url: String,
-    /// The headers that the credential requires.
+    /// The client must send these headers, because the credential requires them.
     pub headers: Vec<(String, String)>,
     /// The fields of a POST form, in order. The value is `None` if the request is not a POST form.
     pub fields: Option<Vec<(String, String)>>,

@@ -45,9 +45,9 @@ pub fn shared() -> SharedHttpClient {
 
 /// Returns a client that connects only to permitted addresses. All stores of tenants share this client.
 ///
-/// The AWS SDK can build a new host name from the endpoint and the bucket, and the client also checks this host. If
-/// the host is an IP address, the client checks it before the request. If the host is a name, the client checks the
-/// addresses when it resolves the name.
+/// The client also checks host names that the AWS SDK builds from the endpoint and the bucket. If the host is an IP
+/// address, the client checks it before the request. If the host is a name, the client checks the addresses when it
+/// resolves the name.
 pub fn guarded(outward: &EgressPolicy) -> SharedHttpClient {
     let make = || {
         let outward = outward.without_clients();
@@ -66,7 +66,7 @@ struct Sdk {
     /// The pool of connections. It is `None` if the machine has no certificate authorities.
     client: Option<Connections<SdkBody>>,
     outward: Option<EgressPolicy>,
-    /// The proxies from the environment variables.
+    /// The proxies come from the environment variables.
     proxies: Option<Arc<Matcher>>,
     /// The timeout of one answer, if the AWS SDK sets such a timeout. In addition, each operation of the SDK has a
     /// timeout.

@@ -37,7 +37,7 @@ pub struct GoogleTokens {
     keys: Mutex<Keys>,
 }
 
-/// Google's public keys (modulus and exponent), by key ID.
+/// The map contains Google's public keys (modulus and exponent), by key ID.
 type Known = Arc<BTreeMap<String, RsaPublicKeyComponents<Vec<u8>>>>;
 
 #[derive(Default)]

@@ -72,7 +72,7 @@ struct Message {
     topic: Option<String>,
     #[serde(rename = "SubscribeURL")]
     subscribe: Option<String>,
-    /// The message in a Pub/Sub push request.
+    /// A Pub/Sub push request contains its message in this field.
     #[serde(rename = "message")]
     pushed: Option<Pushed>,
     /// The CloudEvents version. Every CloudEvent contains this field.

@@ -34,7 +34,7 @@ impl Leader {
         *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = address;
     }
 
-    /// Returns the last known address of the leader.
+    /// Returns the leader's address from the last known Lease.
     pub fn address(&self) -> Option<SocketAddr> {
         *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }

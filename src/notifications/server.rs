@@ -24,10 +24,10 @@ use crate::{
     telemetry::{Bounds, Health, Metrics, answer},
 };
 
-/// The URL path of the notification receiver.
+/// The notification receiver accepts requests only at this URL path.
 pub const PATH: &str = "/notifications";
 
-/// The headers of a CloudEvents validation request and of the answer to this request.
+/// A CloudEvents validation request and the answer to it contain these headers.
 const REQUEST_ORIGIN: HeaderName = HeaderName::from_static("webhook-request-origin");
 const ALLOWED_ORIGIN: HeaderName = HeaderName::from_static("webhook-allowed-origin");
 const ALLOWED_RATE: HeaderName = HeaderName::from_static("webhook-allowed-rate");

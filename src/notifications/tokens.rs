@@ -27,7 +27,7 @@ pub struct Tokens {
 struct Read {
     at: Instant,
     known: Arc<Vec<Known>>,
-    /// The last problem with the token file that Valet wrote to the log.
+    /// This is the last problem with the token file that Valet wrote to the log.
     trouble: Option<String>,
 }
 

@@ -43,7 +43,7 @@ struct Table {
     buckets: HashMap<StoreId, String>,
     /// The grants that wait for a reconcile, by namespace. The queue of a namespace contains a grant at most once.
     queues: BTreeMap<String, VecDeque<Arc<str>>>,
-    /// The namespace of the grant that Valet served last.
+    /// Valet last served a grant from this namespace.
     last: String,
     /// The number of lists that the watch has started so far.
     round: u64,
@@ -55,7 +55,7 @@ struct Upload {
     store: StoreId,
     key: Arc<str>,
     round: u64,
-    /// The time when a notification last made Valet enqueue the grant.
+    /// At this time, a notification last made Valet enqueue the grant.
     called: Option<Instant>,
     /// The time when a notification for the grant arrived. It is `None` if no notification waits to be handled.
     heard: Option<Instant>,
@@ -67,7 +67,7 @@ pub struct Call {
     pub uid: String,
     pub namespace: String,
     pub name: String,
-    /// The time when the notification arrived.
+    /// The notification arrived at this time.
     pub heard: Instant,
 }
 

@@ -59,10 +59,10 @@ const MAX_KEY_BYTES: usize = 1024;
 /// The start time of a SAS is 15 minutes before the time of signing. Otherwise Azure would reject the SAS while
 /// Azure's clock is behind the operator's clock ("Best practices when using SAS").
 const BACK_DATED: SignedDuration = SignedDuration::from_mins(15);
-/// The lifetime of the SAS that authorizes a request of the operator itself.
+/// A SAS that authorizes the operator's own request is valid for this time.
 const OWN: SignedDuration = SignedDuration::from_mins(15);
 
-/// The domains of Azure's blob endpoints ("Azure Storage endpoints", all clouds).
+/// Azure's blob endpoints are in these domains ("Azure Storage endpoints", all clouds).
 const AZURES_OWN: &[&str] = &[
     ".core.windows.net",
     ".core.usgovcloudapi.net",
@@ -114,7 +114,8 @@ pub struct AzureBlob {
     refuses_unsigned: Mutex<Option<bool>>,
     /// The result of the last conformance check. It is `None` before the first check.
     canary: Mutex<Option<ConformanceReport>>,
-    /// The user delegation key of the operator's identity, and the time when Valet fetched it.
+    /// The value contains the user delegation key of the operator's identity, and the time when Valet fetched this
+    /// key.
     delegation: AsyncMutex<Option<(Timestamp, Arc<Delegation>)>>,
 }
 

@@ -68,7 +68,7 @@ const MAX_EXPIRES_SECONDS: i64 = 604_800;
 const MAX_EXPIRES_SECONDS_OF_IAM: i64 = 43_200;
 /// The maximum size of an object is 5 TiB (Google Cloud Storage documentation, "Quotas & limits").
 const MAX_UPLOAD_BYTES: i64 = 5 << 40;
-/// The maximum length of an object key, in bytes of UTF-8 ("About Cloud Storage objects").
+/// An object key can have at most this number of bytes in UTF-8 ("About Cloud Storage objects").
 const MAX_KEY_BYTES: usize = 1024;
 /// The number of hexadecimal digits of a fingerprint. With 16 digits, two different texts practically never have
 /// equal fingerprints.
@@ -108,7 +108,7 @@ fn is_googles(store: &GcsStore) -> bool {
         .all(|endpoint| is_of(endpoint, &[".googleapis.com"]))
 }
 
-/// The capability that a POST form for a key prefix cannot write outside this prefix.
+/// A store with this capability never lets a POST form for a key prefix write outside this prefix.
 const BELOW: Missing = Missing::Form(Capability::KeyPrefix);
 
 /// Which of the store's two endpoints receives a request.
@@ -229,7 +229,7 @@ impl Gcs {
         })
     }
 
-    /// Signs a credential. `target` selects the endpoint: the operator's or the workloads'.
+    /// Signs a credential. `target` selects the operator's endpoint or the workloads' endpoint.
     async fn key_for(&self, target: Target, request: &SigningRequest) -> Result<Signed, SignError> {
         let lifetime = request.lifetime;
         let most = self.capabilities.max_expiration_seconds;

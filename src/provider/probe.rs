@@ -72,7 +72,7 @@ impl Said {
     }
 }
 
-/// The result of a probe for unsigned headers.
+/// The result of a probe says what the store does with unsigned headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UnsignedHeaders {
     /// The store refuses a request with an unsigned header, or it ignores this header.
@@ -187,7 +187,7 @@ fn told(said: &Said) -> String {
     format!("{} {}", said.status, said.code).trim_end().to_owned()
 }
 
-/// The result of a probe for write-once uploads.
+/// The result of a probe says whether the store supports write-once uploads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteOnce {
     /// The store supports write-once uploads: it refused a second upload, because the object existed.

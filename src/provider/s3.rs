@@ -62,14 +62,14 @@ const MAX_EXPIRES_SECONDS: i64 = 604_800;
 /// An object that is uploaded with one PUT request can have at most 5 GiB (Amazon S3 User Guide, "Uploading
 /// objects").
 const MAX_PUT_BYTES: i64 = 5 << 30;
-/// The maximum length of an object key, in bytes of UTF-8 (Amazon S3 User Guide, "Naming Amazon S3 objects").
+/// An object key can have at most this number of bytes in UTF-8 (Amazon S3 User Guide, "Naming Amazon S3 objects").
 const MAX_KEY_BYTES: usize = 1024;
 /// The timeout of one request to the store. After a timeout, the store counts as unreachable.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// The object key that probes use if the store does not set `probeKey`.
 const PROBE_KEY: &str = "valet-probe";
-/// The maximum lifetime of a session in seconds, if Valet assumes the role with the credentials of another session
-/// (IAM User Guide, "Roles terms and concepts": role chaining).
+/// If Valet assumes the role with the credentials of another session, the new session lasts at most this number of
+/// seconds (IAM User Guide, "Roles terms and concepts": role chaining).
 const LONGEST_CHAINED: i64 = 3600;
 
 /// The message for a store with `assumeRole` if a tenant chose the STS endpoint.

@@ -8,7 +8,7 @@ use super::{MAX_OBJECTS, Malformed, Notification, ObjectCreated, readings};
 /// The text before the container name in the subject of an event. The `/` before this text can be missing in
 /// CloudEvents, as in Microsoft's example.
 const SERVICE: &str = "blobServices/default/containers/";
-/// The event type that reports a created blob.
+/// An event of this type reports that a blob was created.
 pub const CREATED: &str = "Microsoft.Storage.BlobCreated";
 /// The maximum length of a validation code. The validation codes of Event Grid are UUIDs.
 const MAX_CODE: usize = 128;

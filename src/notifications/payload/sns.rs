@@ -1,9 +1,9 @@
 //! Confirms the subscriptions of SNS topics.
 
-/// A request of an SNS topic to confirm its subscription.
+/// An SNS topic sends this request to ask for the confirmation of a subscription.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Subscription {
-    /// The ARN of the SNS topic.
+    /// This is the ARN of the SNS topic.
     pub topic: String,
     /// The URL that confirms the subscription. It contains a secret token.
     pub url: String,

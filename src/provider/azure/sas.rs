@@ -59,7 +59,7 @@ impl SharedKey {
     }
 }
 
-/// A user delegation key of Azure (Azure Storage REST API, "Get User Delegation Key").
+/// This is a user delegation key of Azure (Azure Storage REST API, "Get User Delegation Key").
 #[derive(Clone, Debug)]
 pub struct DelegationKey {
     /// The object ID of the identity that this user delegation key belongs to.
@@ -72,7 +72,7 @@ pub struct DelegationKey {
     pub expiry: String,
     /// The Azure service that the user delegation key is for. The value `b` means Blob Storage.
     pub service: String,
-    /// The version of the Azure Storage API that created the user delegation key.
+    /// This version of the Azure Storage API created the user delegation key.
     pub version: String,
     /// The secret value of the user delegation key, which signs a SAS.
     pub value: SharedKey,
@@ -106,7 +106,7 @@ pub struct SasParams<'a> {
     pub ip: Option<&'a str>,
     /// This is true if the SAS also works over plain HTTP.
     pub allow_http: bool,
-    /// The headers that Azure adds to its answer when a client downloads the blob.
+    /// Azure adds these headers to its answer when a client downloads the blob.
     pub response: &'a ResponseHeaders,
 }
 

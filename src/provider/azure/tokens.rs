@@ -24,11 +24,11 @@ const RENEW_BEFORE: SignedDuration = SignedDuration::from_mins(5);
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(3);
 /// The pause before Valet repeats a failed token request. There is only one retry.
 const PAUSE: Duration = Duration::from_millis(300);
-/// The maximum size of a federated token file, in bytes.
+/// A federated token file can have at most this size, in bytes.
 const MAX_TOKEN_BYTES: u64 = 64 * 1024;
-/// The login endpoint of Microsoft's public cloud.
+/// Microsoft's public cloud has this login endpoint.
 const AUTHORITY: &str = "https://login.microsoftonline.com/";
-/// The address of the metadata server on Azure machines ("Azure Instance Metadata Service").
+/// On Azure machines, the metadata server has this address ("Azure Instance Metadata Service").
 const METADATA: &str = "http://169.254.169.254";
 /// The resource that Valet requests access tokens for. This value is valid for storage in every Azure cloud.
 const STORAGE: &str = "https://storage.azure.com/";
@@ -38,12 +38,12 @@ pub enum Source {
     /// The token comes from workload identity. Microsoft's identity platform exchanges a Kubernetes service account
     /// token for an access token of the application.
     Workload {
-        /// The URL of the identity platform, for example `https://login.microsoftonline.com/`.
+        /// The identity platform has this URL, for example `https://login.microsoftonline.com/`.
         authority: String,
         tenant: String,
-        /// The client ID of the Azure application.
+        /// This is the client ID of the Azure application.
         client: String,
-        /// The file with the Kubernetes service account token. The kubelet renews this file.
+        /// The file contains the Kubernetes service account token. The kubelet renews this file.
         file: PathBuf,
     },
     /// The token comes from a managed identity. The metadata server of the machine returns it.
@@ -86,7 +86,7 @@ impl Source {
     }
 }
 
-/// An Azure identity and the last access token that Valet fetched for it.
+/// The struct contains an Azure identity and the last access token that Valet fetched for it.
 pub struct Identity {
     source: Source,
     http: Http,

@@ -16,7 +16,7 @@ use crate::{
 /// A placeholder in the object key of a form. The store replaces it with the name of the uploaded file.
 const FILE_NAME: &str = "${filename}";
 
-/// A condition in the policy of a POST form.
+/// The policy of a POST form contains conditions of these kinds.
 #[derive(Clone, Debug)]
 pub enum Condition {
     /// The size of the uploaded file must be in this range, in bytes.

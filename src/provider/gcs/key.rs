@@ -14,10 +14,10 @@ use crate::{core::SignError, net::client::is_private};
 
 /// A service account key. The `Debug` output of this type does not show the private key.
 pub struct ServiceAccountKey {
-    /// The email address of the account, for example `valet@project.iam.gserviceaccount.com`.
+    /// The account has this email address, for example `valet@project.iam.gserviceaccount.com`.
     pub email: String,
     pub id: Option<String>,
-    /// The URL of the endpoint that issues access tokens for this key.
+    /// The endpoint at this URL issues access tokens for the service account key.
     pub token_uri: http::Uri,
     pair: RsaKeyPair,
 }

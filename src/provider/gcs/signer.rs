@@ -18,7 +18,7 @@ use crate::{api::Reason, core::SignError, net::client::Http};
 
 const WHOM: &str = "Google's IAM (signBlob)";
 
-/// The signer of URLs and POST forms.
+/// The signer makes the signatures of URLs and POST forms.
 pub enum GcsSigner {
     /// A service account key signs locally, without a request.
     Key(Arc<ServiceAccountKey>),
@@ -31,7 +31,7 @@ pub struct Google {
     /// The service account that IAM signs for. The value is set when the metadata server has returned the account.
     pub account: OnceCell<String>,
     pub iam: Iam,
-    /// The access tokens that authorize requests to Google's IAM.
+    /// These access tokens authorize requests to Google's IAM.
     pub tokens: Tokens,
 }
 

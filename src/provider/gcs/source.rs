@@ -11,7 +11,7 @@ use super::{
 };
 use crate::net::client::is_private;
 
-/// The maximum size of a credentials file, in bytes.
+/// A credentials file can have at most this size, in bytes.
 const MAX_BYTES: usize = 64 * 1024;
 /// The address of Google's metadata server. It is an IP address, so the operator needs no DNS lookup.
 const METADATA_HOST: &str = "169.254.169.254";

@@ -43,16 +43,16 @@ pub enum Source {
     Unusable(String),
 }
 
-/// The configuration of a workload identity federation.
+/// This is the configuration of a workload identity federation.
 #[derive(Debug)]
 pub struct External {
     /// The workload identity provider in Google Cloud that accepts the external token.
     pub audience: String,
-    /// The type of the external token that Google exchanges.
+    /// Google exchanges an external token of this type.
     pub subject_token_type: String,
-    /// The URL of Google's Security Token Service (STS).
+    /// Google's Security Token Service (STS) has this URL.
     pub token_url: Uri,
-    /// The file with the external token.
+    /// This file contains the external token.
     pub file: PathBuf,
     /// The name of the JSON field with the token. It is `None` if the file contains only the token.
     pub field: Option<String>,
@@ -72,7 +72,7 @@ impl fmt::Debug for Source {
     }
 }
 
-/// A source of access tokens, and the last token from it.
+/// The struct contains a source of access tokens and the last token from this source.
 pub struct Tokens {
     source: Source,
     http: Http,
@@ -196,7 +196,7 @@ impl Tokens {
     }
 }
 
-/// Returns the error for missing credentials.
+/// Returns the error that means that there are no usable credentials. `why` gives the reason.
 pub fn unusable(why: &str) -> SignError {
     SignError::Credentials {
         reason: Reason::CredentialsInvalid,

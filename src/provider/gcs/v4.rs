@@ -13,13 +13,13 @@ pub const ALGORITHM: &str = "GOOG4-RSA-SHA256";
 #[derive(Clone, Debug, Default)]
 pub struct Request {
     pub method: &'static str,
-    /// The URL scheme, `http` or `https`.
+    /// The URL has this scheme: `http` or `https`.
     pub scheme: String,
     /// The host of the URL, with a port if there is one.
     pub authority: String,
     /// The path of the URL. It begins with `/` and has no percent-encoding.
     pub path: String,
-    /// The query parameters of the URL, without percent-encoding.
+    /// The URL has these query parameters. They are not percent-encoded.
     pub query: Vec<(String, String)>,
     /// The headers that the client must send with exactly these values. Valet adds the `host` header.
     pub headers: Vec<(String, String)>,
@@ -34,11 +34,11 @@ pub struct Unsigned {
     pub string_to_sign: String,
 }
 
-/// The account and the time of a signature.
+/// The scope of a signature: it says which account signs and when.
 pub struct Scope {
-    /// The time of the signature, for example `20260102T030405Z`.
+    /// The account signs at this time, for example `20260102T030405Z`.
     pub time: String,
-    /// The credential scope of the signature, for example `20260102/auto/storage/goog4_request`.
+    /// The signature has this credential scope, for example `20260102/auto/storage/goog4_request`.
     pub scope: String,
     /// The account and the credential scope, as the URL contains them.
     pub credential: String,

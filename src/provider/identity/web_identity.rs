@@ -7,7 +7,7 @@ use aws_credential_types::{
 };
 use aws_sdk_sts::{Client, config::timeout::TimeoutConfig};
 
-/// The timeout of a request to STS.
+/// A request to STS takes at most this time.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// The default session name. Valet uses it if the environment sets no session name.
 const SESSION_NAME: &str = "valet";

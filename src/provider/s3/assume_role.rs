@@ -15,13 +15,13 @@ use crate::{
     core::{SignError, SigningRequest},
 };
 
-/// The minimum lifetime of an STS session, in seconds.
+/// An STS session lasts at least this number of seconds.
 const SHORTEST: i64 = 900;
 /// A session stays valid for 60 seconds after the credential that it signed has expired. Valet needs this margin
 /// because the clocks can differ, and because an upload can begin in the last second before the expiry.
 const MARGIN: i64 = 60;
 
-/// The maximum length of a session policy, in characters (AWS STS API Reference, "AssumeRole", `Policy`).
+/// A session policy can have at most this number of characters (AWS STS API Reference, "AssumeRole", `Policy`).
 const LONGEST_POLICY: usize = 2048;
 
 /// The maximum length of a value that Valet accepts from STS, in bytes. Session tokens are the longest values, and

@@ -81,9 +81,9 @@ pub struct Sessions {
 #[derive(Default)]
 struct Slot {
     session: Option<Arc<Session>>,
-    /// The time when Valet last requested fresh credentials.
+    /// At this time, Valet last requested fresh credentials.
     tried: Option<Timestamp>,
-    /// The error of the last attempt to fetch credentials.
+    /// If the last attempt to fetch credentials failed, this is its error.
     failed: Option<SignError>,
 }
 

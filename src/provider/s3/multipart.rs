@@ -42,9 +42,9 @@ const MOST_PAGES: usize = 20;
 /// The timeout of operations that send several requests. These operations are ListParts, ListMultipartUploads, and an
 /// abort that Valet confirms with a further request.
 const SEVERAL_TIMEOUT: Duration = Duration::from_secs(10);
-/// The number of open uploads that Valet examines at the same time.
+/// Valet examines at most this number of open uploads at the same time.
 const LOOKED_INTO: usize = 5;
-/// The maximum number of parts in one page of ListParts.
+/// Valet requests at most this number of parts in one page of ListParts.
 const PARTS_A_PAGE: i32 = 500;
 
 /// Runs a future with a timeout. The error is a text for the message of a condition.

@@ -13,7 +13,7 @@ use crate::{
     conformance::Missing,
 };
 
-/// The capability that a POST form for a key prefix cannot write outside this prefix.
+/// A store with this capability never lets a POST form for a key prefix write outside this prefix.
 pub const BELOW: Missing = Missing::Form(Capability::KeyPrefix);
 
 /// Returns true if the operator's endpoint and the workloads' endpoint both belong to Amazon.

@@ -14,7 +14,7 @@ use crate::{
 /// The body of the probe's upload, and an MD5 that does not match this body. A correct store refuses this upload.
 const TRIAL: (&[u8], &str) = (b"valet", "AAAAAAAAAAAAAAAAAAAAAA==");
 
-/// The result of a probe for session policies.
+/// The result of the probe says whether the store enforces session policies.
 pub enum Shown {
     /// The store enforces the session policy, or the store uses no sessions.
     Confined,
