@@ -2,8 +2,10 @@
 //! the requests itself.
 //!
 //! A wrong result could make Valet issue an unsafe credential. Therefore Valet ignores an answer that can have more
-//! than one cause. It tests each unsigned header with two requests, one with the header and one without it. The
-//! result counts only if the store accepts the request without the header, both before and after the test.
+//! than one cause.
+//!
+//! Valet tests each unsigned header with two requests: one with the header and one without it. The result counts only
+//! if the store accepts the request without the header, both before and after the test.
 
 use futures::future::BoxFuture;
 

@@ -16,8 +16,8 @@ use crate::{
     provider::probe::{Said, WriteOnce, write_once},
 };
 
-/// The probe sends at most 3 uploads. If the second upload succeeds, the store possibly did not replace the object,
-/// because a second operator can have deleted the object before that. Therefore the probe sends the upload again.
+/// The probe sends at most 3 uploads. A second operator can delete the object between two uploads. The next upload
+/// then succeeds, even if the store supports write-once uploads. Therefore the probe repeats the upload.
 const MOST: usize = 3;
 
 impl S3 {
