@@ -1,5 +1,5 @@
-//! What a grant receives: a signed URL, a form, the URLs of a multipart upload, or temporary credentials. These types
-//! cannot be printed, logged or serialised by accident.
+//! The types of credentials that a grant can receive: a signed URL, a POST form, the URLs of a multipart upload, and
+//! temporary credentials. A program cannot print, log or serialise these types by accident.
 
 use std::fmt;
 
@@ -7,8 +7,8 @@ use thiserror::Error;
 
 use crate::api::{Part, Reason};
 
-/// A signed URL. Anyone who reads it can use it, so the type cannot be printed, logged or serialised by accident.
-/// Only [`SignedUrl::expose`] returns the URL as text.
+/// A signed URL. Anyone who reads a signed URL can use it. Code therefore cannot print, log or serialise this type by
+/// accident. Only [`SignedUrl::expose`] returns the URL as text.
 pub struct SignedUrl(String);
 
 impl SignedUrl {
@@ -29,8 +29,8 @@ impl fmt::Debug for SignedUrl {
     }
 }
 
-/// The fields of a signed POST form, as names and values. They contain the signature, so the type cannot be printed
-/// by accident.
+/// The fields of a signed POST form, as names and values. The fields contain the signature, so code cannot print this
+/// type by accident.
 pub struct Form(Vec<(String, String)>);
 
 impl Form {
@@ -51,8 +51,8 @@ impl fmt::Debug for Form {
     }
 }
 
-/// Entries of a Secret's data, as names and values. They contain credentials, so the type cannot be printed by
-/// accident.
+/// Entries of a Secret's data, as names and values. The entries contain credentials, so code cannot print this type
+/// by accident.
 pub struct Entries(Vec<(&'static str, String)>);
 
 impl Entries {
@@ -135,7 +135,7 @@ pub enum Credential {
     Credentials(Entries),
 }
 
-/// The reason why Valet did not sign a credential. The messages contain no URL and no credential.
+/// The reason why Valet did not sign a credential. The message of an error contains no URL and no credential.
 #[derive(Clone, Debug, Error)]
 pub enum SignError {
     /// The store has no credentials that Valet can sign with.
@@ -146,7 +146,7 @@ pub enum SignError {
         /// The message for the store's owner.
         message: String,
     },
-    /// The store cannot sign this request with any credentials. The message is for the tenant.
+    /// No credentials of the store can sign this kind of request. The message is for the tenant.
     #[error("{0}")]
     Impossible(String),
     /// The provider cannot express the request as a signed URL.

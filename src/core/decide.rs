@@ -15,8 +15,8 @@ use crate::api::{
 
 /// Returns the next step for one grant.
 ///
-/// The checks follow the life of a grant: finished, expired, refused, waiting, published. Each check either returns
-/// the step that it needs, or passes to the next check.
+/// The function checks the states of a grant in order: finished, expired, refused, waiting, published. If the grant
+/// is in a state, the function returns the next step for this state. Otherwise it checks the next state.
 pub fn decide(facts: &Facts, now: Timestamp) -> Step {
     let judge = Evaluator {
         f: facts,
@@ -33,11 +33,11 @@ pub fn decide(facts: &Facts, now: Timestamp) -> Step {
 /// The record of an issued credential.
 pub(super) struct Record {
     pub(super) key: Lifetime,
-    /// The lifetime in seconds that the grant asked for, if it is known.
+    /// The lifetime in seconds that the grant's spec asked for, if Valet knows it.
     pub(super) expiration_seconds: Option<i64>,
-    /// The number of credentials that the grant had before this credential.
+    /// The number of credentials that Valet issued for the grant before this credential.
     pub(super) renewals: i64,
-    /// The fingerprint of the signing credentials, if it is known.
+    /// The fingerprint of the store's signing credentials, if Valet knows it.
     pub(super) signed_with: Option<String>,
     /// The latest expiry of all earlier credentials, if it is later than the expiry of this credential.
     pub(super) earlier: Option<Timestamp>,
@@ -48,7 +48,7 @@ pub(super) struct Evaluator<'a> {
     pub(super) f: &'a Facts,
     pub(super) g: &'a GrantFacts,
     pub(super) now: Timestamp,
-    /// The limits of the access rules for renewal and total time. They are computed at first use.
+    /// The settings of the access rules for renewal and for `maxTotalSeconds`. They are computed at first use.
     pub(super) allowance: OnceCell<Allowance>,
 }
 
@@ -60,14 +60,15 @@ impl Evaluator<'_> {
         if self.g.terms.is_revoked() {
             return self.revoked();
         }
-        // Valet creates the first Secret of a grant without a read, because the API server reports a Secret that
-        // already exists. In every other state Valet needs to know the actual Secret.
+        // Valet creates the first Secret of a grant without reading it first. If a Secret with this name already
+        // exists, the API server rejects the request. After the first credential was issued, Valet must read the
+        // Secret before it decides.
         let issued_before = self.g.status.issued_time.is_some();
         if issued_before && matches!(self.f.secret, SecretFact::Unread) {
             return Step::Read(Read::Secret);
         }
-        // Suspending or revoking a grant works even if the Secret belongs to another owner. Valet does not change
-        // such a Secret.
+        // A user can suspend or revoke a grant even if the Secret with the name from its spec belongs to a different
+        // owner. Valet does not change a Secret that belongs to a different owner.
         let key = self.key();
         let is_suspended = self.g.terms.is_suspended();
         if !is_suspended && let Some(refusal) = self.past_total(key) {
@@ -91,7 +92,7 @@ impl Evaluator<'_> {
         self.issue(key)
     }
 
-    /// Returns the Secret, if it belongs to this grant and is as Valet last wrote it.
+    /// Returns the Secret, if it belongs to this grant and nobody has changed it since Valet last wrote it.
     pub(super) fn own_secret(&self) -> Option<&SecretView> {
         match &self.f.secret {
             SecretFact::Present(s) if s.owner == Owner::ThisGrant && !s.deleting => {
@@ -101,17 +102,17 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Returns true if the status records a later credential than the Secret. In this case another client has
-    /// restored an old Secret.
+    /// Returns true if the status records a later credential than the Secret. In this case a client other than Valet
+    /// has restored an old version of the Secret.
     fn is_older_than_status(&self, secret: &SecretView) -> bool {
         let status = &self.g.status;
         let knows_one = status.issued_time.is_some() && status.expiration_time.is_some();
         knows_one && secret.renewals.unwrap_or_default().max(0) < status.renewals.unwrap_or_default()
     }
 
-    /// Returns the lifetime of the issued credential. It comes from the Secret, or from the status if the Secret is
-    /// gone. A Secret that is being deleted does not count, because any user with permission to create Secrets can
-    /// imitate one.
+    /// Returns the lifetime of the issued credential. It comes from the Secret, or from the status if the Secret does
+    /// not exist. A Secret that is being deleted is ignored, because any user with permission to create Secrets can
+    /// create a Secret that looks like it.
     pub(super) fn key(&self) -> Option<Lifetime> {
         let recorded = self.own_secret().and_then(|s| s.issued_at.zip(s.expires_at));
         let status = &self.g.status;
@@ -123,16 +124,16 @@ impl Evaluator<'_> {
         })
     }
 
-    /// Returns the lifetime in seconds that the grant asked for. It comes from the Secret, or from the status if the
-    /// Secret is gone.
+    /// Returns the lifetime in seconds that the grant asked for when its credential was signed. The number comes from
+    /// the Secret, or from the status if the Secret does not exist.
     pub(super) fn asked(&self) -> Option<i64> {
         self.own_secret()
             .and_then(|s| s.expiration_seconds)
             .or(self.g.status.expiration_seconds)
     }
 
-    /// Returns the number of credentials before the current one. It comes from the Secret, or from the status if the
-    /// Secret is gone.
+    /// Returns the number of credentials that Valet issued for the grant before the current credential. The number
+    /// comes from the Secret, or from the status if the Secret does not exist.
     pub(super) fn renewals(&self) -> i64 {
         self.own_secret()
             .map_or(self.g.status.renewals, |s| s.renewals)
@@ -148,7 +149,8 @@ impl Evaluator<'_> {
         recorded.filter(|end| self.key().is_some_and(|key| *end > key.expires_at))
     }
 
-    /// Returns the latest time at which a copy of any credential of this grant still works.
+    /// Returns the time at which the last credential of this grant expires. Until then, a user with a copy of a
+    /// credential can still use it.
     pub(super) fn copies_until(&self, key: Option<Lifetime>) -> Option<Timestamp> {
         key.map(|key| key.expires_at).max(self.earlier())
     }
@@ -164,8 +166,8 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Returns the latest time at which a credential of this grant is allowed to be valid. This is the grant's
-    /// deadline or the end of the total time of the access rules, whichever is earlier.
+    /// Returns the latest time at which a credential of this grant is allowed to be valid. This is the earlier of two
+    /// times: the grant's deadline, and the time of the limit `maxTotalSeconds` of the access rules.
     pub(super) fn deadline(&self) -> Option<Timestamp> {
         self.own_deadline().into_iter().chain(self.total_end()).min()
     }
@@ -175,18 +177,19 @@ impl Evaluator<'_> {
         self.g.terms.deadline_time.as_ref().map(|t| second(t.0))
     }
 
-    /// Returns the end of the credential. This is its expiry, or the deadline if a user has set an earlier deadline
-    /// since.
+    /// Returns the time at which Valet treats the credential as expired. This is the expiry of the credential, or an
+    /// earlier deadline that a user set after the credential was signed.
     pub(super) fn end(&self, key: Lifetime) -> Timestamp {
         self.deadline().map_or(key.expires_at, |d| d.min(key.expires_at))
     }
 
-    /// Returns the end of the credential according to the grant alone. The total time of the access rules is ignored.
+    /// Returns the expiry of the credential without the limits of the access rules. This is the earlier of two times:
+    /// the expiry of the credential, and the deadline in the grant's spec.
     pub(super) fn own_end(&self, key: Lifetime) -> Timestamp {
         self.own_deadline().map_or(key.expires_at, |d| d.min(key.expires_at))
     }
 
-    /// Returns the reason and the time of the grant's end, if the grant has finished.
+    /// If the grant has finished, returns the reason and the time at which it finished.
     pub(super) fn finished(&self) -> Option<(Reason, Timestamp)> {
         let since = self.g.status.finished_time.as_ref()?.0;
         let ready = condition(&self.g.status, ConditionType::Ready)?;
@@ -221,15 +224,16 @@ impl Evaluator<'_> {
         matches!(self.g.ask, Ask::Upload { .. })
     }
 
-    /// Returns true if the grant waits for one object. An upload to a prefix has no single object.
+    /// Returns true if Valet waits for the upload of one object of this grant. An upload to a prefix has no single
+    /// object.
     pub(super) fn awaits_object(&self) -> bool {
         self.is_upload() && !self.g.terms.is_prefix()
     }
 
-    /// Returns true if the credential stays valid after an upload, because the grant renews it and allows more
-    /// uploads.
+    /// Returns true if the grant stays active after an upload. This is the case if Valet renews the credential and
+    /// the credential allows further uploads.
     pub(super) fn is_standing(&self) -> bool {
-        // A multipart upload is excluded, because its credential is useless once the object exists.
+        // The result is false for a multipart upload, because the part URLs are useless after the object exists.
         self.g.terms.renews() && self.is_upload() && !self.write_once() && !self.is_in_parts()
     }
 

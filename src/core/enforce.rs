@@ -25,8 +25,8 @@ fn needs(grant: &GrantFacts) -> Vec<(Capability, &'static str)> {
             ..
         } => &[
             (
-                // Only POST forms are checked for `KeyPrefix`. Temporary credentials have their own capability for
-                // prefixes.
+                // This code requires the capability `KeyPrefix` only for POST forms. Temporary credentials need a
+                // different capability for prefixes.
                 *mode == UploadMode::PostForm && grant.terms.is_prefix(),
                 Capability::KeyPrefix,
                 "a spec.key that ends with '/'",
@@ -77,7 +77,7 @@ fn needs(grant: &GrantFacts) -> Vec<(Capability, &'static str)> {
         .collect()
 }
 
-/// Returns the name of the request type that the credential is for, as text for messages.
+/// Returns the type of request that the credential allows, as text for messages.
 fn request(ask: &Ask) -> &'static str {
     match ask {
         Ask::Upload { mode, .. } => match mode {
@@ -94,7 +94,7 @@ fn request(ask: &Ask) -> &'static str {
     }
 }
 
-/// Returns advice for the user if the store cannot enforce a constraint in the grant's mode.
+/// Returns the advice for a grant with a constraint that the store cannot enforce in the grant's mode.
 fn remedy(ask: &Ask, (missing, field): (Capability, &str), can: &Capabilities) -> String {
     let (mode, write_once) = match ask {
         Ask::Upload { mode, constraints, .. } => (*mode, constraints.overwrite == Overwrite::Forbid),
@@ -131,8 +131,8 @@ fn remedy(ask: &Ask, (missing, field): (Capability, &str), can: &Capabilities) -
                 .into()
         }
         (_, UploadMode::Put) if form_can => {
-            // The message lists all changes to the spec at once. Otherwise the user could switch to a POST form and
-            // then be refused for a constraint that forms cannot enforce.
+            // The message lists all changes to the spec at once. With only one change per message, a user could
+            // switch to a POST form, and Valet would then refuse a second constraint that POST forms cannot enforce.
             let to_form = if write_once && form.is_some_and(|f| !f.contains(&Capability::WriteOnce)) {
                 "set spec.mode to PostForm and spec.constraints.overwrite to Allow, because a POST form cannot be write-once"
             } else {
@@ -166,8 +166,9 @@ fn remedy(ask: &Ask, (missing, field): (Capability, &str), can: &Capabilities) -
     }
 }
 
-/// Returns the checksum that the user can set instead: MD5 instead of SHA-256, or SHA-256 instead of MD5. Returns
-/// `None` if the grant already sets it.
+/// Returns the checksum that the user can set instead of a checksum that the store cannot enforce. For SHA-256 the
+/// result is MD5, and for MD5 the result is SHA-256. Returns `None` if the grant already sets the checksum of the
+/// result.
 fn other_checksum(missing: Capability, constraints: &UploadConstraints) -> Option<(Capability, &'static str)> {
     match missing {
         Capability::ChecksumSHA256 if constraints.checksum_md5.is_none() => {
@@ -236,8 +237,8 @@ fn without_mode(grant: &GrantFacts, can: &Capabilities) -> String {
     }
 }
 
-/// Returns advice for the user if the store requires a checksum and the upload has none. Returns `None` if the grant
-/// sets a checksum or the client sends one.
+/// Returns advice for the user if the store requires a checksum and the upload has no checksum. Returns `None` if the
+/// grant sets a checksum or the client always sends a checksum.
 fn without_checksum(ask: &Ask) -> Option<&'static str> {
     let Ask::Upload { mode, constraints, .. } = ask else {
         return None;
@@ -247,7 +248,7 @@ fn without_checksum(ask: &Ask) -> Option<&'static str> {
         UploadMode::Put => {
             (!has_any).then_some("set spec.constraints.checksumSHA256 or spec.constraints.checksumMD5")
         }
-        // A POST form supports only SHA-256. It has no field for an MD5 that the store checks.
+        // A POST form supports only a SHA-256 checksum. Stores do not check an MD5 checksum in a POST form.
         UploadMode::PostForm => constraints
             .checksum_sha256
             .is_none()
@@ -255,17 +256,18 @@ fn without_checksum(ask: &Ask) -> Option<&'static str> {
         UploadMode::Multipart => {
             Some("set spec.mode to Put, and set spec.constraints.checksumSHA256 or spec.constraints.checksumMD5")
         }
-        // In these modes clients use Amazon's SDKs, which send a checksum automatically.
+        // In the modes `Credentials` and `Resumable` the grant needs no checksum. Clients with temporary credentials
+        // use Amazon's SDKs, which send a checksum automatically.
         UploadMode::Credentials | UploadMode::Resumable => None,
     }
 }
 
-/// Checks that the store can enforce everything that the grant asks for.
+/// Checks that the store can enforce every constraint of the grant.
 ///
 /// # Errors
 ///
-/// Returns a [`Refusal`] if the store cannot enforce a constraint. Its message names a change of the grant that
-/// avoids the problem.
+/// Returns a [`Refusal`] if the store cannot enforce a constraint. The message names a change of the grant that the
+/// store can enforce.
 pub(super) fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), Refusal> {
     let store = &grant.terms.store_ref;
     let Some(enforced) = can.of(&grant.ask) else {
@@ -355,7 +357,7 @@ pub(super) fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), 
     Ok(())
 }
 
-/// Returns advice for the user if an object is too large for one request to this store.
+/// Returns the advice for a grant whose object is too large for one request to the store.
 fn instead_of_one(can: &Capabilities) -> &'static str {
     match (can.multipart.is_some(), can.resumable.is_some()) {
         (true, _) => "set spec.mode to Multipart, or split the object into smaller objects",
@@ -364,7 +366,8 @@ fn instead_of_one(can: &Capabilities) -> &'static str {
     }
 }
 
-/// Checks that the number of parts can be computed from the spec, and that it is not over the limit.
+/// Checks that Valet can compute the number of parts of a multipart upload from the grant's spec. The number must not
+/// be larger than the store's limit.
 fn in_parts(grant: &GrantFacts, constraints: &UploadConstraints) -> Result<(), Refusal> {
     let (Some(parts), Some((field, length))) = (grant.ask.parts(), largest(constraints)) else {
         return Err(Refusal::new(
@@ -385,7 +388,7 @@ fn in_parts(grant: &GrantFacts, constraints: &UploadConstraints) -> Result<(), R
     ))
 }
 
-/// Returns the maximum size of an upload in bytes, and the constraint that sets it.
+/// Returns the maximum size of an upload in bytes, and the name of the constraint that sets this maximum.
 pub(super) fn largest(constraints: &UploadConstraints) -> Option<(&'static str, i64)> {
     let exact = constraints
         .content_length

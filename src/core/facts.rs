@@ -11,8 +11,8 @@ use crate::{
     core::record::KnownStatus,
 };
 
-/// All facts on which a decision about a grant is based. A fact that Valet has not read yet has a value such as
-/// `Unread`.
+/// All facts on which a decision about a grant is based. A fact that Valet has not read yet has a special value, for
+/// example `Unread`.
 #[derive(Clone, Debug)]
 pub struct Facts {
     pub grant: GrantFacts,
@@ -28,20 +28,20 @@ pub struct Facts {
     pub upload: UploadFact,
     /// All multipart uploads of the grant's object key.
     pub uploads: UploadsFact,
-    /// The ID of the multipart upload that Valet initiated for this grant, from the memory of this process.
-    /// Authenticated records in the Secret and in the grant's status also contain the ID.
+    /// The ID of the multipart upload that Valet initiated for this grant, from the memory of this process. The
+    /// records in the grant Secret and in the grant's status also contain the ID.
     pub own_upload: Option<String>,
     /// The reason why the store did not complete the multipart upload in this reconcile. The text contains no
     /// secrets.
     pub completion_refused: Option<String>,
-    /// Says if the quota allows one more live grant.
+    /// The answer to the question if the quota allows one more live grant.
     pub place: QuotaFact,
     /// The time at which this process last polled the store for the object.
     pub last_poll: Option<Timestamp>,
-    /// True if a notification reported the object and this process has not polled since. A notification is not
-    /// evidence: it only makes Valet poll early.
+    /// True if a notification reported the object and this process has not polled the store after that. Valet does
+    /// not trust a notification. A notification only makes Valet poll earlier.
     pub poll_requested: bool,
-    /// The number and the times of the restorations of the Secret by this process.
+    /// How often and when this process restored the grant Secret.
     pub repairs: Repairs,
     /// The reason why the API server refused to write the Secret in this reconcile. The text contains no secrets.
     pub secret_refused: Option<String>,
@@ -87,11 +87,11 @@ pub struct GrantFacts {
     pub terms: Terms,
     /// The fields of the spec that are specific to the kind of grant.
     pub ask: Ask,
-    /// The status as Valet last wrote it. Changes by other clients are not included.
+    /// The status as Valet last wrote it. It does not contain changes that clients other than Valet made.
     pub status: GrantStatus,
-    /// True if the status in the cluster is exactly this status. Otherwise Valet must write the status again.
+    /// True if the cluster has exactly the status that Valet last wrote. Otherwise Valet must write the status again.
     pub status_is_own: bool,
-    /// The GitOps tool that would create the grant again if Valet deleted it.
+    /// The GitOps tool that would create the grant again if Valet deleted the grant.
     pub tracked_by: Option<&'static str>,
     /// The request for a new credential, from the annotation `renew-requested-at`.
     pub renew_requested: RenewRequest,
@@ -138,7 +138,8 @@ impl GrantFacts {
             created: meta.creation_timestamp.as_ref().map(|t| t.0),
             deleting: meta.deletion_timestamp.is_some(),
             deleted_at: meta.deletion_timestamp.as_ref().map(|t| t.0),
-            // On a DownloadGrant, the finalizer comes from another client. Valet does not remove it.
+            // Valet never adds the finalizer to a DownloadGrant. If a DownloadGrant has the finalizer, another
+            // program added it, and Valet does not remove it.
             held: ask.operation() == Operation::Upload
                 && meta.finalizers.iter().flatten().any(|f| f == MULTIPART_FINALIZER),
             terms: grant.terms().clone(),
@@ -186,7 +187,8 @@ pub fn is_read(annotation: &str) -> bool {
     annotation == TRACKING_ID || annotation.split('/').next() == Some(GROUP)
 }
 
-/// Returns the name of the GitOps tool that manages the resource, according to its labels and annotations.
+/// Returns the name of the GitOps tool that manages the resource. The labels and annotations of the resource show
+/// which tool this is.
 fn tracked_by(
     labels: Option<&BTreeMap<String, String>>,
     annotations: Option<&BTreeMap<String, String>>,
@@ -195,8 +197,8 @@ fn tracked_by(
         ("kustomize.toolkit.fluxcd.io/name", "Flux"),
         ("helm.toolkit.fluxcd.io/name", "Flux"),
         ("argocd.argoproj.io/instance", "Argo CD"),
-        // Before version 3, Argo CD sets this label by default. Helm charts also set it. If Valet mistakes a chart
-        // for Argo CD, it only keeps a finished grant.
+        // Argo CD before version 3 sets this label by default, and Helm charts also set it. Valet cannot tell them
+        // apart. If Helm set the label, the only effect is that Valet keeps a finished grant.
         ("app.kubernetes.io/instance", "Argo CD or Helm"),
     ];
     const ANNOTATIONS: [(&str, &str); 1] = [(TRACKING_ID, "Argo CD")];
@@ -219,7 +221,7 @@ pub enum StoreFact {
     /// The store exists, but it cannot be used now.
     Unusable {
         reason: Reason,
-        /// The message for the store's owner. It contains no secrets.
+        /// The message for the owner of the store. The message contains no secrets.
         message: String,
     },
     /// The store can be used.
@@ -229,7 +231,7 @@ pub enum StoreFact {
 /// The facts about a store that can be used.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoreView {
-    /// The maximum number of live grants in all namespaces together.
+    /// The maximum number of live grants of the store in all namespaces together.
     pub max_live_grants: Option<i64>,
     /// The store's access rules.
     pub rules: Arc<Vec<ClusterAccessRule>>,
@@ -239,13 +241,15 @@ pub struct StoreView {
     pub capabilities: Arc<Capabilities>,
     /// The time at which the store's signing credentials expire.
     pub credentials_expire: Option<Timestamp>,
-    /// The setting for signing credentials that expire before the requested end of a credential. Valet then issues
-    /// either a shorter credential or none.
+    /// The setting for the case that the store's signing credentials expire before the requested expiry of a grant's
+    /// credential. In this case, the setting says if Valet issues a credential with a shorter lifetime or no
+    /// credential.
     pub short_sessions: ShortSessions,
     /// The store's current signing credentials, if the provider can identify them.
     pub signer: Option<Signer>,
     /// The reason why Valet does not know yet which constraints the store enforces. For example, the store does not
-    /// answer, or its clock is wrong. `None` if Valet knows, or if no test is needed.
+    /// answer, or its clock is wrong. The value is `None` if Valet knows the constraints, or if the store needs no
+    /// probe.
     pub untried: Option<Untried>,
     /// The time by which the store's clock is ahead of the operator's clock, if it is known.
     pub skew: Option<SignedDuration>,
@@ -255,13 +259,13 @@ pub struct StoreView {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Untried {
     pub reason: Reason,
-    /// The explanation, as a clause of a message.
+    /// The reason why Valet does not know yet which constraints the store enforces, as a clause of a message.
     pub why: String,
-    /// True if only write-once uploads must wait for the test.
+    /// True if only write-once uploads must wait for the probe of the store.
     pub only_write_once: bool,
 }
 
-/// The access rules of a store, with the labels that are needed to evaluate them.
+/// The access rules of a store, and the namespace labels that Valet needs to evaluate these rules.
 #[derive(Clone, Debug)]
 pub struct RulesView {
     pub rules: Arc<Vec<ClusterAccessRule>>,
@@ -269,10 +273,11 @@ pub struct RulesView {
     pub namespace_labels: Arc<BTreeMap<String, String>>,
 }
 
-/// The identity with which a store signs: its bucket, its address and its long-term credentials.
+/// Identifies the signing credentials of a store: the bucket, the address and the long-term credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signer {
-    /// A one-way hash of the settings and credentials. It changes whenever a setting or a credential changes.
+    /// A one-way hash of the store's settings and credentials. The hash changes whenever a setting or a credential
+    /// changes.
     pub fingerprint: String,
     /// The time at which this process first saw the fingerprint.
     pub since: Timestamp,
@@ -280,7 +285,7 @@ pub struct Signer {
 
 /// The facts about the Secret that has the name from the grant's spec.
 #[derive(Clone, Debug)]
-// Boxing the large variant saves nothing, because only one value exists per reconcile.
+// The large variant is not boxed, because only one value of this type exists per reconcile.
 #[allow(clippy::large_enum_variant)]
 pub enum SecretFact {
     /// The Secret was not read yet.
@@ -290,8 +295,8 @@ pub enum SecretFact {
     Present(SecretView),
 }
 
-/// The facts about a Secret, without its data. Times and numbers come from Valet's annotations. They are absent if
-/// another client has changed the Secret.
+/// The facts about a grant Secret, without its data. Times and numbers come from Valet's annotations. They are absent
+/// if a client other than Valet has changed the Secret.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SecretView {
     /// The `metadata.uid` of the Secret, which is a precondition of later writes.
@@ -301,7 +306,7 @@ pub struct SecretView {
     pub owner: Owner,
     /// True if the Secret is being deleted.
     pub deleting: bool,
-    /// True if the Secret's data and Valet's annotations are as Valet wrote them.
+    /// True if nobody has changed the Secret's data and Valet's annotations after Valet wrote them.
     pub is_authentic: bool,
     /// True if the grant is the only owner of the Secret.
     pub has_sole_owner: bool,
@@ -319,19 +324,19 @@ pub struct SecretView {
     pub expiration_seconds: Option<i64>,
     /// The fingerprint of the store's credentials that signed the credential in the Secret.
     pub signed_with: Option<String>,
-    /// The number of credentials that the grant had before the credential in the Secret.
+    /// The number of credentials that Valet issued for the grant before the credential in the Secret.
     pub renewals: Option<i64>,
     /// The latest expiry of all earlier credentials, if it is later than `expires_at`.
     pub earlier_expires_at: Option<Timestamp>,
-    /// The store's ID of the multipart upload that the part URLs in the Secret are for.
+    /// The upload ID of the multipart upload. The part URLs in the Secret belong to this upload.
     pub upload_id: Option<String>,
     pub labels: BTreeMap<String, String>,
     pub annotations: BTreeMap<String, String>,
 }
 
 impl SecretView {
-    /// Reads times and numbers from Valet's annotations. Does nothing if the Secret is not authentic, because another
-    /// client may have changed the annotations.
+    /// Reads times and numbers from Valet's annotations. Does nothing if the Secret is not authentic, because a
+    /// client other than Valet may have changed the annotations.
     pub fn read_evidence(&mut self, is_authentic: bool) {
         let none = BTreeMap::new();
         let annotations = if is_authentic { &self.annotations } else { &none };
@@ -356,29 +361,30 @@ pub enum Owner {
     ThisGrant,
     /// The Secret belongs to a deleted grant with the same kind and name. The garbage collector deletes this Secret.
     Predecessor,
-    /// The Secret belongs to another owner. The text says how Valet knows.
+    /// The Secret does not belong to this grant. The text says how Valet knows this.
     Foreign(&'static str),
 }
 
 /// The facts about the object in the store.
 #[derive(Clone, Debug)]
 pub enum ObjectFact {
-    /// The object was not read yet.
+    /// Valet has not asked the store about the object yet.
     Unread,
     /// The store has no object with the grant's object key.
     Absent,
     Present {
         /// The store's description of the object.
         object: ObservedObject,
-        /// The time at which the object was last modified, by the operator's clock. It is the time of the response
-        /// minus the age of the object, which the store computes with its own clock. `None` if the store does not
-        /// return a time.
+        /// The time at which the object was last modified, by the operator's clock. The store's response contains its
+        /// current time and the modification time. The difference is the age of the object, and Valet subtracts this
+        /// age from the time of the response. The value is `None` if the store does not return a time.
         modified_at: Option<Timestamp>,
     },
     /// The store's credentials do not have permission to read the object.
     Hidden,
-    /// The store rejected the request, and its clock differs from the operator's clock. Valet therefore knows nothing
-    /// about the credentials and the object. The text is a clause that states the difference.
+    /// The store rejected the request, and its clock differs from the operator's clock. The clock difference alone
+    /// can be the cause of the rejection. Valet therefore knows nothing about the credentials and the object. The
+    /// text is a clause of a message and contains the clock difference.
     ClockSkewed(String),
     /// The store did not answer, or answered with a server error. The message contains no secrets.
     Unreachable(String),
@@ -387,15 +393,15 @@ pub enum ObjectFact {
 /// The facts about a multipart upload.
 #[derive(Clone, Debug, PartialEq)]
 pub enum UploadFact {
-    /// The upload was not read yet.
+    /// Valet has not asked the store about the multipart upload yet.
     Unread,
     /// The upload is in progress and has these parts.
     Open(Vec<ArrivedPart>),
-    /// The store no longer has the upload, because it was completed or aborted.
+    /// The store no longer has the upload, because somebody completed or aborted it.
     Gone,
     /// Valet has aborted the upload in this reconcile.
     Aborted {
-        /// The number of parts that clients had uploaded.
+        /// The number of parts that clients had uploaded before Valet aborted the upload.
         parts: usize,
     },
     /// The store's credentials do not have permission to list the parts.
@@ -409,7 +415,7 @@ pub enum UploadFact {
 pub struct ArrivedPart {
     /// The part number. The first part has number 1.
     pub number: i64,
-    /// The size in bytes.
+    /// The size of the part in bytes.
     pub size: i64,
     /// The ETag of the part. The request that completes the upload contains it.
     pub e_tag: String,
@@ -418,13 +424,13 @@ pub struct ArrivedPart {
 /// The facts about all multipart uploads with one object key.
 #[derive(Clone, Debug, PartialEq)]
 pub enum UploadsFact {
-    /// The uploads were not listed yet.
+    /// Valet has not listed the multipart uploads yet.
     Unread,
     /// The store listed the uploads that are in progress.
     Listed {
         uploads: Vec<OpenUpload>,
-        /// True if another unfinished grant of this cluster has a multipart upload for the same object. An upload in
-        /// the list may then belong to the other grant.
+        /// True if a second unfinished grant of this cluster has a multipart upload for the object key of this grant.
+        /// An upload in the list may then belong to the second grant.
         contested: bool,
     },
     /// The store's credentials do not have permission to list the uploads.
@@ -451,6 +457,6 @@ pub enum QuotaFact {
     Unasked,
     /// The quota allows one more live grant, and Valet has reserved it for this grant.
     Given,
-    /// The quota is used up. The grant waits until the credential of another grant expires.
+    /// The quota is used up. The grant waits until a credential of a different grant expires.
     Full(QuotaLimit),
 }

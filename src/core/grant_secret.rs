@@ -15,8 +15,8 @@ pub const SECRET_CAPACITY: usize = 1 << 20;
 /// A shell script for multipart uploads. It reads the part URLs from `parts.json` and uploads a file.
 const UPLOAD_SCRIPT: &str = include_str!("upload.sh");
 
-/// Returns the data of a grant Secret. All grants with the same mode have the same entries, and the mode of a grant
-/// cannot change. A mounted Secret therefore never gains or loses files.
+/// Returns the data of a grant Secret. The mode of a grant decides which entries the Secret has. The mode cannot
+/// change, so a mounted Secret always has an unchanged list of files.
 pub fn secret_data(signed: &Signed, lifetime: Lifetime) -> BTreeMap<String, ByteString> {
     let of_the_key = match &signed.credential {
         Credential::Request { url, method, headers } => vec![
@@ -40,8 +40,8 @@ pub fn secret_data(signed: &Signed, lifetime: Lifetime) -> BTreeMap<String, Byte
     };
     let of_every_key = [
         (data::EXPIRY, lifetime.expires_at.to_string()),
-        // The Service Binding specification for Kubernetes defines these two entries: the type of the service and its
-        // provider.
+        // The Service Binding specification for Kubernetes defines the entries `type` and `provider`: the type of the
+        // service and the provider of the service.
         (data::TYPE, "object-store".to_owned()),
         (data::PROVIDER, signed.provider.to_owned()),
     ];
@@ -52,7 +52,7 @@ pub fn secret_data(signed: &Signed, lifetime: Lifetime) -> BTreeMap<String, Byte
         .collect()
 }
 
-/// Returns the size of a Secret's data in bytes. The API server computes the size in the same way.
+/// Returns the size of a Secret's data in bytes. The function computes the size as the API server does.
 pub fn secret_bytes(secret: &Secret) -> usize {
     secret.data.iter().flatten().map(|(_, value)| value.0.len()).sum()
 }
@@ -93,7 +93,8 @@ fn parts_json(parts: &[SignedPart]) -> String {
     )
 }
 
-/// Returns the form fields as one JSON object. JavaScript, Python and jq keep the order of the fields.
+/// Returns the form fields as one JSON object. Clients must send the fields in order. Parsers in JavaScript, Python
+/// and jq keep this order.
 fn fields_json(form: &Form) -> String {
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     let fields: Vec<_> = form
@@ -106,21 +107,21 @@ fn fields_json(form: &Form) -> String {
 
 /// Returns a configuration file for `curl --config` (curl(1), "-K, --config").
 ///
-/// The file does not set Content-Length, because curl computes that header from the bytes that it sends. A fixed
-/// Content-Length would make curl send a broken request if the file had a wrong size. With the computed header, the
-/// store rejects a file of a wrong size with a clear error.
+/// The configuration does not set the header Content-Length, because curl computes this header from the file. If a
+/// user uploads a file of a wrong size, the store then rejects the request with a clear error. With a fixed
+/// Content-Length, curl would send a broken request.
 fn curl_config(key: &Credential, lifetime: Lifetime) -> String {
     let (url, command) = match key {
         Credential::Form { url, .. } => (url, "curl --config curl.cfg --form file=@FILE"),
         Credential::Request { url, method, .. } if method == "GET" => (url, "curl --config curl.cfg --output FILE"),
-        // The request starts an upload session and prints the address of the session. A second curl command sends the
-        // file to that address.
+        // In the mode `Resumable`, curl sends a POST request that starts an upload session, and prints the address of
+        // the session. The user runs a second curl command, which sends the file to the address of the session.
         Credential::Request { url, method, .. } if method == "POST" => {
             (url, "curl --fail --upload-file FILE \"$(curl --config curl.cfg)\"")
         }
         Credential::Request { url, .. } => (url, "curl --config curl.cfg --upload-file FILE"),
-        // A curl configuration describes one request. These modes need several requests, so they have no
-        // configuration.
+        // A curl configuration describes only one request. Multipart uploads and temporary credentials need several
+        // requests, so Valet writes no curl configuration for them.
         Credential::Parts(_) | Credential::Credentials(_) => return String::new(),
     };
     let mut config = format!("# Works until {}. Use: {command}\n", lifetime.expires_at);
@@ -132,17 +133,17 @@ fn curl_config(key: &Credential, lifetime: Lifetime) -> String {
     };
     line("url", url.expose());
     match key {
-        // A form field makes curl send a POST request. The option `form-string` takes the value literally, while
-        // `form` would interpret '@', '<' and ';'.
+        // With a form field, curl sends a POST request. The option `form-string` takes the value literally. The
+        // option `form` would interpret the characters '@', '<' and ';'.
         Credential::Form { fields, .. } => {
             for (name, value) in fields.expose() {
                 line("form-string", &format!("{name}={value}"));
             }
         }
         Credential::Request { method, headers, .. } => {
-            // For other requests curl chooses the method: PUT with --upload-file, otherwise GET. If a user forgets
-            // --upload-file, the store rejects the GET request. With `request = "PUT"`, the same command would upload
-            // an empty object.
+            // The configuration sets the method only for POST requests. Without this setting, curl sends PUT with the
+            // option --upload-file, and GET without it. If a user forgets --upload-file, the store rejects the GET
+            // request. With `request = "PUT"`, the command would upload an empty object instead.
             if method == "POST" {
                 line("request", method);
             }
@@ -153,8 +154,8 @@ fn curl_config(key: &Credential, lifetime: Lifetime) -> String {
                 line("header", &format!("{name}: {value}"));
             }
             if method == "POST" {
-                // The request must have no body. Otherwise curl would add a content type, and the store would use it
-                // for the object.
+                // The POST request must have no body. With a body, curl would add a content type, and the store would
+                // use this content type for the object.
                 line("header", "content-length: 0");
                 line("output", "/dev/null");
                 line("write-out", "%header{location}");
@@ -162,8 +163,9 @@ fn curl_config(key: &Credential, lifetime: Lifetime) -> String {
         }
         Credential::Parts(_) | Credential::Credentials(_) => {}
     }
-    // With `fail`, curl fails at a response of 400 or more instead of writing the error message to the file. The
-    // newer option `fail-with-body` is unknown before curl 7.76, which would stop with an error.
+    // With the option `fail`, curl stops with an error if the HTTP status is 400 or higher. Without it, curl would
+    // write the error message to the user's file. The option `fail-with-body` is newer, and curl before 7.76 stops
+    // with an error if it reads it.
     config.push_str("fail\nsilent\nshow-error\ngloboff\n");
     config
 }

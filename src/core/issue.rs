@@ -20,7 +20,7 @@ struct Last {
     key: Option<Lifetime>,
     /// The lifetime of the last credential, or `None` if the credential has expired.
     live: Option<Lifetime>,
-    /// True if the last credential must be replaced by a new one.
+    /// True if Valet must replace the last credential with a new credential.
     is_due: bool,
 }
 
@@ -28,14 +28,14 @@ struct Last {
 #[derive(Clone, Copy)]
 struct Next {
     lifetime: Lifetime,
-    /// True if the new credential is a renewal. It is false if Valet signs the old lifetime again, or if the spec has
-    /// changed.
+    /// True if the new credential is a renewal. It is false if Valet signs a credential with the old lifetime again,
+    /// or if the grant's spec has changed.
     is_renewal: bool,
 }
 
 impl Evaluator<'_> {
-    /// Returns the next step for a grant that is not suspended and has not expired. Each check either returns the
-    /// step that it needs, or passes to the next check.
+    /// Returns the next step for a grant that is not suspended and has not expired. The method makes several checks
+    /// in order. A check either returns the next step, or lets the method continue with the next check.
     pub(super) fn issue(&self, key: Option<Lifetime>) -> Step {
         let live = self.live(key);
         let due = live.and_then(|key| self.renewal_at(key));
@@ -96,11 +96,12 @@ impl Evaluator<'_> {
                 self.without_key(Reason::StoreNotFound, message)
             }
             StoreFact::Unusable { reason, message } => {
-                // The access rules of a store apply even while the store cannot be used.
+                // The access rules apply even while Valet cannot use the store.
                 if let Some(refusal) = self.forbidden() {
                     self.refuse(refusal)
-                // An issued credential stays valid while the store has a problem. This is different if the store does
-                // not enforce its credentials. The holder of a credential could then do more than the grant allows.
+                // An issued credential stays valid while the store has a problem. The reason `KeysNotEnforced` is an
+                // exception. It means that the holder of a credential could do more than the grant allows, so Valet
+                // deletes the Secret.
                 } else if *reason != Reason::KeysNotEnforced
                     && self.own_secret().is_some()
                     && (last.live.is_some() || last.key.is_none())
@@ -113,7 +114,7 @@ impl Evaluator<'_> {
         })
     }
 
-    /// Decides if a new credential is needed, and returns its lifetime.
+    /// Decides if the grant needs a new credential. If so, returns the lifetime of the new credential.
     fn lifetime(&self, store: &StoreView, last: Last) -> ControlFlow<Step, Next> {
         let Last { key, live, is_due } = last;
         let terms = &self.g.terms;
@@ -141,7 +142,7 @@ impl Evaluator<'_> {
                 }
             }
             // The Secret was deleted, but its credential is still valid and matches the spec. Valet signs the same
-            // lifetime again, so that the deletion of a Secret never extends a lifetime.
+            // lifetime again, because a user must not get a longer lifetime by deleting the Secret.
             (None, Some(key)) if !is_renewal && self.is_as_asked(key) => fresh.map(|fresh| key.again(fresh, asked)),
             (secret, live) => {
                 if let Some(refusal) = self.cut_short(fresh, store) {
@@ -167,8 +168,9 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Reserves quota for the grant if the number of live grants is limited. This comes before any request to the
-    /// store. A waiting grant therefore causes no requests to the store.
+    /// Reserves quota for the grant if an access rule or the store limits the number of live grants. Valet reserves
+    /// quota before it sends any request to the store. A grant that waits for quota therefore causes no requests to
+    /// the store.
     fn ask_for_place(&self, store: &StoreView, access: &Access, last: Last) -> ControlFlow<Step> {
         if self.own_secret().is_some() && last.live.is_some() {
             return Continue(());
@@ -183,8 +185,8 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Checks if the object already exists. Valet does this before the first credential of a write-once upload, and
-    /// before it renews an upload credential.
+    /// Checks if the object of the grant already exists. Valet checks this before it issues the first credential of a
+    /// write-once upload. It also checks this before it renews the credential of an upload.
     fn ask_for_object(&self, access: &Access, last: Last, next: Next) -> ControlFlow<Step> {
         let key = last.key;
         let matters = (key.is_none() && self.write_once()) || (next.is_renewal && self.awaits_object());
@@ -193,8 +195,8 @@ impl Evaluator<'_> {
         }
         match &self.f.object {
             ObjectFact::Unread => Break(Step::Read(Read::Object(access.clone()))),
-            // An operator may have published a credential before it crashed, and a client may have uploaded the
-            // object with it. Valet therefore reads the Secret before it decides.
+            // The object exists. The operator may have published a credential and then crashed, and a client may have
+            // uploaded the object with that credential. Valet therefore reads the Secret before it decides.
             ObjectFact::Present { .. } if matches!(self.f.secret, SecretFact::Unread) => {
                 Break(Step::Read(Read::Secret))
             }
@@ -203,7 +205,8 @@ impl Evaluator<'_> {
                     None if self.is_standing() => Continue(()),
                     None => Break(self.completed(key, object)),
                     Some(why) if self.write_once() => Break(self.another_object(&why)),
-                    // The object does not match the grant, but the holder can replace it with the next credential.
+                    // The object does not match the grant. Valet still issues the next credential, so that its holder
+                    // can replace the object.
                     Some(_) => Continue(()),
                 }
             }
@@ -214,8 +217,8 @@ impl Evaluator<'_> {
             ObjectFact::ClockSkewed(why) if key.is_none() => {
                 Break(self.without_key(Reason::ClockSkewed, why.clone()))
             }
-            // Valet continues even if it cannot check the object, because the store itself refuses to replace an
-            // object with a write-once credential.
+            // Valet issues the credential even if it cannot check whether the object exists. This is safe, because
+            // the store itself rejects a write-once upload to an existing object.
             ObjectFact::Unreachable(_)
             | ObjectFact::ClockSkewed(_)
             | ObjectFact::Absent
@@ -224,8 +227,8 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Stops if Valet cannot sign or cannot write the Secret. The cause is an error in this reconcile or a problem of
-    /// the store.
+    /// Stops the reconcile if Valet cannot sign a credential or cannot write the Secret. The cause is an error
+    /// earlier in this reconcile, or a problem of the store.
     fn heed_troubles(&self, store: &StoreView, last: Last, next: Next) -> ControlFlow<Step> {
         let not_taken = self.f.secret_refused.as_ref().map(|why| {
             let message = format!(
@@ -241,8 +244,9 @@ impl Evaluator<'_> {
         let Some((reason, message)) = not_taken.or_else(not_signed) else {
             return Continue(());
         };
-        // If the spec asks for a different lifetime, Valet must not keep the old credential. If the credential only
-        // needs a renewal or a new signature, Valet keeps it until it expires.
+        // Valet cannot sign a new credential now. If the spec asks for a different lifetime, Valet must not keep the
+        // old credential. If the old credential only needs a renewal or a new signature, Valet keeps it until it
+        // expires.
         Break(match (self.own_secret(), last.live) {
             (Some(secret), Some(key)) if next.is_renewal || !self.asks_for_another(secret, key) => {
                 self.published(Some(key), Some(&message))
@@ -269,8 +273,8 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Returns the record of a credential that is about to be published. A credential with a new issue time counts as
-    /// a renewal.
+    /// Returns the record of a credential that Valet is about to publish. If the grant already had a credential, a
+    /// credential with a new issue time counts as a renewal.
     fn next_record(&self, key: Lifetime, expiration_seconds: i64) -> Record {
         let is_another = self.key().is_some_and(|before| before.issued_at != key.issued_at);
         Record {
@@ -282,8 +286,8 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Returns true if a credential whose Secret was deleted has the lifetime that the spec asks for. A shorter
-    /// lifetime also counts, if the only cause is the expiry of the store's credentials.
+    /// Returns true if a credential whose Secret was deleted has the lifetime that the spec asks for. The result is
+    /// also true if the lifetime is shorter only because the store's signing credentials expire.
     fn is_as_asked(&self, key: Lifetime) -> bool {
         let seconds = self.g.terms.expiration_seconds;
         let same_wish = self.asked() == Some(seconds) && self.own_end(key) == key.expires_at;

@@ -2,10 +2,12 @@ use thiserror::Error;
 
 /// An object key that every store, client and proxy interprets in the same way.
 ///
-/// Stores interpret `.`, `..` and empty segments differently, HTTP clients resolve them, and some proxies decode a
-/// URL twice. The signed key must be the stored key. Valet therefore refuses such keys before it signs, and never
-/// changes a key that it accepts. In modes that support prefixes, a key that ends with '/' is a prefix: it stands for
-/// every object key that starts with it.
+/// Stores interpret the segments `.` and `..` and empty segments differently. HTTP clients resolve these segments,
+/// and some proxies decode a URL twice. The store could then use an object key that Valet did not sign. Valet
+/// therefore refuses object keys with such segments, and never changes an object key that it accepts.
+///
+/// In modes that support prefixes, a key that ends with '/' is a prefix. A prefix stands for every object key that
+/// starts with it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ObjectKey(String);
 
@@ -14,7 +16,7 @@ pub struct ObjectKey(String);
 pub enum KeyError {
     #[error("spec.key is empty; enter an object key")]
     Empty,
-    /// The key is longer than the store allows.
+    /// The object key is longer than the store allows.
     #[error(
         "spec.key is {length} bytes long in UTF-8; the store accepts at most {limit} bytes; shorten the object key"
     )]
@@ -24,18 +26,18 @@ pub enum KeyError {
         /// The maximum length in bytes that the store accepts.
         limit: usize,
     },
-    /// The key contains `//`, or a slash at its start or end.
+    /// The object key contains `//`, or has a slash at its start or end.
     #[error(
         "spec.key has an empty segment, because it starts or ends with '/' or contains '//'; write the object key as 'folder/file'"
     )]
     EmptySegment,
-    /// The key has a `.` or `..` segment, also percent-encoded.
+    /// The object key has a segment `.` or `..`. A percent-encoded form of these segments also counts.
     #[error(
         "spec.key has a '.' or '..' segment, plain or percent-encoded; clients and stores resolve such a segment differently; write the object key without '.' and '..' segments"
     )]
     DotSegment,
-    /// The key has a control character, a line separator, a text direction character, or a character that XML does
-    /// not allow.
+    /// The object key has a control character, a line separator, a text direction character, or a character that XML
+    /// does not allow.
     #[error(
         "spec.key contains the character U+{0:04X}, which is a control, line separator or text direction character; remove this character"
     )]
@@ -64,7 +66,8 @@ impl ObjectKey {
         if key.split('/').any(str::is_empty) {
             return Err(KeyError::EmptySegment);
         }
-        // The loop decodes the key repeatedly, because a client that decodes too often must not find a dot segment.
+        // The loop decodes the object key until nothing changes. Some clients decode an object key several times, and
+        // also these clients must not find a segment `.` or `..`.
         let mut spelling = key.to_owned();
         loop {
             if spelling
@@ -93,19 +96,20 @@ impl ObjectKey {
         Self::parse(folder, limit.saturating_sub(1)).map(|folder| Self(folder.0 + "/"))
     }
 
-    /// Returns true if the key is a prefix, which stands for every object key that starts with it.
+    /// Returns true if the key is a prefix. A prefix stands for every object key that starts with it.
     pub fn is_prefix(&self) -> bool {
         self.0.ends_with('/')
     }
 
-    /// Returns the key, byte for byte as in the grant's spec.
+    /// Returns the object key. It has exactly the bytes of `spec.key` of the grant.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Returns true if the key is under `prefix`. Whole segments are compared: `a/b/c` is under `a/b`, but `a/bc` and
-    /// `a/b` are not. Every key is under an empty prefix. A key that is a prefix, such as `a/b/`, is under `a/b`,
-    /// because every key that starts with `a/b/` is.
+    /// Returns true if the object key is under `prefix`. The function compares whole segments. For example, `a/b/c`
+    /// is under `a/b`, but `a/bc` and `a/b` are not. Every object key is under an empty prefix.
+    ///
+    /// The prefix `a/b/` is also under `a/b`, because every object key that starts with `a/b/` is under `a/b`.
     pub fn is_below(&self, prefix: &str) -> bool {
         let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
         prefix.is_empty() || self.0.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'))
@@ -117,8 +121,8 @@ fn is_forbidden(c: char) -> bool {
         || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' | '\u{FEFF}' | '\u{FFFE}' | '\u{FFFF}')
 }
 
-/// Decodes one level of percent-encoding. Decodes only the characters that can form a dot segment: `.`, `/`, `\` and
-/// `%`.
+/// Decodes one level of percent-encoding. Only `.`, `/`, `\` and `%` are decoded, because only these characters can
+/// form a segment `.` or `..`.
 fn decode_separators(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

@@ -1,10 +1,11 @@
 use jiff::{SignedDuration, Timestamp};
 
-/// The time for which Valet repeats the last poll after an upload credential expired, if the store does not answer.
-/// One hour is longer than most outages. After one hour, the grant finishes with the facts that Valet knows.
+/// After an upload credential expired, Valet polls the store one last time. If the store does not answer, Valet
+/// repeats this poll for one hour, which is longer than most outages. After one hour, the grant finishes even if
+/// Valet does not know if the object was uploaded.
 pub const POLL_PATIENCE: SignedDuration = SignedDuration::from_hours(1);
 
-/// A credential expires this long before the store's own credentials that signed it, because clocks can differ.
+/// A grant's credential expires at least 5 seconds before the store's signing credentials, because clocks can differ.
 const CREDENTIALS_MARGIN: SignedDuration = SignedDuration::from_secs(5);
 
 /// `FIRST_LOOK` is the time between the issue of an upload credential and the first poll for the object.
@@ -12,12 +13,13 @@ const CREDENTIALS_MARGIN: SignedDuration = SignedDuration::from_secs(5);
 const FIRST_LOOK: SignedDuration = SignedDuration::from_secs(2);
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_secs(60);
 
-/// The times of the additional polls after a grant finished without an upload, in seconds after its end. An upload
-/// that started before the credential expired can finish later. One minute is enough for most uploads. In 15 minutes
-/// a client can upload 5 GiB at 6 MB/s.
+/// Valet polls the store again 60, 300 and 900 seconds after a grant finished without an upload. An upload that
+/// started before the credential expired can finish after the expiry. Most uploads need less than one minute. In 15
+/// minutes a client can upload 5 GiB at 6 MB/s.
 const LATE_LOOKS: [i64; 3] = [60, 300, 900];
 
-/// The time in which a credential is valid. It has whole seconds, because signatures have whole seconds.
+/// The start and the end of the time in which a credential is valid. Both times are whole seconds, because times in
+/// signatures are whole seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetime {
     /// The first second in which the credential works.
@@ -42,8 +44,9 @@ pub fn second(t: Timestamp) -> Timestamp {
 }
 
 impl Lifetime {
-    /// Computes the longest possible lifetime from `now`. It ends at the requested lifetime, at the deadline, or 5 s
-    /// before the signing credentials expire, whichever is earliest.
+    /// Computes the longest possible lifetime that starts at `now`. The lifetime ends at the earliest of three times:
+    /// when the requested number of seconds has passed, at the deadline, and 5 s before the signing credentials
+    /// expire.
     ///
     /// # Errors
     ///
@@ -73,9 +76,9 @@ impl Lifetime {
         Ok(Self { issued_at, expires_at })
     }
 
-    /// Returns the lifetime that Valet uses to sign the same credential again. `fresh` is the lifetime of a new
-    /// credential that would be signed now. The result never ends later than `fresh`, because other clients can also
-    /// write to the record of the first lifetime.
+    /// Returns the lifetime with which Valet signs an issued credential again. `self` is the recorded lifetime of
+    /// that credential, and `fresh` is the lifetime that a new credential would have now. The result never ends later
+    /// than `fresh`. The reason is that a client other than Valet may have changed the recorded lifetime.
     pub fn again(self, fresh: Self, expiration_seconds: i64) -> Self {
         let is_credible = self.issued_at <= fresh.issued_at && self.seconds() <= expiration_seconds;
         Self {
@@ -89,19 +92,21 @@ impl Lifetime {
         self.expires_at.as_second() - self.issued_at.as_second()
     }
 
-    /// Returns true if the credential has expired at `now`. A credential has expired when its expiry time is reached.
+    /// Returns true if the credential has expired at `now`. The credential has already expired in the second of its
+    /// expiry time.
     pub fn is_over(&self, now: Timestamp) -> bool {
         self.expires_at <= now
     }
 
-    /// Returns the requested end of a credential with this issue time, according to the requested lifetime and the
-    /// deadline.
+    /// Returns the time at which the user wants the credential to expire. This is the issue time plus the requested
+    /// number of seconds, or the deadline if the deadline is earlier.
     pub fn end_asked(&self, expiration_seconds: i64, deadline: Option<Timestamp>) -> Timestamp {
         let asked = add(self.issued_at, SignedDuration::from_secs(expiration_seconds));
         deadline.map_or(asked, |d| asked.min(second(d)))
     }
 
-    /// Returns true if the credential expires earlier than requested, because the signing credentials expire.
+    /// Returns true if the credential expires earlier than the user requested. The cause is that the store's signing
+    /// credentials expire.
     pub fn is_truncated(&self, expiration_seconds: i64, deadline: Option<Timestamp>) -> bool {
         self.expires_at < self.end_asked(expiration_seconds, deadline)
     }
@@ -116,9 +121,9 @@ pub fn add(t: Timestamp, d: SignedDuration) -> Timestamp {
     })
 }
 
-/// Returns the time of the next poll for an upload. `last` is the time of the last poll. The first poll follows 2 s
-/// after the credential was issued, and then the pauses double up to one minute. The result depends only on the issue
-/// time and the last poll. Therefore no poll times are stored in the API.
+/// Returns the time of the next poll for an upload. `last` is the time of the last poll. The first poll takes place 2
+/// s after the credential was issued. The pauses between later polls double up to one minute. The result depends only
+/// on the issue time and the last poll. Valet therefore stores no poll times in the API.
 pub fn next_poll(issued_at: Timestamp, last: Option<Timestamp>) -> Timestamp {
     let mut pause = FIRST_LOOK;
     let mut look = add(issued_at, pause);
@@ -135,7 +140,7 @@ pub fn next_poll(issued_at: Timestamp, last: Option<Timestamp>) -> Timestamp {
 }
 
 /// Returns the time of the next additional poll, for an upload that was in progress when its grant finished. Returns
-/// `None` after the last additional poll, or when too much time has passed.
+/// `None` after the last additional poll, or if the time for the last additional poll has passed.
 pub fn late_look(finished: Timestamp, last: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
     if add(finished, POLL_PATIENCE) <= now {
         return None;
@@ -205,7 +210,8 @@ mod tests {
         }
         let seconds: Vec<_> = looks.iter().map(|t| t.as_second() - 1_700_000_000).collect();
         assert_eq!(seconds, [2, 6, 14, 30, 62, 122, 182, 242, 302, 362]);
-        // A late poll is followed by one poll after the usual pause, and not by several polls in a short time.
+        // If a poll is late, the next poll follows after the usual pause. Valet does not send several polls in a
+        // short time.
         assert_eq!(next_poll(at(0, 0), Some(at(10_000, 500))), at(10_022, 0));
         assert_eq!(next_poll(at(0, 0), Some(at(61, 999))), at(62, 0));
         assert_eq!(next_poll(at(0, 0), Some(at(62, 0))), at(122, 0));

@@ -1,9 +1,11 @@
 //! Matches media types with the patterns in access rules.
 
-/// Returns true if a media type matches a pattern such as `image/*`. Parameters and letter case are ignored (RFC
-/// 9110, section 8.3.1). A list of media types matches only `*/*`. The reason is that browsers use the last type of a
-/// list (Fetch Standard, "extract a MIME type"). For example, browsers would show an object with the type
-/// `image/png;a,text/html` as a page.
+/// Returns true if a media type matches a pattern such as `image/*`. The function ignores parameters and letter case
+/// (RFC 9110, section 8.3.1).
+///
+/// A list of media types matches only the pattern `*/*`, because browsers use the last type of a list (Fetch
+/// Standard, "extract a MIME type"). For example, browsers show an object with the type `image/png;a,text/html` as a
+/// web page.
 pub fn matches_type(pattern: &str, media_type: &str) -> bool {
     let essence = media_type
         .split(';')
@@ -19,8 +21,9 @@ pub fn matches_type(pattern: &str, media_type: &str) -> bool {
     }
 }
 
-/// Returns true if the value is a single media type, without a comma outside of quoted strings. A quoted string
-/// without an end is refused, because clients parse it in different ways.
+/// Returns true if the value is a single media type. A comma outside of a quoted string means that the value is a
+/// list. The result is false for a quoted string without a closing quotation mark, because clients parse such a
+/// string in different ways.
 fn is_one(media_type: &str) -> bool {
     let (mut quoted, mut escaped) = (false, false);
     for c in media_type.chars() {

@@ -8,14 +8,14 @@ use crate::api::{Reason, SecretTemplate};
 /// The domains of labels and annotations that grants may set on their Secrets. Names without a domain are always
 /// allowed.
 ///
-/// Many controllers select Secrets by labels and annotations with their own domain. With the label of another system,
-/// a tenant's Secret could become a repository or cluster configuration of that system. The platform team therefore
-/// decides which domains are allowed.
+/// Many controllers select Secrets by labels and annotations with their own domain. For example, with a label of Argo
+/// CD a tenant's Secret could become a repository configuration or a cluster configuration of Argo CD. The platform
+/// team therefore decides which domains are allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MetadataDomains(Arc<[String]>);
 
 impl MetadataDomains {
-    /// The default list has only the domain of the labels that Kubernetes recommends.
+    /// By default, grants may use only the domain of the labels that Kubernetes recommends.
     pub const DEFAULT: &str = "app.kubernetes.io";
 
     /// Creates the list of domains. A domain is the part of a label name before the slash.

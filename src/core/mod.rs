@@ -1,9 +1,10 @@
-//! The decision logic: it decides what a grant is allowed to have, and what Valet does next. [`decide`] is a function
-//! of [`Facts`] and the current time. It uses no API client, no clock and no random numbers.
+//! The decision logic. It decides if a grant may have a credential, and which step Valet executes next. The result of
+//! [`decide`] depends only on the given [`Facts`] and the given time. The function uses no API client, no clock and
+//! no random numbers.
 //!
-//! A decision is one [`Step`]: to read a missing fact, to write once, or to wait until a time. The controller
+//! A decision is one [`Step`]. Valet reads a missing fact, writes one object, or waits until a time. The controller
 //! executes the step, updates the facts and calls [`decide`] again. Each write is therefore based on current facts.
-//! After a crash, the next call of [`decide`] continues from the state in the cluster.
+//! If the operator crashes, the next call of [`decide`] starts with the state of the cluster.
 
 pub mod credential;
 mod decide;

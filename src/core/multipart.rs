@@ -17,52 +17,57 @@ use super::{
 };
 use crate::api::{Ask, ConditionType, Parts, Progress, Reason, UploadMode, annotation};
 
-/// If the store does not abort the upload, the deletion of a grant waits for this time at most. The time is long
-/// enough for a restart of the store. It is short enough for a user who waits until a namespace is deleted.
+/// A user deletes a grant, and the store does not abort the multipart upload of this grant. Valet then delays the
+/// deletion of the grant for at most 5 minutes. A store can restart within this time. A user who deletes a namespace
+/// can wait for this time.
 const DELETION_PATIENCE: SignedDuration = SignedDuration::from_mins(5);
 
-/// For this time after an upload is completed, a store may show both the upload and the new object.
+/// For 10 seconds after a multipart upload was completed, a store may return both the multipart upload and the new
+/// object.
 const SETTLING: SignedDuration = SignedDuration::from_secs(10);
 
-/// The tolerated difference between the clocks of the store and the operator. Valet compares times of both clocks to
-/// decide if it initiated an upload itself. With a larger tolerance Valet could abort the upload of another client.
+/// Valet compares times of the store's clock and of its own clock to find out if it initiated a multipart upload. It
+/// tolerates a clock difference of one minute. With a larger tolerance, Valet could abort a multipart upload that a
+/// different client initiated.
 const SKEW: SignedDuration = SignedDuration::from_mins(1);
 
-/// The result of comparing the uploaded parts with the expected parts.
+/// The result of a comparison between the uploaded parts and the expected parts of a multipart upload.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Assembled {
     /// At least one expected part is missing.
     Waiting,
-    /// The parts cannot form the object. The text says why and what the user can do.
+    /// The store cannot assemble the object from the uploaded parts. The text says why, and what the user can do.
     Flawed(String),
     /// The parts form the complete object.
     Whole(Vec<ArrivedPart>),
 }
 
-/// The result of checking an upload while its credential is valid.
+/// The result of the check of a multipart upload whose credential is still valid.
 pub(super) enum Gathered {
-    /// Valet must take this step.
+    /// Valet must execute this step next.
     Next(Step),
-    /// Valet has nothing to do now. The value is what the condition `Completed` reports.
+    /// Valet waits for more parts or for the next poll. The value says what the condition `Completed` reports.
     Waiting(Arrival),
-    /// The upload no longer exists. The object in the store shows if the upload was completed.
+    /// The multipart upload no longer exists. Valet must check the object, because only the object shows if the
+    /// upload was completed.
     Over,
 }
 
-/// The result of checking an upload after its grant has ended.
-// Boxing the large variant saves nothing, because only one value exists per reconcile.
+/// The result of the cleanup of a multipart upload after its grant has ended.
+// The large variant is not boxed, because only one value of this type exists per reconcile.
 #[allow(clippy::large_enum_variant)]
 pub(super) enum Cleaning {
-    /// Valet must take this step.
+    /// Valet must execute this step next.
     Next(Step),
-    /// Valet has nothing to do before this time.
+    /// Valet retries the cleanup at this time.
     Wait(Timestamp),
     /// The cleanup is complete.
     Done,
 }
 
-/// Compares the uploaded parts with the expected parts. The object ends with the last expected part, or with the
-/// first part that is shorter than the part size. Valet therefore does not need to know the object's size in advance.
+/// Compares the uploaded parts with the expected parts. The object ends with the first part that is shorter than the
+/// part size, or otherwise with the last expected part. Valet therefore does not need to know the size of the object
+/// before the upload.
 pub(super) fn assemble(parts: &Parts, arrived: &[ArrivedPart]) -> Assembled {
     let (mut whole, mut bytes) = (Vec::new(), 0_i64);
     for part in parts.all() {
@@ -119,8 +124,8 @@ impl Evaluator<'_> {
         )
     }
 
-    /// Returns the store's ID of the grant's multipart upload. It comes from the Secret, or from the status if the
-    /// Secret is gone. Both are authenticated, so another client cannot change the ID.
+    /// Returns the store's ID of the grant's multipart upload. The ID comes from the Secret, or from the status if
+    /// the Secret does not exist. Valet verifies the record signature of both, so no other program can change the ID.
     pub(super) fn upload(&self) -> Option<&str> {
         if !self.is_in_parts() {
             return None;
@@ -129,8 +134,8 @@ impl Evaluator<'_> {
         recorded.or(self.g.status.upload_id.as_ref()).map(String::as_str)
     }
 
-    /// Checks an upload while its credential is valid. Valet lists the parts when a poll is due, and completes the
-    /// upload when all parts have arrived.
+    /// Handles a multipart upload whose credential is still valid. Valet lists the parts when a poll is due, and
+    /// completes the upload when all parts have arrived.
     pub(super) fn gather(&self, access: &Access, is_time: bool) -> Gathered {
         let Some(upload) = self.upload() else {
             return Gathered::Waiting(Arrival::Flawed(format!(
@@ -170,9 +175,12 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Completes the upload after all parts have arrived. For a write-once grant, Valet first checks if the object
-    /// exists. This is necessary because not every store supports the condition in the request. If the object exists,
-    /// Valet lists the parts again, because another operator may have just completed this upload.
+    /// Completes the upload after all parts have arrived. If the upload is write-once, Valet first checks if the
+    /// object exists. This check is necessary, because some stores cannot complete an upload on the condition that
+    /// the object does not exist.
+    ///
+    /// If the object exists, Valet lists the parts again, because a second operator may have just completed this
+    /// upload.
     fn complete(&self, access: &Access, upload: &str, parts: Vec<ArrivedPart>) -> Gathered {
         if self.write_once() {
             match &self.f.object {
@@ -200,15 +208,16 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Returns true if another operator may be completing this upload, because the object is only some seconds old.
-    /// Not every store completes an upload atomically. Valet does not wait if the credential has expired.
+    /// Returns true if the object is only some seconds old. In this case a second operator may be completing the
+    /// multipart upload, because some stores do not complete an upload atomically. Returns false if the credential
+    /// has expired.
     fn is_settling(&self, modified_at: Option<Timestamp>) -> bool {
         let is_fresh = modified_at.is_some_and(|t| self.now < add(t, SETTLING));
         is_fresh && self.key().is_some_and(|key| self.end(key) > self.now)
     }
 
-    /// Handles an upload whose credential has expired. Valet completes the upload if all parts have arrived and the
-    /// access rules and the spec still allow it. Otherwise Valet aborts the upload.
+    /// Handles a multipart upload whose credential has expired. Valet completes the upload if all parts have arrived
+    /// and the access rules and the spec still allow it. Otherwise Valet aborts the upload.
     pub(super) fn last_parts(&self, key: Option<Lifetime>, said: &str) -> Option<Step> {
         let upload = self.upload()?;
         match (&self.f.upload, &self.f.store) {
@@ -244,13 +253,13 @@ impl Evaluator<'_> {
                 let situation = Situation::of(Reason::StoreUnreachable, format!("{said}; {waits}"), key);
                 Some(self.settle(&situation, Some(self.retry())))
             }
-            // If the upload is gone, the object shows how the upload ended. If Valet cannot list the parts, it cannot
-            // complete the upload.
+            // If the multipart upload no longer exists, the object shows if the upload was completed. If Valet cannot
+            // list the parts, it cannot complete the upload.
             (UploadFact::Unread | UploadFact::Gone | UploadFact::Aborted { .. } | UploadFact::Hidden, _) => None,
         }
     }
 
-    /// Describes what happened to an upload that did not become an object, as text for messages.
+    /// Describes a multipart upload that was not completed, as text for messages.
     pub(super) fn what_came(&self) -> String {
         let (UploadFact::Aborted { parts }, Some(all)) = (&self.f.upload, self.g.ask.parts()) else {
             return "nothing was uploaded".to_owned();
@@ -267,7 +276,8 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Reports that the upload no longer exists and no object was created. The part URLs are therefore useless.
+    /// Returns the step for a grant whose multipart upload no longer exists and whose object was not created. The
+    /// part URLs of the grant are useless in this case.
     pub(super) fn aborted(&self) -> Step {
         let message = format!(
             "{store} no longer has the multipart upload, because another client or a lifecycle rule of the bucket aborted it; no object was created; create a new grant",
@@ -281,8 +291,8 @@ impl Evaluator<'_> {
         self.settle(&situation, None)
     }
 
-    /// Handles a grant that is being deleted. The garbage collector deletes the Secret only after all finalizers of
-    /// the grant are removed. This includes the finalizers of other controllers.
+    /// Handles a grant that is being deleted. The garbage collector deletes the grant Secret only after the grant has
+    /// no finalizers. Controllers other than Valet can also add finalizers to a grant.
     pub(super) fn leave(&self) -> Step {
         if let Some(step) = self.withdraw() {
             return step;
@@ -297,8 +307,8 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Reports a grant that is being deleted but still has finalizers of other controllers. Its status must no longer
-    /// name a Secret.
+    /// Writes the status of a grant that is being deleted but still has finalizers from controllers other than Valet.
+    /// The status must no longer name a Secret.
     fn deleting(&self) -> Step {
         let is_said =
             condition(&self.g.status, ConditionType::Ready).is_some_and(|c| c.reason == Reason::Deleting.as_str());
@@ -317,7 +327,8 @@ impl Evaluator<'_> {
         self.settle(&Situation::of(Reason::Deleting, message, key), None)
     }
 
-    /// Aborts the upload of a grant that was refused permanently, if no copy of its credentials still works.
+    /// Aborts the multipart upload of a grant that Valet refused permanently. Valet waits with the abort until all
+    /// credentials of the grant have expired.
     pub(super) fn abandon_upload(&self, reason: Reason) -> Option<Step> {
         let is_out = self.copies_until(self.key()).is_some_and(|end| end > self.now);
         let is_begun = matches!(
@@ -330,8 +341,8 @@ impl Evaluator<'_> {
         self.abort_own().map(Step::Abort)
     }
 
-    /// Aborts the grant's uploads in the store, and then removes the grant's finalizer. `since` is the end of the
-    /// grant. If the store cannot be used, Valet retries for a limited time after `since`.
+    /// Aborts the grant's multipart uploads in the store, and then removes the grant's finalizer. The grant ended at
+    /// the time `since`. If Valet cannot use the store, it retries for a limited time after `since`.
     pub(super) fn clean(&self, since: Timestamp) -> Cleaning {
         if !self.g.held {
             return Cleaning::Done;
@@ -378,8 +389,8 @@ impl Evaluator<'_> {
         self.wait_or_release(since, trouble)
     }
 
-    /// Cleans up a grant that the access rules do not allow, or whose store was deleted. Valet sends only one kind of
-    /// request to the store: it aborts the upload that it initiated for this grant.
+    /// Cleans up a grant that the access rules do not allow, or whose store was deleted. Valet only aborts the
+    /// multipart upload that it initiated for this grant. It sends no other requests to the store.
     fn clean_without_access(&self, since: Timestamp, refusal: &Refusal) -> Cleaning {
         match (&self.f.upload, self.abort_own()) {
             (UploadFact::Unread | UploadFact::Open(_) | UploadFact::Hidden, Some(own)) => {
@@ -389,9 +400,9 @@ impl Evaluator<'_> {
             (UploadFact::Gone | UploadFact::Aborted { .. }, _) => {
                 Cleaning::Next(Step::RemoveFinalizer { notice: None })
             }
-            // No upload is recorded, so no parts can be left in the store.
+            // Valet has recorded no multipart upload for this grant, so no parts can be left in the store.
             (_, None) if self.upload().is_none() => Cleaning::Next(Step::RemoveFinalizer { notice: None }),
-            // Valet waits for a limited time, because the store may become usable again.
+            // Valet cannot use the store now. It retries for a limited time, because this problem may end.
             (_, None) if self.forbidden().is_none() && !matches!(self.f.store, StoreFact::Usable(_)) => {
                 self.wait_or_release(since, "the store was deleted or cannot be used")
             }
@@ -405,21 +416,23 @@ impl Evaluator<'_> {
     /// Returns the permission to abort the upload that Valet initiated for this grant. Returns `None` if Valet cannot
     /// prove that it initiated an upload.
     fn abort_own(&self) -> Option<AbortAccess> {
-        // Records in the Secret and in the status count only if they are authentic.
+        // Valet uses an upload ID from the Secret or the status only if the record there has a valid record
+        // signature.
         let own = self.f.own_upload.as_deref().filter(|_| self.is_in_parts());
         let own = own.or_else(|| self.upload())?;
         abort_own(self.g, own)
     }
 
-    /// Handles a store that did not abort the upload. Valet retries for a limited time. After that it leaves the
-    /// parts in the store and removes the finalizer.
+    /// Handles a store that did not abort the multipart upload. Valet retries for a limited time. After this time,
+    /// Valet removes the finalizer of the grant, and the parts stay in the store.
     fn wait_or_release(&self, since: Timestamp, trouble: &str) -> Cleaning {
         let patience = if self.g.deleting {
             DELETION_PATIENCE
         } else {
             POLL_PATIENCE
         };
-        // Waiting is useless if the store was deleted.
+        // If the store resource was deleted, Valet does not retry, because it can no longer send requests to the
+        // store.
         let is_hopeless = self.g.deleting && matches!(self.f.store, StoreFact::Missing);
         if !is_hopeless && self.now < add(since, patience) {
             return Cleaning::Wait(retry(Some(since), self.now));
@@ -441,9 +454,9 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Returns true if Valet initiated this upload and crashed before it recorded the upload ID. Such an upload has
-    /// no parts, because no client received the ID. It was initiated after the grant was created and before the first
-    /// credential.
+    /// Returns true if Valet initiated this multipart upload and crashed before it recorded the upload ID. Such an
+    /// upload has no parts, because no client received the upload ID. Its start time is after the creation of the
+    /// grant and before the issue time of the first credential.
     fn is_stray(&self, upload: &OpenUpload) -> bool {
         let first = self.g.created.map(|created| add(created, -SKEW));
         let last = add(self.key().map_or(self.now, |key| key.issued_at), SKEW);
@@ -496,7 +509,7 @@ mod tests {
             assert_eq!(assembled(exact, some), Assembled::Waiting, "{some:?}");
         }
         assert_eq!(assembled(exact, &all), Assembled::Whole(came(&all)));
-        // The parts can arrive in any order. Parts with additional numbers are ignored.
+        // The parts can arrive in any order. Valet ignores parts with a higher number than the last expected part.
         let others = [(4, 9), (3, 2 * MIB), (2, 5 * MIB), (1, 5 * MIB)];
         assert_eq!(assembled(exact, &others), Assembled::Whole(came(&all)));
         assert_eq!(
@@ -536,7 +549,8 @@ mod tests {
         let range = (6 * MIB, 12 * MIB);
         let whole =
             |sizes: &[(i64, i64)]| assert_eq!(assembled(range, sizes), Assembled::Whole(came(sizes)), "{sizes:?}");
-        // The last part can be empty, or shorter than the part size. It can also have the last possible number.
+        // The last part can be empty or shorter than the part size. Its number can be the highest number that the
+        // grant allows.
         whole(&[(1, 5 * MIB), (2, MIB)]);
         whole(&[(1, 5 * MIB), (2, 5 * MIB), (3, 0)]);
         whole(&[(1, 5 * MIB), (2, 5 * MIB), (3, 2 * MIB)]);

@@ -1,14 +1,15 @@
 use crate::api::{ObservedObject, UploadConstraints, is_media_type};
 
-/// The length of a SHA-256 checksum in base64. For a multipart upload, a store returns a longer value. That value is
-/// computed from the parts and says nothing about the whole object.
+/// The number of characters of a SHA-256 checksum in base64. For a multipart upload, a store returns a longer text.
+/// The store computes that text from the parts, so Valet cannot compare it with the checksum of the whole object.
 const CHECKSUM_LENGTH: usize = 44;
 
-/// Describes how an object differs from the constraints of a grant. Returns `None` if the object meets every
-/// constraint that the store returns a property for.
+/// Describes how an object differs from the constraints of a grant. Returns `None` if Valet finds no difference. If
+/// the store does not return a property of the object, Valet does not check that property.
 ///
-/// A signature forces the holder of the credential to keep the constraints. Therefore, if an object violates a
-/// constraint, another client with access to the bucket has written the object.
+/// The store rejects an upload that violates the signed constraints. If an object violates a constraint, it was
+/// therefore written without the credential of the grant. For example, a client with its own access to the bucket
+/// wrote the object.
 pub fn mismatch(constraints: &UploadConstraints, object: &ObservedObject) -> Option<String> {
     let mut differs = Vec::new();
     if let Some(size) = object.size {
@@ -26,7 +27,7 @@ pub fn mismatch(constraints: &UploadConstraints, object: &ObservedObject) -> Opt
         && plain(wanted) != plain(found)
     {
         // The message does not repeat a content type that is not a valid media type. An uploader can write any text
-        // there.
+        // into the content type.
         differs.push(if is_media_type(found) {
             format!("the object has the content type {found} instead of {wanted}")
         } else {

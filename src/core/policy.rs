@@ -25,8 +25,8 @@ use crate::api::{
 /// # }
 /// ```
 ///
-/// The proof is valid only for the access rules that were read. Each decision therefore creates a new `Access`, and
-/// Valet never stores one.
+/// The proof is valid only for the access rules that Valet read for this decision. Each decision therefore creates a
+/// new `Access`, and Valet never stores an `Access`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Access {
     ask: Ask,
@@ -92,8 +92,8 @@ impl Access {
     }
 }
 
-/// A request to sign a credential that the access rules allow. Its object key, operation and constraints are exactly
-/// those that Valet checked.
+/// A request to sign a credential that the access rules allow. Nobody can change the object key, the operation and
+/// the constraints after Valet has checked them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AllowedRequest {
     access: Access,
@@ -120,7 +120,8 @@ impl Deref for AllowedRequest {
     }
 }
 
-/// The permission to abort one multipart upload, and nothing else. [`Access::to_abort`] and [`abort_own`] create it.
+/// The permission to abort one multipart upload. It allows no further request. [`Access::to_abort`] and [`abort_own`]
+/// create it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AbortAccess {
     key: ObjectKey,
@@ -146,9 +147,10 @@ impl AbortAccess {
     }
 }
 
-/// Returns the permission to abort a multipart upload that Valet itself initiated for this grant. The access rules
-/// are not checked, because an abort is also needed after a rule became stricter. The caller must prove that Valet
-/// initiated the upload. No other client must be able to write this evidence, see [`Facts::own_upload`].
+/// Returns the permission to abort a multipart upload that Valet itself initiated for this grant. The function does
+/// not check the access rules, because Valet must also abort an upload after an access rule became stricter. The
+/// caller must prove that Valet initiated the upload. The proof must come from a source that only Valet can write,
+/// see [`Facts::own_upload`].
 ///
 /// [`Facts::own_upload`]: super::Facts::own_upload
 pub(super) fn abort_own(grant: &GrantFacts, own_upload: &str) -> Option<AbortAccess> {
@@ -176,14 +178,17 @@ impl Refusal {
     }
 }
 
-/// Decides if the grant is allowed to have a credential. At least one access rule must be for the grant's namespace,
-/// and the object key must be unambiguous. The store must be able to enforce every constraint. Finally, one single
-/// access rule must allow the whole grant.
+/// Decides if the grant is allowed to have a credential. All of these conditions must be true:
+///
+/// - At least one access rule is for the grant's namespace.
+/// - All stores and clients interpret the object key in one way.
+/// - The store can enforce every constraint of the grant.
+/// - One single access rule allows the whole grant.
 ///
 /// # Errors
 ///
-/// Returns a [`Refusal`] with the first problem. Its message mentions only access rules for the grant's own
-/// namespace. It mentions capabilities of the store only if the grant's namespace has such a rule.
+/// Returns a [`Refusal`] with the first problem. The message mentions only access rules for the grant's namespace. If
+/// there is no access rule for this namespace, the message also does not mention capabilities of the store.
 pub fn admit(grant: &GrantFacts, store: &StoreView) -> Result<Access, Refusal> {
     named(grant, &store.rules, &store.namespace_labels)?;
     let key = object_key(grant, store.capabilities.max_key_bytes)?;
@@ -192,8 +197,8 @@ pub fn admit(grant: &GrantFacts, store: &StoreView) -> Result<Access, Refusal> {
     Ok(Access::new(grant, key))
 }
 
-/// Checks only the access rules, and not the capabilities of the store. The result allows Valet to send requests
-/// about the grant to the store, but not to sign a credential.
+/// Checks only if the access rules allow the grant, without a check of the store's capabilities. With the result,
+/// Valet may send requests about the grant to the store, but it may not sign a credential.
 ///
 /// # Errors
 ///
@@ -205,8 +210,8 @@ pub fn still_allowed(grant: &GrantFacts, view: &RulesView) -> Result<Access, Ref
     Ok(Access::new(grant, key))
 }
 
-/// The limits of the access rules for all credentials of a grant together. If several rules allow the grant, the most
-/// generous values apply.
+/// The settings of the access rules that apply to all credentials of a grant together. If several access rules allow
+/// the grant, the most generous values apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowance {
     /// True if Valet is allowed to renew the credential.
@@ -217,15 +222,15 @@ pub struct Allowance {
 }
 
 impl Allowance {
-    /// The value without limits is used if no rules are known. It is also used if no rule allows the grant, because
-    /// the grant is then refused anyway.
+    /// The value without limits. Valet uses it if it knows no access rules. Valet also uses it if no access rule
+    /// allows the grant, because it then refuses the grant in any case.
     pub const ALL: Self = Self {
         renewal: true,
         total_seconds: None,
     };
 }
 
-/// Returns the limits of the access rules for all credentials of a grant together.
+/// Returns the settings of the access rules that apply to all credentials of a grant together.
 pub fn allowance(grant: &GrantFacts, rules: &[ClusterAccessRule], labels: &BTreeMap<String, String>) -> Allowance {
     let Ok(key) = object_key(grant, usize::MAX) else {
         return Allowance::ALL;
@@ -257,7 +262,8 @@ fn object_key(grant: &GrantFacts, limit: usize) -> Result<ObjectKey, Refusal> {
         ObjectKey::parse
     };
     let key = parse(&grant.terms.key, limit).map_err(|e| Refusal::new(Reason::InvalidSpec, e.to_string()))?;
-    // Valet refuses a spec that the current schema rejects. It sends no request and signs nothing for such a grant.
+    // The installed CRD can be older than this version of Valet. If the current schema rejects the spec of a grant,
+    // Valet refuses the grant. It sends no request and signs nothing for this grant.
     if grant.broken_rules.is_empty() {
         Ok(key)
     } else {
@@ -279,8 +285,8 @@ fn named(grant: &GrantFacts, rules: &[ClusterAccessRule], labels: &BTreeMap<Stri
     ))
 }
 
-/// Checks the grant against every access rule for its namespace. If all rules refuse the grant, the result is the
-/// refusal of the rule that passed the most checks. That rule is the closest match.
+/// Checks the grant against every access rule for its namespace. If all access rules refuse the grant, the result is
+/// the refusal of the closest rule. The closest rule is the one with which the grant passed the most checks.
 fn allowed(
     grant: &GrantFacts,
     key: &ObjectKey,
@@ -314,7 +320,7 @@ pub(super) fn chooses(namespaces: &Namespaces, name: &str, labels: &BTreeMap<Str
     namespaces.names.iter().any(|n| n == name) || namespaces.selector.as_ref().is_some_and(|s| selects(s, labels))
 }
 
-/// Returns true if a rule could apply to a namespace whose labels are unknown.
+/// Returns true if an access rule may apply to a namespace whose labels Valet does not know.
 pub(super) fn may_choose(namespaces: &Namespaces, name: &str) -> bool {
     namespaces.selector.is_some() || namespaces.names.iter().any(|n| n == name)
 }
@@ -327,7 +333,8 @@ fn prefix(rule: &AccessRule, namespace: &str) -> String {
         .replace("{namespace}", namespace)
 }
 
-/// Checks the grant against one access rule. A refusal contains the number of checks that passed before it.
+/// Checks the grant against one access rule. If the rule refuses the grant, the error contains the refusal and the
+/// number of checks that the grant passed before.
 pub(super) fn examine(
     grant: &GrantFacts,
     key: &ObjectKey,
@@ -390,8 +397,8 @@ pub(super) fn examine(
         return Ok(());
     };
     if let Some(limit) = &rule.max_bytes {
-        // An invalid limit allows only empty objects. The current schema rejects an invalid limit, but an older
-        // schema may have accepted it.
+        // If Valet cannot parse the size limit of an access rule, the rule allows only empty objects. The current
+        // schema rejects an invalid limit, but the schema of an older CRD may have accepted it.
         let max = limit.bytes().unwrap_or(0);
         let remedy = match mode {
             UploadMode::Put | UploadMode::Multipart => "set spec.constraints.contentLength",
@@ -402,8 +409,9 @@ pub(super) fn examine(
                 "a resumable upload cannot enforce a size; set spec.mode to another mode, and set spec.constraints.contentLength"
             }
         };
-        // With a range of sizes, the store does not enforce the size of every part. The store could then hold more
-        // bytes than the limit until the upload ends.
+        // A multipart upload can have an exact object size or a range of sizes. With a range, the store does not
+        // enforce the size of every part. A client could then upload more bytes than the limit, and the store keeps
+        // them until the upload ends.
         let is_loose = *mode == UploadMode::Multipart && constraints.content_length.is_none();
         let message = match largest(constraints).map(|(_, size)| size) {
             Some(size) if size <= max && is_loose => Some(format!(

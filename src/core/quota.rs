@@ -15,9 +15,9 @@ use super::{
 };
 use crate::api::ClusterAccessRule;
 
-/// A grant that has not been reconciled yet is served before younger grants only for this time. The time is enough
-/// for the first reconcile after the operator starts. A grant that is never reconciled therefore blocks other grants
-/// only for this time.
+/// A grant that was never reconciled receives quota before younger grants, but only for the first 15 seconds. After
+/// the operator starts, 15 seconds are enough for the first reconcile of each grant. If a grant is never reconciled,
+/// it blocks younger grants for at most 15 seconds.
 const NEW_COUNTS: SignedDuration = SignedDuration::from_secs(15);
 
 /// The limits that apply to a grant.
@@ -61,7 +61,8 @@ impl QuotaLimit {
     }
 }
 
-/// Returns the limits that apply to a grant. If several access rules allow the grant, the highest limit applies.
+/// Returns the limits that apply to a grant. If several access rules allow the grant, the highest of their limits
+/// applies.
 pub(super) fn most(grant: &GrantFacts, key: &ObjectKey, store: &StoreView) -> QuotaLimits {
     let mine: Vec<_> = store
         .rules
@@ -92,17 +93,17 @@ impl QuotaCandidate {
     }
 }
 
-/// The position of a grant in the queue of its namespace. Every operator computes the same position, also after a
-/// restart.
+/// The position of a grant in the queue of its namespace. The position depends only on the grant's creation time and
+/// UID. Every operator therefore computes an equal position, also after a restart.
 type Turn = (Timestamp, String);
 
-/// The live grants and waiting grants of one store. Valet learns from watch events, because the status of a grant
-/// shows if it is live.
+/// The live grants and waiting grants of one store. Valet updates them with each watch event, because the status of a
+/// grant shows if the grant is live.
 #[derive(Clone, Debug, Default)]
 pub struct QuotaLedger {
     namespaces: BTreeMap<String, Namespace>,
-    /// The store's access rules, as Valet last read them. A grant in a namespace without an access rule uses no quota
-    /// and does not wait in the queue.
+    /// The access rules that Valet last read from the store. A grant in a namespace without an access rule uses no
+    /// quota and does not wait in the queue.
     rules: Option<Arc<Vec<ClusterAccessRule>>>,
 }
 
@@ -110,9 +111,9 @@ pub struct QuotaLedger {
 struct Namespace {
     holders: HashMap<String, Holder>,
     waiting: BTreeMap<Turn, Waiting>,
-    /// Grants that have not been reconciled yet, each with the time at which this process first saw it. Such a grant
-    /// is served before younger grants, until its first reconcile or for a limited time. Two operators therefore
-    /// choose the same grants, and so does one operator before and after a crash.
+    /// Grants that were never reconciled, each with the time at which this process first saw the grant. Such a grant
+    /// receives quota before younger grants, until its first reconcile or until a limited time has passed. With this
+    /// order, an operator chooses the same grants after a crash as before it.
     new: BTreeMap<Turn, Timestamp>,
 }
 
@@ -120,7 +121,8 @@ struct Namespace {
 enum Holder {
     /// The grant has a credential that expires at this time.
     Key(Timestamp),
-    /// Quota is reserved for the grant: its credential is about to be published, or the status is not written yet.
+    /// Valet has reserved quota for the grant. Its credential is not published yet, or its status does not report the
+    /// credential yet.
     Reserved,
 }
 
@@ -135,10 +137,10 @@ impl Holder {
 
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
-    /// The limits of the grant when it was last evaluated. There are no limits if this process has not evaluated the
-    /// grant.
+    /// The limits of the grant when it was last evaluated. The value has no limits if this process has not evaluated
+    /// the grant yet.
     most: QuotaLimits,
-    /// True if Valet has enqueued the grant since its last evaluation.
+    /// True if Valet has enqueued the grant after its last evaluation.
     called: bool,
 }
 
@@ -148,7 +150,8 @@ impl Namespace {
         i64::try_from(held).unwrap_or(i64::MAX)
     }
 
-    /// Returns the grants of the namespace that wait for quota, oldest first, with the limits that are known.
+    /// Returns the grants of the namespace that wait for quota, oldest first. Each grant comes with the limits of its
+    /// last evaluation.
     fn line(&self, now: Timestamp) -> Vec<(&Turn, QuotaLimits)> {
         let waiting = self.waiting.iter().map(|(turn, w)| (turn, w.most));
         let new = self.new.iter().filter(|(_, since)| counts_until(**since) > now);
@@ -183,8 +186,8 @@ impl QuotaLedger {
         rules.is_none_or(|rules| rules.iter().any(|rule| may_choose(&rule.namespaces, namespace)))
     }
 
-    /// Returns the time after which grants without a reconcile are no longer served first. Returns `None` if there
-    /// are no such grants.
+    /// Grants that were never reconciled receive quota first, but only for a limited time. Returns the time at which
+    /// this priority ends. Returns `None` if every grant was reconciled.
     pub fn new_until(&self, now: Timestamp) -> Option<Timestamp> {
         let named = self.namespaces.iter().filter(|(name, _)| self.is_named(name));
         let ends = named
@@ -203,7 +206,7 @@ impl QuotaLedger {
         self.namespaces.values().any(|n| !n.waiting.is_empty())
     }
 
-    /// Records that the grant has a credential that expires at `until`.
+    /// Records that the grant has a credential with the expiry time `until`.
     pub fn holds(&mut self, who: &QuotaCandidate, until: Timestamp) {
         let there = self.namespaces.entry(who.namespace.clone()).or_default();
         there.remove(who);
@@ -218,7 +221,7 @@ impl QuotaLedger {
         }
     }
 
-    /// Records a grant that waits for quota according to its status.
+    /// Records a grant whose status says that it waits for quota.
     pub fn waits(&mut self, who: &QuotaCandidate) {
         let there = self.namespaces.entry(who.namespace.clone()).or_default();
         there.holders.remove(&who.uid);
@@ -274,8 +277,8 @@ impl QuotaLedger {
         Ok(())
     }
 
-    /// Returns the waiting grants that can receive quota now and were not enqueued yet, as pairs of namespace and
-    /// UID.
+    /// Returns the waiting grants that can receive quota now and that Valet has not enqueued yet. Each result is a
+    /// pair of a namespace and a UID.
     pub fn calls(&mut self, now: Timestamp) -> Vec<(String, String)> {
         let served = self.served(now, None);
         let mut calls = vec![];
@@ -291,8 +294,9 @@ impl QuotaLedger {
         calls
     }
 
-    /// Returns the waiting grants that can receive quota, in order. The next grant is always the oldest grant of the
-    /// namespace with the fewest live grants. The list ends when a limit is reached, or after the grant `last`.
+    /// Returns the waiting grants that can receive quota, in the order in which they receive it. The first grant is
+    /// the oldest waiting grant of the namespace with the fewest live grants. Each later grant is chosen in this way
+    /// again. The list ends when a limit is reached, or after the grant `last`.
     fn served(&self, now: Timestamp, last: Option<&Turn>) -> Vec<(String, Turn)> {
         let mut lines: Vec<_> = self
             .namespaces
@@ -303,8 +307,8 @@ impl QuotaLedger {
         let mut all: i64 = lines.iter().map(|(_, held, _)| held).sum();
         let mut served = vec![];
         loop {
-            // The number of free reservations only decreases in this loop. A grant that gets no quota now therefore
-            // gets none later.
+            // The free quota only decreases in this loop. If a grant cannot receive quota now, it therefore cannot
+            // receive quota later in this loop.
             for (_, held, line) in &mut lines {
                 let has_room = |most: &QuotaLimits| {
                     most.namespace.is_none_or(|n| *held < n) && most.store.is_none_or(|n| all < n)

@@ -1,8 +1,8 @@
-//! Authenticates what Valet wrote about a grant: the data and annotations of its Secret, and the status fields that
-//! later decisions use.
+//! Signs and verifies the records that Valet writes about a grant. These are the data and annotations of the grant
+//! Secret, and the status fields that later decisions use.
 //!
-//! Any client with permission to patch Secrets or the status of grants can write any value there. Valet therefore
-//! signs its own records with HMAC-SHA256 and a key that only the operator has.
+//! Any client with permission to patch Secrets or the status of grants can write false values. Valet therefore signs
+//! its records with HMAC-SHA256 and the record key, which only the operator has.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,8 @@ use crate::api::{Binding, ConditionType, GROUP, GrantStatus, ObservedObject, Ope
 /// The length in bytes of the HMAC key that authenticates records.
 pub const RECORD_KEY_BYTES: usize = 32;
 
-/// The HMAC key that authenticates records. The type has no text form, so that the key is not printed by accident.
+/// The HMAC key that authenticates records. The `Debug` output of the type does not contain the key, so that nobody
+/// prints the key by accident.
 #[derive(Clone)]
 pub struct RecordKey {
     bytes: [u8; RECORD_KEY_BYTES],
@@ -38,20 +39,21 @@ impl std::fmt::Debug for RecordKey {
 /// The grant that a record is about.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
-    /// The grant's UID. A record is valid only for the grant with this UID. Another grant with the same name cannot
-    /// use the record.
+    /// The grant's UID. A record is valid only for the grant with this UID. If a user deletes the grant and creates a
+    /// new grant with its name, the new grant cannot use the record.
     pub uid: &'a str,
     /// The operation of the grant: upload or download.
     pub operation: Operation,
 }
 
-/// The status of a grant as far as Valet can trust it.
+/// The part of a grant's status that Valet can trust.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct KnownStatus {
-    /// The status as Valet last wrote it. If another client changed the status, Valet takes only conditions from it
-    /// that no decision uses. These are the conditions of other controllers, and `Ready`, which Valet writes again.
+    /// The status as Valet last wrote it. If a client other than Valet changed the status, Valet keeps only those
+    /// changed conditions that no decision uses. These are the conditions of other programs, and conditions such as
+    /// `Ready`, which Valet writes again.
     pub status: GrantStatus,
-    /// True if the status in the cluster is exactly this status. Otherwise Valet must write the status again.
+    /// True if the cluster has exactly the status that Valet last wrote. Otherwise Valet must write the status again.
     pub is_own: bool,
 }
 
@@ -59,8 +61,8 @@ pub struct KnownStatus {
 /// is finished.
 const EVIDENCE: [&str; 2] = [ConditionType::Completed.as_str(), ConditionType::Active.as_str()];
 
-/// The status fields that Valet signs, in this order. Times have whole seconds in JSON. The API server therefore
-/// stores exactly the bytes that Valet signed.
+/// The status fields that Valet signs, in this order. Valet signs times in whole seconds, because the API server
+/// stores times in whole seconds. A signature is therefore still valid after the API server has stored the status.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct StatusRecord<'a> {
@@ -75,7 +77,7 @@ struct StatusRecord<'a> {
     upload_id: &'a Option<String>,
     binding: &'a Option<Binding>,
     finished_time: &'a Option<Time>,
-    /// The reason and message with which the grant finished.
+    /// The reason and the message of the condition `Ready`, if the grant has finished.
     finished: Option<(&'a str, &'a str)>,
     object: &'a Option<ObservedObject>,
     /// The status, reason and message of the condition `Completed`.
@@ -118,7 +120,7 @@ impl RecordKey {
         Ok(Self::new(bytes))
     }
 
-    /// Returns the bytes of the HMAC key. They must be stored only in the operator's own Secret.
+    /// Returns the bytes of the HMAC key. The caller must store them only in the operator's own Secret.
     pub fn expose(&self) -> &[u8; RECORD_KEY_BYTES] {
         &self.bytes
     }
@@ -134,8 +136,9 @@ impl RecordKey {
         self.is_own(signature, &status_record(subject, status))
     }
 
-    /// Returns the part of a status that Valet can trust. `remembered` is the record of an earlier authentic status.
-    /// If another client wrote the status, or restored an old one, Valet uses `remembered` instead.
+    /// Returns the part of a status that Valet can trust. `remembered` is the record from an earlier status that
+    /// Valet wrote itself. If a client other than Valet wrote the status, or restored an old status, the result
+    /// contains `remembered`.
     pub fn known_status(
         &self,
         subject: Subject,
@@ -155,8 +158,8 @@ impl RecordKey {
             _ => {
                 let mut status = remembered.cloned().unwrap_or_default();
                 let mut known = std::mem::take(&mut status.conditions);
-                // The conditions stay in the order in which they were written. Otherwise a change of one condition
-                // would look like a change of all conditions.
+                // The conditions keep the order of the status in the cluster. With a different order, a patch would
+                // change all conditions instead of one.
                 for there in written.into_iter().flat_map(|status| &status.conditions) {
                     if let Some(n) = known.iter().position(|c| c.type_ == there.type_) {
                         status.conditions.push(known.remove(n));
@@ -181,7 +184,7 @@ impl RecordKey {
         self.sign(&secret_record(subject, name, annotations, data))
     }
 
-    /// Returns true if Valet wrote these annotations and this data.
+    /// Returns true if the record signature shows that Valet wrote these annotations and this data of a Secret.
     pub fn is_own_secret(
         &self,
         subject: Subject,
@@ -203,8 +206,8 @@ impl RecordKey {
     }
 }
 
-/// Returns the part of a status that must be remembered, because later decisions use it. Returns `None` if the status
-/// has no such part.
+/// Returns the part of a grant's status that later decisions use, so that the operator can remember it. Returns
+/// `None` if later decisions use nothing of this status.
 pub fn evidence(status: &GrantStatus) -> Option<GrantStatus> {
     if status.issued_time.is_none() && status.finished_time.is_none() && status.upload_id.is_none() {
         return None;
@@ -221,8 +224,8 @@ pub fn evidence(status: &GrantStatus) -> Option<GrantStatus> {
     })
 }
 
-/// Returns true if the remembered record is newer than the status: it says that the grant has finished, or it
-/// describes a later credential.
+/// Returns true if the remembered record is newer than the status. This is the case if only the record says that the
+/// grant has finished, or if the record describes a later credential.
 pub fn is_newer(evidence: &GrantStatus, status: &GrantStatus) -> bool {
     let has_finished = |s: &GrantStatus| s.finished_time.is_some();
     match (has_finished(evidence), has_finished(status)) {
@@ -279,8 +282,8 @@ fn secret_record(
     })
 }
 
-/// Encodes a record as JSON with a fixed structure. Equal records have equal bytes, and different records have
-/// different bytes.
+/// Encodes a record as JSON with a fixed structure. Two records therefore have equal bytes only if the records are
+/// equal.
 fn encode(record: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(record).unwrap_or_else(|_| {
         unreachable!("a record contains only strings, numbers and times, and JSON can represent all these values")
@@ -358,7 +361,7 @@ mod tests {
             *forged.pointer_mut(path).unwrap() = value;
             assert!(!is_own(&forged), "{path}");
         }
-        // The signature stays valid if another client changes fields that are not signed.
+        // The signature stays valid if a client changes only fields that Valet does not sign.
         for (path, value) in [
             ("/observedGeneration", json!(9)),
             ("/renewalTime", Value::Null),
@@ -463,7 +466,7 @@ mod tests {
             ["Ready", "example.com/Approved"],
             "no decision uses these conditions"
         );
-        // If another client forged the status or restored an old one, Valet uses the record in its memory.
+        // A client can forge the status or restore an old status. In both cases Valet uses the record in its memory.
         let remembered = evidence(&own).unwrap();
         let mut older = GrantStatus {
             finished_time: None,

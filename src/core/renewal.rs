@@ -1,5 +1,5 @@
-//! Decides when a credential is renewed. The times depend only on the credential, the grant's spec and the grant's
-//! UID.
+//! Decides when a credential is renewed. The time of a renewal depends only on the credential, the grant's spec and
+//! the grant's UID.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -9,15 +9,17 @@ use super::{
 };
 use crate::api::{Reason, annotation};
 
-/// The time that a new credential needs to reach the pods. Kubelets update a mounted Secret after 60 to 90 s, and a
-/// busy kubelet may need up to 180 s. A renewal is overdue if the credential expires sooner than this.
+/// A new credential needs at most this time to reach the pods. A kubelet usually updates a mounted Secret within 60
+/// to 90 s, and a busy kubelet within 180 s. If the credential expires in less than 180 s, its renewal is overdue.
 const CARRY: SignedDuration = SignedDuration::from_secs(180);
 
-/// The minimum time by which a renewal must extend the expiry. A smaller extension is not worth a write.
+/// Valet renews a credential only if the new expiry is at least this much later. Otherwise the write of the Secret is
+/// not worthwhile.
 const WORTHWHILE: SignedDuration = SignedDuration::from_secs(60);
 
-/// The maximum number of seconds by which Valet moves a renewal earlier. For short lifetimes the maximum is a twelfth
-/// of the lifetime. This spreads the renewals of 1000 grants that were created in one second to about 3 per second.
+/// Valet moves each renewal earlier by some seconds, so that it does not renew all grants from one second together.
+/// The maximum is 300 seconds, and for short lifetimes a twelfth of the lifetime. Valet then renews 1000 such grants
+/// at a rate of about 3 per second.
 const WIDEST_SPREAD: i64 = 300;
 
 /// The maximum number of characters that a message quotes from an invalid annotation.
@@ -50,10 +52,12 @@ impl RenewRequest {
     }
 }
 
-/// Returns the time at which a credential is renewed. A third of its lifetime is then left, or [`CARRY`] if that is
-/// more. A hash of the UID moves the time earlier by up to a twelfth of the lifetime. The renewal never comes before
-/// half of the lifetime has passed. The lifetime can be very short, because the store's own credentials can expire
-/// soon.
+/// Returns the time at which a credential is renewed. Valet renews a credential when a third of its lifetime is left.
+/// If a third is less than [`CARRY`], Valet renews the credential when [`CARRY`] is left. A hash of the grant's UID
+/// moves the renewal earlier, by up to a twelfth of the lifetime.
+///
+/// A renewal never takes place before half of the lifetime has passed. This matters if the lifetime is very short,
+/// because the store's signing credentials expire soon.
 pub fn renewal_due(key: Lifetime, uid: &str) -> Timestamp {
     let life = key.seconds().max(0);
     let lead = (life / 3).max(CARRY.as_secs()).min(life / 2);
@@ -75,9 +79,9 @@ pub(super) fn hash(text: &str) -> u64 {
 }
 
 impl Evaluator<'_> {
-    /// Returns the time at which the grant ends if nothing changes. Without renewal, the grant ends when its
-    /// credential expires. With renewal, it ends at the deadline, or shortly before if another renewal is not
-    /// worthwhile. `None` means that the grant does not end.
+    /// Returns the time at which the grant ends if nobody changes it. If the grant has no renewal, it ends when its
+    /// credential expires. If the grant has renewal, it ends at the deadline, or when its last credential expires
+    /// shortly before the deadline. `None` means that the grant does not end.
     pub(super) fn over_at(&self, key: Option<Lifetime>) -> Option<Timestamp> {
         let deadline = self.deadline();
         match key {
@@ -93,7 +97,7 @@ impl Evaluator<'_> {
         key.filter(|k| self.end(*k) > self.now)
     }
 
-    /// Returns the time at which a new credential replaces this one. Returns `None` if the credential is not renewed.
+    /// Returns the time at which Valet renews the credential. Returns `None` if Valet does not renew it.
     pub(super) fn renewal_at(&self, key: Lifetime) -> Option<Timestamp> {
         let worthwhile = self.deadline().is_none_or(|d| d > add(key.expires_at, WORTHWHILE));
         let automatic = (self.g.terms.renews() && worthwhile).then(|| renewal_due(key, &self.g.uid));
@@ -105,7 +109,7 @@ impl Evaluator<'_> {
     }
 
     /// Returns the time for which a user requested a new credential. Returns `None` if this credential was signed at
-    /// the requested time or later, because it then fulfils the request.
+    /// the requested time or later, because the credential then already fulfils the request.
     fn requested(&self, key: Lifetime) -> Option<Timestamp> {
         match self.g.renew_requested {
             RenewRequest::At(t) if t > key.issued_at && self.allowance().renewal => Some(t),
@@ -113,15 +117,16 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Returns true if the new credential `fresh` is worth a write: it expires later, or a user requested it.
+    /// Returns true if Valet should replace the credential with the lifetime `key` by one with the lifetime `fresh`.
+    /// This is the case if `fresh` ends later, or if a user requested a new credential.
     pub(super) fn is_gain(&self, key: Lifetime, fresh: Lifetime) -> bool {
         let is_wanted = self.requested(key).is_some_and(|t| t <= self.now);
         let is_long_enough = fresh.expires_at >= key.expires_at.min(add(self.now, WORTHWHILE));
         fresh.expires_at > add(key.expires_at, WORTHWHILE) || (is_wanted && is_long_enough)
     }
 
-    /// Returns the time at which Valet retries a failed renewal. Retries become more frequent near the expiry,
-    /// because no event tells Valet that the problem is solved.
+    /// Returns the time at which Valet retries a failed renewal. Valet retries because no event reports that the
+    /// problem is solved. The pauses between retries become shorter near the expiry of the credential.
     pub(super) fn retry_renewal(&self, key: Lifetime) -> Timestamp {
         let left = self.end(key).duration_since(self.now);
         let pause = (left / 10).clamp(SignedDuration::from_secs(5), SignedDuration::from_secs(600));
@@ -172,8 +177,9 @@ mod tests {
         renewal_due(Lifetime { issued_at, expires_at }, uid).as_second() - 1_700_000_000
     }
 
-    /// A renewal never comes before half of the lifetime. It always leaves enough time for the pods to receive the
-    /// new credential. The test covers the lifetimes that the schema allows for renewal.
+    /// Valet never renews a credential before half of its lifetime has passed. After a renewal, the pods always have
+    /// enough time to receive the new credential before the old credential expires. The test covers the lifetimes
+    /// that the schema allows for renewal.
     #[test]
     fn renewal_is_after_half_the_lifetime_and_well_before_expiry() {
         for life in (600..4000).chain([86_400, 604_800]) {
@@ -186,8 +192,8 @@ mod tests {
         }
     }
 
-    /// If the store's own credentials shorten a credential, Valet replaces it after half of its lifetime. The
-    /// replacement never comes before the credential was signed.
+    /// If a credential is short because the store's signing credentials expire, Valet replaces it after half of its
+    /// lifetime. The time of the replacement is never before the time at which the credential was signed.
     #[test]
     fn renewal_of_a_short_credential_is_within_its_lifetime() {
         for life in -1..600 {

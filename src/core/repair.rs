@@ -1,5 +1,5 @@
-//! Restores a Secret that other clients delete or change. If this happens repeatedly, the pause before each
-//! restoration grows.
+//! Restores a grant Secret that a client other than Valet deletes or changes. If a client does this repeatedly, Valet
+//! waits longer before each restoration.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -15,18 +15,18 @@ use crate::api::Reason;
 const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(1);
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(5);
 
-/// If no restoration is needed for this time, Valet forgets earlier restorations of the Secret.
+/// If a grant Secret needs no restoration for 10 minutes, Valet forgets the earlier restorations of this Secret.
 const QUIET: SignedDuration = SignedDuration::from_mins(10);
 
-/// The minimum number of restorations that Valet reports in the status. A single manual deletion of a Secret is
-/// therefore not reported.
+/// Valet reports restorations of a grant Secret in the grant's status only after this number of restorations. A
+/// single manual deletion of a Secret is therefore not reported.
 const CONTEST: u32 = 3;
 
 /// Counts the restorations of a grant's Secret by this process. The count is lost when the process ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Repairs {
-    /// True if this process wrote or saw the correct Secret. If the Secret differs later, another client has changed
-    /// it.
+    /// True if this process wrote or saw the correct grant Secret. If the Secret is different later, a client other
+    /// than Valet has changed it.
     pub is_expected: bool,
     /// The number of restorations since the time `first`.
     count: u32,
@@ -45,12 +45,13 @@ impl Repairs {
     }
 
     fn is_forgotten(&self, now: Timestamp) -> bool {
-        // If the time of the last restoration is in the future, the clock was set back. Earlier restorations then do
-        // not count.
+        // If the time of the last restoration is in the future, somebody has set the operator's clock back. Valet
+        // then ignores earlier restorations.
         self.last.is_none_or(|last| last > now || add(last, QUIET) <= now)
     }
 
-    /// Returns the time from which Valet is allowed to restore the Secret again. `None` means now.
+    /// Returns the time from which Valet is allowed to restore the Secret again. `None` means that Valet is allowed
+    /// to restore the Secret now.
     pub fn due(&self, now: Timestamp) -> Option<Timestamp> {
         let last = self.last.filter(|_| !self.is_forgotten(now))?;
         let doublings = self.count.saturating_sub(1).min(16);
@@ -58,8 +59,8 @@ impl Repairs {
         Some(add(last, pause)).filter(|due| *due > now)
     }
 
-    /// Returns the time at which Valet forgets the repeated restorations. Returns `None` if it does not report any
-    /// now.
+    /// Returns the time at which Valet forgets the repeated restorations of the Secret. Returns `None` if the status
+    /// reports no restorations now.
     pub fn contested_until(&self, now: Timestamp) -> Option<Timestamp> {
         let last = self.last.filter(|_| !self.is_forgotten(now) && self.count >= CONTEST)?;
         Some(add(last, QUIET))
@@ -67,14 +68,15 @@ impl Repairs {
 }
 
 impl Evaluator<'_> {
-    /// Returns true if Valet is about to publish the same credential again, because another client deleted or changed
-    /// the Secret.
+    /// Returns true if Valet is about to publish the same credential again, because a client other than Valet deleted
+    /// or changed the Secret.
     pub(super) fn is_repair(&self, live: Option<Lifetime>, next: Lifetime) -> bool {
         let is_same = live.is_some_and(|live| live.issued_at == next.issued_at);
         is_same && self.f.repairs.is_expected && self.own_secret().is_none()
     }
 
-    /// Reports a state that waits until the pause before the next restoration has passed.
+    /// Returns the step for a grant whose Secret must be restored, but only after a pause. The status reports that
+    /// Valet waits for the end of this pause.
     pub(super) fn await_repair(&self, due: Timestamp) -> Step {
         let message = format!(
             "another client repeatedly deletes or changes Secret {name}; Valet restores the Secret at {due}",
@@ -83,7 +85,7 @@ impl Evaluator<'_> {
         self.situation_until(Reason::SecretContested, message, Some(due))
     }
 
-    /// Returns a message if other clients repeatedly delete or change the Secret.
+    /// Returns a message if clients other than Valet repeatedly delete or change the grant Secret.
     pub(super) fn contested(&self) -> Option<String> {
         let repairs = &self.f.repairs;
         repairs.contested_until(self.now)?;

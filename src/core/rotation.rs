@@ -1,5 +1,5 @@
-//! Signs credentials again when the store's signing credentials change. Also handles signing credentials that expire
-//! before the requested end of a grant's credential.
+//! Handles the signing credentials of a store. When they change, Valet signs the credentials of grants again. The
+//! module also handles signing credentials that expire before the requested expiry of a grant's credential.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -12,8 +12,9 @@ use super::{
 };
 use crate::api::{Reason, ShortSessions};
 
-/// When a store gets new signing credentials, Valet signs the credentials of its grants again. The UIDs of the grants
-/// spread this work over this time. For 1000 grants, Valet signs about 8 credentials per second.
+/// When a store gets new signing credentials, Valet signs the credentials of the store's grants again within 120
+/// seconds. The UID of each grant decides when its credential is signed. For 1000 grants, Valet signs about 8
+/// credentials per second.
 pub const RESIGN_SPREAD: SignedDuration = SignedDuration::from_secs(120);
 
 impl Evaluator<'_> {
@@ -38,8 +39,8 @@ impl Evaluator<'_> {
         Some(due).filter(|due| *due < self.end(key))
     }
 
-    /// Returns true if the store's signing credentials expire too soon to sign a credential now. Nobody needs to
-    /// change a resource then, because these signing credentials are renewed automatically.
+    /// Returns true if the store's signing credentials expire too soon to sign a credential now. The signing
+    /// credentials are renewed automatically, so nobody needs to change a resource.
     pub(super) fn is_cut_short(&self) -> bool {
         let StoreFact::Usable(store) = &self.f.store else {
             return false;
@@ -49,8 +50,8 @@ impl Evaluator<'_> {
         self.cut_short(fresh, store).is_some()
     }
 
-    /// Returns a refusal if the signing credentials expire before the requested end of a credential. This applies
-    /// only if the store's owner does not allow a shorter credential.
+    /// Returns a refusal if the store's signing credentials expire before the requested expiry of a grant's
+    /// credential. Returns `None` if the store's owner allows a credential with a shorter lifetime.
     pub(super) fn cut_short(&self, fresh: Result<Lifetime, NoTime>, store: &StoreView) -> Option<Refusal> {
         let (asked, fresh) = (self.g.terms.expiration_seconds, fresh.ok()?);
         if store.short_sessions == ShortSessions::Truncate || !fresh.is_truncated(asked, self.deadline()) {

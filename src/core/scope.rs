@@ -10,11 +10,11 @@ use crate::api::ClusterAccessRule;
 pub enum Concern {
     /// The store is not relevant: no access rule applies to the operator's namespace.
     None,
-    /// Only this operator reports the store's status. Either all access rules apply only to the operator's namespace,
+    /// Only this operator writes the store's status. Either all access rules apply only to the operator's namespace,
     /// or the operator serves all namespaces.
     Alone,
-    /// Several operators can report the store's status. Some access rules also apply to other namespaces, where
-    /// operators with other credentials may run.
+    /// Several operators can write the store's status. Some access rules also apply to namespaces that this operator
+    /// does not serve. Operators with different credentials may run there.
     Shared,
 }
 
@@ -46,7 +46,7 @@ mod tests {
             (json!([{"names": ["b"]}]), Concern::None),
             (json!([{"names": ["a", "b"]}]), Concern::Shared),
             (json!([{"names": ["a"]}, {"names": ["b"]}]), Concern::Shared),
-            // The store is shared, because another namespace can get the selected label later.
+            // The store is shared, because a second namespace can get the label `team=web` later.
             (json!([{"selector": {"matchLabels": {"team": "web"}}}]), Concern::Shared),
             (json!([{"selector": {}}]), Concern::Shared),
             (json!([{"selector": {"matchLabels": {"team": "films"}}}]), Concern::None),

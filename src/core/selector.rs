@@ -7,9 +7,9 @@ use kube::core::{Selector, SelectorExt};
 
 /// Returns true if a label selector matches a namespace with these labels.
 pub fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
-    // An invalid selector matches nothing. A selector is invalid if its operator is unknown, or if its values are
-    // missing or not allowed for the operator. The schema accepts such selectors, and `NotIn` without values would
-    // match every namespace.
+    // An invalid selector matches no namespace. A selector is invalid if its operator is unknown, or if the operator
+    // does not allow the given number of values. Valet must check this, because the schema accepts invalid selectors.
+    // For example, `NotIn` without values would match every namespace.
     let is_selector = selector.match_expressions.iter().flatten().all(|r| {
         let has_values = r.values.as_ref().is_some_and(|v| !v.is_empty());
         has_values == matches!(r.operator.as_str(), "In" | "NotIn")

@@ -1,5 +1,6 @@
-//! Handles a store whose clock differs from the operator's clock. A store checks the times in a signature against its
-//! own clock. A signed URL can therefore be expired when Valet issues it, or it can work longer than the grant says.
+//! Handles a store whose clock differs from the operator's clock. A store compares the times in a signature with its
+//! own clock. If the store's clock is ahead, a signed URL can already be expired when Valet issues it. If the store's
+//! clock is behind, a signed URL can work longer than the grant allows.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -10,15 +11,16 @@ use super::{
 };
 use crate::api::Reason;
 
-/// The minimum clock difference that has an effect. Valet ignores a smaller difference. The value is half of the
-/// shortest useful lifetime of a URL.
+/// Valet ignores a clock difference that is smaller than 30 seconds. This is half of the shortest useful lifetime of
+/// a URL.
 pub const TOLERATED_SKEW: SignedDuration = SignedDuration::from_secs(30);
-/// The maximum clock difference. If the difference reaches this value, Valet signs nothing.
+/// If the clock difference is 5 minutes or more, Valet signs nothing.
 pub const MOST_SKEW: SignedDuration = SignedDuration::from_mins(5);
 /// Valet signs a URL only if the clock difference is at most one tenth of the URL's lifetime.
 const PART_OF_LIFETIME: i64 = 10;
 
-/// Returns true if the clocks differ so much that Valet cannot trust what it observes about the store.
+/// Returns true if the clocks of the store and the operator differ too much. Valet then does not trust the results of
+/// its requests to the store.
 pub fn is_skewed(skew: Option<SignedDuration>) -> bool {
     skew.is_some_and(|skew| skew.abs() >= TOLERATED_SKEW)
 }
@@ -42,15 +44,17 @@ fn is_too_much(skew: SignedDuration, lifetime: Lifetime) -> bool {
 }
 
 impl Evaluator<'_> {
-    /// Returns a reason and a message if the clocks differ too much to sign a URL with this lifetime.
+    /// If the clocks of the store and the operator differ too much to sign a URL with this lifetime, returns a reason
+    /// and a message for the condition.
     pub(super) fn clock_trouble(&self, store: &StoreView, lifetime: Lifetime) -> Option<(Reason, String)> {
         let skew = store.skew.filter(|skew| is_too_much(*skew, lifetime))?;
         let effect = "a URL signed now would become valid and expire at other times than the grant specifies";
         Some((Reason::ClockSkewed, format!("{skew}; {effect}", skew = skewed(skew))))
     }
 
-    /// Returns the time at which the store's clock reaches `end`, if only the operator's clock has already passed
-    /// `end`. Valet waits in this case, because one of the clocks is wrong and a final status cannot be undone.
+    /// Returns the time at which the store's clock reaches `end`, and a message, if the clocks differ and this time
+    /// is in the future. If the operator's clock has already passed `end`, one of the clocks is wrong. Valet then
+    /// waits for the store's clock, because it cannot undo a final status.
     pub(super) fn ends_later_at_store(&self, end: Timestamp) -> Option<(Timestamp, String)> {
         let StoreFact::Usable(store) = &self.f.store else {
             return None;

@@ -1,5 +1,5 @@
-//! The states that a grant can be in. Each method handles one state. It returns the step that is needed next, or it
-//! reports the state and waits.
+//! The states of a grant. Each method handles one state. It returns the next step, for example to write the status or
+//! to wait until a time.
 
 use std::collections::BTreeMap;
 
@@ -17,15 +17,16 @@ use super::{
 };
 use crate::api::{Ask, ConditionType, ObservedObject, Reason, annotation};
 
-/// The time that the garbage collector has to delete the Secret of a deleted grant with the same name. After this
-/// time Valet reports the Secret as a conflict.
+/// A user deleted a grant and created a new grant with the same name. Valet waits 60 seconds until the garbage
+/// collector has deleted the Secret of the deleted grant. After that, the status of the new grant reports the Secret
+/// as a conflict.
 const PREDECESSOR_PATIENCE: SignedDuration = SignedDuration::from_secs(60);
 
 /// The reason why Valet cannot detect the end of an upload to a prefix.
 const NO_ONE_OBJECT: &str =
     "spec.key is a prefix and not the key of one object, so Valet cannot find out when the upload is complete";
 
-/// The result of checking for an upload that may still be in progress after the credential has expired.
+/// The result of the check for an upload that may still be in progress after the credential expired.
 enum Late {
     /// Valet must take this step.
     Next(Box<Step>),
@@ -36,8 +37,8 @@ enum Late {
 }
 
 impl Evaluator<'_> {
-    /// Handles a finished grant. Valet deletes the Secret, keeps `observedGeneration` current, and deletes the grant
-    /// after its TTL.
+    /// Handles a finished grant. Valet deletes the grant Secret, updates `observedGeneration` in the status, and
+    /// deletes the grant after its TTL.
     pub(super) fn finish(&self, reason: Reason, finished: Timestamp) -> Step {
         if let Some(step) = self.withdraw() {
             return step;
@@ -77,10 +78,10 @@ impl Evaluator<'_> {
     }
 
     /// Polls for an upload that was still in progress when the credential expired. Such an upload can succeed,
-    /// because stores check the expiry only when a request starts. If Valet finds the object, it updates the status.
-    /// The grant receives no new credential.
+    /// because stores check the expiry only when a request starts. If Valet finds the object, it writes this to the
+    /// status. The grant still receives no new credential.
     fn late(&self, finished: Timestamp) -> Late {
-        // Valet aborts a multipart upload after the credential expired, so its object cannot be created later.
+        // Valet aborts a multipart upload after the credential expired, so nobody can complete it later.
         if self.is_in_parts() || !self.awaits_object() || self.key().is_none() {
             return Late::Never;
         }
@@ -110,13 +111,14 @@ impl Evaluator<'_> {
                 Ok(access) => Late::Next(Box::new(Step::Read(Read::Object(access)))),
                 Err(_) => Late::Never,
             },
-            // The object is not in the store, or Valet could not read it. Valet asks again at the next poll.
+            // The object is not in the store, or Valet could not read the object. Valet polls again at the next time,
+            // if there is one.
             _ => late_look(finished, Some(self.now), self.now).map_or(Late::Never, Late::At),
         }
     }
 
-    /// Reports a Secret that has the name from the grant's spec but belongs to another owner. Valet never changes
-    /// such a Secret.
+    /// Returns the step for a grant whose Secret name is already used by a Secret with a different owner. Valet never
+    /// changes a Secret with a different owner.
     pub(super) fn somebody_elses(&self) -> Option<Step> {
         let SecretFact::Present(secret) = &self.f.secret else {
             return None;
@@ -151,8 +153,8 @@ impl Evaluator<'_> {
         let deadline = self.deadline().unwrap_or(self.now);
         let end = self.over_at(key).unwrap_or(deadline);
         let said = match key {
-            // Valet did not renew the credential. Either the access rules do not allow it, or a renewal would have
-            // been too short to be useful.
+            // Valet did not renew the credential. Either the access rules do not allow the renewal, or the renewal
+            // would have extended the expiry by too little.
             Some(key)
                 if key.is_over(self.now)
                     && self.total_end().is_some_and(|end| end <= deadline)
@@ -179,8 +181,9 @@ impl Evaluator<'_> {
         };
         if !self.is_upload() {
             match &self.f.store {
-                // The credential may still be valid by the store's clock, so Valet needs the difference between the
-                // clocks. This step sends no request to the store.
+                // The store's clock may be behind, and the credential may then still be valid for the store. Valet
+                // therefore needs the clock difference. This step reads the store resource and sends no request to
+                // the store.
                 StoreFact::Unread if key.is_some() => return Step::Read(Read::Store),
                 StoreFact::Unusable {
                     reason: Reason::ClockSkewed,
@@ -217,8 +220,8 @@ impl Evaluator<'_> {
                     None => self.completed(key, object),
                 }
             }
-            // Valet saw an upload earlier, and the credential allows several uploads. The last poll found nothing
-            // new, or it was not possible.
+            // Valet saw an upload of this grant earlier, and the credential allows several uploads. The last poll
+            // found no new upload, or Valet could not poll.
             object if self.was_seen() && !self.can_look(object) => {
                 let last = "status.object describes the last upload that Valet saw";
                 let message = format!("{said}; {last}");
@@ -238,7 +241,7 @@ impl Evaluator<'_> {
                     self.settle(&s, Some(self.retry()))
                 }
                 (StoreFact::Unusable { reason, message }, Ok(_)) => self.settle(&unknown(*reason, message), None),
-                // Valet sends no request to the store if the access rules do not allow the grant.
+                // The access rules do not allow the grant, so Valet sends no request to the store.
                 (StoreFact::Usable(_) | StoreFact::Unusable { .. }, Err(refusal)) => {
                     let why = format!(
                         "Valet sent no request to the store, because the store's access rules do not allow the grant: {message}",
@@ -300,7 +303,8 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Waits if the credential has not expired by the store's clock. A final status could be wrong in this case.
+    /// Returns a step that waits, if the store's clock has not reached the expiry of the credential. The credential
+    /// may still be valid for the store, so a final status could be wrong.
     fn over_too_early(&self, end: Timestamp, said: &str, key: Option<Lifetime>) -> Option<Step> {
         let (until, why) = self.ends_later_at_store(end)?;
         let message = format!("{said} by the operator's clock; {why}");
@@ -308,10 +312,10 @@ impl Evaluator<'_> {
         Some(self.settle(&situation, Some(until.min(self.retry()))))
     }
 
-    /// Handles a published credential: corrects the Secret's metadata, polls for the upload, and then waits for the
-    /// next event.
+    /// Handles a published credential: Valet corrects the Secret's metadata, polls for the upload, and then waits
+    /// until the next poll or the expiry.
     ///
-    /// If a replacement of the credential is due but not possible, `trouble` is the reason.
+    /// `trouble` is the reason why Valet cannot replace the credential, if a replacement is due.
     pub(super) fn published(&self, key: Option<Lifetime>, trouble: Option<&str>) -> Step {
         let access = match &self.f.store {
             StoreFact::Usable(_) => self.access().ok(),
@@ -338,8 +342,8 @@ impl Evaluator<'_> {
         let differs = template_gone(&secret.labels, &labels)
             || template_gone(&secret.annotations, &annotations)
             || !secret.has_sole_owner;
-        // Valet has already written the correct metadata for this generation of the spec. Therefore another client
-        // has changed it.
+        // Valet has already written the correct metadata for this generation of the grant. If the metadata is now
+        // different, a client other than Valet has changed it.
         let is_repair = secret.generation == Some(self.g.generation);
         let repair_due = self.f.repairs.due(self.now).filter(|_| differs && is_repair);
         if differs && repair_due.is_none() {
@@ -354,8 +358,8 @@ impl Evaluator<'_> {
                 is_repair,
             };
         }
-        // The pauses between polls start with the first credential of the grant. If the last poll is in the future,
-        // the clock was set back, and Valet ignores that poll.
+        // The pauses between polls count from the first credential of the grant. If the time of the last poll is in
+        // the future, somebody set the clock back. Valet ignores such a poll.
         let last_poll = self.f.last_poll.filter(|last| *last <= self.now);
         let look = next_poll(self.began(key), last_poll);
         let mut arrival = Arrival::Unchanged;
@@ -379,11 +383,12 @@ impl Evaluator<'_> {
                 }
                 ObjectFact::Present { object, modified_at } if self.is_newer(Some(key), *modified_at) => {
                     match self.mismatch(object) {
-                        // The grant renews its credential, so the holder can use the credential for another upload.
+                        // Valet renews the credential of this grant, so the holder can upload the object again.
                         None if self.is_standing() => arrival = Arrival::Seen(object.clone()),
                         None => return self.completed(Some(key), object),
                         Some(why) if self.write_once() => return self.another_object(&why),
-                        // Valet already saw an upload of this grant. Another client has replaced that object since.
+                        // Valet already saw a correct upload of this grant. Later, somebody replaced the object with
+                        // an object that does not match the grant.
                         Some(_) if self.was_seen() => {}
                         // The object does not match, but the holder of the credential can still upload the correct
                         // object.
@@ -403,12 +408,14 @@ impl Evaluator<'_> {
                 ObjectFact::ClockSkewed(why) => arrival = Arrival::Unknown(Reason::ClockSkewed, why.clone()),
                 ObjectFact::Absent | ObjectFact::Present { .. } if self.is_in_parts() => return self.aborted(),
                 ObjectFact::Absent | ObjectFact::Present { .. } => arrival = Arrival::NotYet,
-                // A failed poll gives no information. Valet polls again after the usual pause.
+                // After a failed poll, Valet does not know if the object exists. It polls again after the usual
+                // pause.
                 ObjectFact::Unread | ObjectFact::Unreachable(_) => {}
             }
         }
-        // Valet checks only for a new credential if its expiry was truncated. For an old credential the check could
-        // be wrong, because a deadline that was moved later looks like a truncated expiry.
+        // Valet checks only for a new credential if the expiry is earlier than requested. For an old credential, this
+        // check could be wrong. For example, a user moved the deadline to a later time after the credential was
+        // signed.
         let truncated = if self.is_reported(key) {
             condition(&self.g.status, ConditionType::Active)
                 .is_some_and(|c| c.reason == Reason::ExpiryTruncated.as_str())
@@ -456,21 +463,21 @@ impl Evaluator<'_> {
             finished: true,
             ..Situation::of(Reason::Completed, message, key)
         };
-        // Valet writes the status before it deletes the Secret. Without this status, the next reconcile would issue
-        // the credential again.
+        // Valet writes the status before it deletes the Secret. Otherwise the next reconcile would find no Secret and
+        // would issue the credential again.
         self.settle(&situation, None)
     }
 
-    /// Handles a grant that passed its deadline without a credential, because the store or its access rules do not
-    /// allow it. The grant finishes with the refusal as its reason. Valet sends no request that the access rules
-    /// forbid.
+    /// Handles a grant that passed its deadline without a credential, because Valet refused the grant until then. The
+    /// grant finishes with the reason of this refusal. Valet sends no request that the access rules forbid.
     fn refused_to_the_end(&self, said: &str) -> Option<Step> {
         let refusal = match &self.f.store {
             StoreFact::Unread => return Some(Step::Read(Read::Store)),
             StoreFact::Usable(store) => admit(self.g, store).err()?,
             StoreFact::Missing | StoreFact::Unusable { .. } => self.access().err()?,
         };
-        // If the store only lacks a capability, the object may exist anyway. Valet therefore looks for it.
+        // The access rules allow the grant, and only a capability of the store is missing. The object may exist, so
+        // Valet checks if it exists.
         if self.awaits_object() && matches!(self.f.store, StoreFact::Usable(_)) && self.access().is_ok() {
             return None;
         }
@@ -493,7 +500,7 @@ impl Evaluator<'_> {
         self.exists(object, message.to_owned())
     }
 
-    /// Finishes a grant whose object exists although the grant never had a credential.
+    /// Finishes a grant that never had a credential, but whose object exists in the store.
     fn there_anyway(&self, object: &ObservedObject, said: &str) -> Step {
         let there = "the object is already in the store";
         self.exists(object, format!("{said}; {there}"))
@@ -515,8 +522,9 @@ impl Evaluator<'_> {
         self.settle(&situation, None)
     }
 
-    /// Finishes a grant whose object does not match the grant and can no longer be corrected. Either the credential
-    /// has expired, or the store refuses a second write with a write-once credential.
+    /// Finishes a grant whose object does not match the grant, if no client can upload a correct object with the
+    /// credential. Either the credential has expired, or the upload is write-once and the store rejects a second
+    /// upload.
     pub(super) fn another_object(&self, why: &str) -> Step {
         let message = format!(
             "the object in the store does not match the grant: {why}; another client wrote this object without the grant's credential; find out which client wrote the object, and create a new grant"
@@ -537,18 +545,20 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Reports that the store or its access rules do not allow the grant. Deletes the Secret if it exists.
+    /// Returns the next step for a refused grant: Valet deletes the grant Secret if it exists, and writes the refusal
+    /// to the status.
     pub(super) fn refuse(&self, refusal: Refusal) -> Step {
         self.without_key(refusal.reason, refusal.message)
     }
 
-    /// Reports why the grant must have no credential. Deletes the Secret if it exists.
+    /// Returns the next step for a grant that must have no credential. Valet deletes the grant Secret if it exists,
+    /// and writes the reason to the status.
     pub(super) fn without_key(&self, reason: Reason, message: String) -> Step {
         if let Some(step) = self.withdraw().or_else(|| self.abandon_upload(reason)) {
             return step;
         }
-        // A user who read the Secret before its deletion still has a copy of the credential. The store accepts the
-        // copy until the credential expires.
+        // A user who read the Secret before Valet deleted it can still have a copy of the credential. The store
+        // accepts this copy until the credential expires.
         let message = match self.copies_until(self.key()) {
             Some(end) if end > self.now => {
                 let copies = format!("the Secret was deleted, but copies of the credential work until {end}");

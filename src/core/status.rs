@@ -7,11 +7,11 @@ use crate::api::{Binding, ConditionType, GrantStatus, ObservedObject, Operation,
 /// What Valet reports about the upload in the condition `Completed`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Arrival {
-    /// Nothing new is known. The condition does not change.
+    /// Valet knows nothing new about the upload. The condition `Completed` does not change.
     Unchanged,
     /// The object is not in the store yet.
     NotYet,
-    /// The uploaded parts cannot form the object. The text says why and what the user can do.
+    /// The store cannot assemble the object from the uploaded parts. The text says why, and what the user can do.
     Flawed(String),
     /// The object is in the store. The value is the store's description of the object.
     Seen(ObservedObject),
@@ -21,7 +21,7 @@ pub enum Arrival {
     Unknown(Reason, String),
 }
 
-/// The state of a grant that the status describes.
+/// The state of a grant, from which Valet computes the grant's status.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Situation {
     /// The reason of the condition `Ready`.
@@ -32,7 +32,8 @@ pub struct Situation {
     pub key: Option<Lifetime>,
     /// True if the credential can be used now.
     pub active: bool,
-    /// True if the credential expires earlier than requested, because the store's signing credentials expire.
+    /// True if the credential expires earlier than requested. The cause is that the store's signing credentials
+    /// expire.
     pub truncated: bool,
     /// What the condition `Completed` reports about the upload.
     pub arrival: Arrival,
@@ -45,8 +46,8 @@ pub struct Situation {
 }
 
 impl Situation {
-    /// Creates the state of an unfinished grant that has no usable credential. The condition `Completed` does not
-    /// change.
+    /// Creates the state of an unfinished grant that has no usable credential. The state leaves the condition
+    /// `Completed` unchanged.
     pub fn of(reason: Reason, message: String, key: Option<Lifetime>) -> Self {
         Self {
             reason,
@@ -62,9 +63,11 @@ impl Situation {
     }
 }
 
-/// Computes the new status with as few changes as possible. Conditions of other controllers stay, and the transition
-/// time of a condition changes only with its status. `record` describes the credential. If other clients repeatedly
-/// change the Secret, `contested` is the message about this.
+/// Computes the new status of a grant. The function keeps the conditions of controllers other than Valet. It changes
+/// the transition time of a condition only if the status of this condition changes.
+///
+/// `record` describes the credential. If clients other than Valet repeatedly change the Secret, `contested` is the
+/// message about these changes.
 pub(super) fn project(
     grant: &GrantFacts,
     s: &Situation,

@@ -28,10 +28,10 @@ pub enum Step {
         labels: BTreeMap<String, String>,
         /// The annotations that the Secret must have.
         annotations: BTreeMap<String, String>,
-        /// True if another client changed metadata that was correct before.
+        /// True if the metadata was correct and a client other than Valet changed it.
         is_repair: bool,
     },
-    /// Remove the data of a Secret that finalizers keep after its deletion, and then decide again.
+    /// Remove the data of a Secret that was deleted but that finalizers still keep, and then decide again.
     Empty {
         /// The UID of the Secret on which the decision is based.
         uid: String,
@@ -49,7 +49,7 @@ pub enum Step {
     Report {
         /// The complete new status.
         status: Box<GrantStatus>,
-        /// The Event, if a user must do something.
+        /// The Event that Valet publishes if a user must do something.
         notice: Option<GrantEvent>,
     },
     /// Add the finalizer for multipart uploads to the grant, and then decide again.
@@ -62,45 +62,45 @@ pub enum Step {
     AbortOrphans(Vec<AbortAccess>),
     /// Remove the finalizer for multipart uploads, write an Event, and then decide again.
     RemoveFinalizer {
-        /// The Event, if uploaded parts stay in the store.
+        /// The Event that Valet publishes if uploaded parts stay in the store.
         notice: Option<GrantEvent>,
     },
     /// Delete the grant, because it has finished and its TTL has passed.
     DeleteGrant,
-    /// Do nothing before this time, unless the grant, its Secret or its store changes.
+    /// Wait until this time, or until the grant, its Secret or its store changes.
     Rest {
         /// The time of the next decision. `None` means that only a change causes the next decision.
         until: Option<Timestamp>,
     },
 }
 
-/// A fact that Valet must read before it can decide. A read from the store contains an [`Access`], which proves that
-/// the access rules allow the read.
+/// A fact that Valet must read before it can decide. If Valet must read from the store, the variant contains an
+/// [`Access`]. The `Access` proves that the access rules allow this read.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Read {
     /// Read the grant's store, with its access rules and the expiry of its credentials.
     Store,
     /// Read the Secret of the grant.
     Secret,
-    /// Find out if the object is in the store. Valet then drops its facts about the multipart upload, because the
-    /// upload may have become the object in the meantime.
+    /// Find out if the object is in the store. Valet then reads the multipart upload again, because the store may
+    /// have completed it in the meantime.
     Object(Access),
-    /// Find out if the quota allows one more live grant. If so, quota stays reserved for this grant until its
+    /// Find out if the quota allows one more live grant. If so, Valet reserves quota for this grant until its
     /// reconcile ends.
     Quota(QuotaLimits),
-    /// List the parts of this multipart upload. If the upload no longer exists, Valet drops its facts about the
-    /// object.
+    /// List the parts of this multipart upload. If the upload no longer exists, Valet reads the object again, because
+    /// the store may have completed the upload.
     Upload(Access, String),
     /// List the multipart uploads that are in progress for the grant's object key.
     Uploads(Access),
 }
 
-/// The parts from which the store assembles the object of a multipart upload.
+/// A request to complete a multipart upload. The store assembles the object from the listed parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assembly {
     /// The store's ID of the multipart upload.
     pub upload: String,
-    /// All parts of the object, in order.
+    /// All parts of the object, in the order of their part numbers.
     pub parts: Vec<ArrivedPart>,
     /// True if the store must not replace an existing object.
     pub write_once: bool,
@@ -109,16 +109,16 @@ pub struct Assembly {
 /// The result of a request that completes a multipart upload.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Completion {
-    /// The upload is completed. The object has the properties that the store returned.
+    /// The store has completed the upload. The value is the store's description of the object.
     Done(ObservedObject),
-    /// An object with this key exists and must not be replaced. An earlier attempt to complete the upload can have
-    /// written it.
+    /// An object with this object key exists, and the upload is write-once. An earlier request to complete this
+    /// upload may have written the object.
     Exists,
     /// The store does not know the upload. Either an earlier attempt completed it, or somebody aborted it.
     Gone,
     /// The store refuses to complete the upload. The message contains no secrets.
     Refused(String),
-    /// The store did not answer or had an internal error. The upload can be completed nevertheless.
+    /// The store did not answer or had an internal error. The store may have completed the upload anyway.
     Unreachable(String),
 }
 
@@ -130,11 +130,12 @@ pub struct Publish {
     pub request: AllowedRequest,
     pub labels: BTreeMap<String, String>,
     pub annotations: BTreeMap<String, String>,
-    /// True if Valet restores a credential that another client deleted or changed.
+    /// True if Valet restores a credential that a client other than Valet deleted or changed.
     pub is_repair: bool,
 }
 
-/// The way to write the Secret. Valet never uses an upsert. Therefore only one of two concurrent writers succeeds.
+/// Says if Valet creates the grant Secret or replaces it. Valet never uses a request that does both. If two writers
+/// act at the same time, only one of them therefore succeeds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PublishMode {
     /// Create the Secret with a POST request, because it does not exist.
@@ -148,8 +149,8 @@ pub enum PublishMode {
     },
 }
 
-/// What a provider signs: everything that a credential permits. The request of a grant is wrapped in an
-/// [`AllowedRequest`]. Probes and conformance checks of a store create requests for their own objects.
+/// Describes everything that a credential allows. A provider signs it. For a grant, an [`AllowedRequest`] contains
+/// this type. Probes and conformance checks create values of this type for their own test objects.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SigningRequest {
     pub key: ObjectKey,
@@ -157,7 +158,8 @@ pub struct SigningRequest {
     pub ask: Ask,
     /// The start and end of the credential's validity, in whole seconds.
     pub lifetime: Lifetime,
-    /// The holder of the credential as `namespace.name` of the grant, for providers that log it.
+    /// The namespace and the name of the grant, in the form `namespace.name`. Some providers write it to the logs of
+    /// the store.
     pub holder: String,
     /// The store's ID of the multipart upload, if Valet has initiated one.
     pub upload: Option<String>,

@@ -10,8 +10,8 @@ use super::{
 use crate::api::{ConditionType, Reason};
 
 impl Evaluator<'_> {
-    /// Handles `spec.suspend`: Valet deletes the Secret and signs nothing. Suspending a grant extends neither the
-    /// lifetime of its credential nor its deadline.
+    /// Handles `spec.suspend`: Valet deletes the Secret and signs nothing. If a user suspends a grant, the expiry of
+    /// its credential and its deadline stay the same.
     pub(super) fn suspended(&self, key: Option<Lifetime>) -> Step {
         let message = match self.copies_until(key) {
             Some(end) if end > self.now => {
@@ -78,9 +78,9 @@ impl Evaluator<'_> {
             .unwrap_or_else(|| self.settle(&situation, None))
     }
 
-    /// Returns the next step until the Secret is deleted and the status reports this. If the status does not describe
-    /// the credential yet, Valet writes the status first. Otherwise no record of the credential would exist after the
-    /// deletion.
+    /// Returns the next step for a grant whose Secret must be deleted. If the status does not describe the credential
+    /// yet, Valet writes the status before it deletes the Secret. Otherwise no record of the credential would exist
+    /// after the deletion. Returns `None` if nothing is left to do.
     fn withhold(&self, situation: &Situation, first: impl FnOnce() -> Option<Step>) -> Option<Step> {
         if matches!(self.f.secret, SecretFact::Unread) {
             return Some(Step::Read(Read::Secret));
@@ -107,7 +107,7 @@ impl Evaluator<'_> {
             && status.expiration_time.as_ref().map(|t| t.0) == Some(key.expires_at)
     }
 
-    /// Returns true if an earlier reconcile saw an upload.
+    /// Returns true if the status says that the object was uploaded.
     pub(super) fn was_seen(&self) -> bool {
         condition(&self.g.status, ConditionType::Completed).is_some_and(|c| c.status == "True")
     }

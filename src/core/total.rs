@@ -1,5 +1,6 @@
-//! Applies two limits of the access rules to all credentials of a grant together: the total time in which credentials
-//! are valid, and the permission to renew them.
+//! Applies two settings of the access rules to all credentials of one grant together. The limit `maxTotalSeconds`
+//! says how long after the creation of a grant its credentials may be valid. A second setting allows or forbids the
+//! renewal of credentials.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -12,7 +13,8 @@ use super::{
 use crate::api::Reason;
 
 impl Evaluator<'_> {
-    /// Returns the limits of the access rules for renewal and total time. If no rules are known, there are no limits.
+    /// Returns the settings of the access rules for renewal and for `maxTotalSeconds`. If Valet knows no access
+    /// rules, the result has no limits.
     pub(super) fn allowance(&self) -> Allowance {
         *self.allowance.get_or_init(|| match (&self.f.store, &self.f.rules) {
             (StoreFact::Usable(store), _) => allowance(self.g, &store.rules, &store.namespace_labels),
@@ -21,16 +23,16 @@ impl Evaluator<'_> {
         })
     }
 
-    /// Returns the end of the total time that the access rules allow. The total time starts at the grant's creation
-    /// timestamp, because no user can change that timestamp.
+    /// Returns the latest time at which the limit `maxTotalSeconds` of the access rules allows a credential. The
+    /// limit counts from the grant's creation timestamp, because no user can change that timestamp.
     pub(super) fn total_end(&self) -> Option<Timestamp> {
         let seconds = self.allowance().total_seconds?;
         let since = second(self.g.created.unwrap_or(self.now));
         Some(add(since, SignedDuration::from_secs(seconds)))
     }
 
-    /// Returns a refusal if the total time of the access rules has passed while the grant still needs a credential. A
-    /// larger `maxTotalSeconds` allows the grant again.
+    /// Returns a refusal if the grant needs a credential, but the limit `maxTotalSeconds` of the access rules is
+    /// reached. If somebody increases `maxTotalSeconds`, the grant is allowed again.
     pub(super) fn past_total(&self, key: Option<Lifetime>) -> Option<Refusal> {
         self.total_end().filter(|end| *end <= self.now)?;
         let has_ended =
@@ -41,7 +43,7 @@ impl Evaluator<'_> {
         })
     }
 
-    /// Returns the message that the total time of the access rules has passed.
+    /// Returns the message for a grant that has reached the limit `maxTotalSeconds` of the access rules.
     pub(super) fn said_of_total(&self) -> String {
         let seconds = self.allowance().total_seconds.unwrap_or_default();
         let end = self.total_end().unwrap_or(self.now);
@@ -52,9 +54,9 @@ impl Evaluator<'_> {
         )
     }
 
-    /// Returns the lifetime of a credential that replaces a valid one, because the spec now asks for a different
-    /// lifetime. If the access rules do not allow renewal, the new lifetime starts at the issue time of the old
-    /// credential.
+    /// Returns the lifetime of a new credential for a grant whose spec now asks for a different lifetime. The new
+    /// credential replaces one that is still valid. If the access rules do not allow renewal, the new lifetime starts
+    /// at the issue time of the old credential.
     pub(super) fn another_length(
         &self,
         live: Option<Lifetime>,

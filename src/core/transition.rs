@@ -1,5 +1,5 @@
-//! The end of a decision: Valet writes a new status, writes an Event if a user must do something, and waits until the
-//! next time.
+//! The end of a decision. Valet writes a new status, publishes an Event if a user must do something, and waits until
+//! the time of the next decision.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -13,9 +13,8 @@ use super::{
 };
 use crate::api::{ConditionType, Progress, Reason};
 
-/// The pause between two checks of a Secret that has the name from the grant's spec, but belongs to another owner.
-/// The checks are needed because Valet's watch selects Secrets by label. The watch does not report the deletion of
-/// such a Secret.
+/// A Secret with a different owner can have the name from a grant's spec. Valet checks every 60 seconds if this
+/// Secret still exists. Valet's watch selects Secrets by label, so it does not report the deletion of this Secret.
 const CONFLICT_PAUSE: SignedDuration = SignedDuration::from_secs(60);
 
 impl Evaluator<'_> {
@@ -25,7 +24,8 @@ impl Evaluator<'_> {
             SecretFact::Unread => Some(Step::Read(Read::Secret)),
             SecretFact::Present(s) if s.owner == Owner::ThisGrant => {
                 let (uid, resource_version) = (s.uid.clone(), s.resource_version.clone());
-                // A Secret with finalizers can still be read after its deletion. Valet therefore removes the data.
+                // A deleted Secret with finalizers can still be read until the finalizers are removed. Valet
+                // therefore removes the data of the Secret.
                 let is_held = !s.finalizers.is_empty() && s.has_data && self.f.emptying_refused.is_none();
                 match self.report_evidence().filter(|_| !s.deleting) {
                     Some(report) => Some(report),
@@ -38,8 +38,9 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Copies facts into the status that only the Secret or this process knows, if the status lacks them. Otherwise
-    /// the grant would look like a new grant after the Secret is deleted.
+    /// Copies facts about the credential from the Secret and from the memory of this process into the status, if the
+    /// status lacks them. Otherwise Valet could not distinguish the grant from a new grant after the Secret is
+    /// deleted.
     fn report_evidence(&self) -> Option<Step> {
         let (key, upload) = (self.key(), self.upload());
         let is_known = key.is_none_or(|key| self.is_reported(key)) && self.g.status.upload_id.as_deref() == upload;
@@ -57,7 +58,8 @@ impl Evaluator<'_> {
         })
     }
 
-    /// Returns a message if the Secret of this grant is being deleted, but finalizers of other controllers keep it.
+    /// Returns a message if the Secret of this grant is being deleted, but finalizers from controllers other than
+    /// Valet keep it.
     fn held_secret(&self) -> Option<String> {
         let SecretFact::Present(secret) = &self.f.secret else {
             return None;
@@ -85,18 +87,18 @@ impl Evaluator<'_> {
         format!("; {waits}: ")
     }
 
-    /// Returns the message of an earlier report, without the text about a Secret with finalizers.
+    /// Returns the message of a condition without the text about a Secret with finalizers.
     pub(super) fn without_held<'m>(&self, message: &'m str) -> &'m str {
         message.split(&self.held_mark()).next().unwrap_or(message)
     }
 
     pub(super) fn situation(&self, reason: Reason, message: String, finished: bool) -> Step {
-        // A waiting grant retries after a pause. A refused grant waits for a change, or for the expiry of its earlier
-        // credential.
+        // If Valet cannot issue a credential now, it retries after a pause. If Valet refuses the grant, it waits
+        // until somebody changes the grant or the store, or until the earlier credential of the grant expires.
         let retry = match reason {
             Reason::SecretConflict => Some(add(self.now, CONFLICT_PAUSE)),
             Reason::ExpirationTooLong if self.is_cut_short() => Some(add(self.now, CONFLICT_PAUSE)),
-            // The quota enqueues the grant when the grant is the next in the queue.
+            // Valet needs no retry here, because the quota enqueues the grant when the grant can receive quota.
             Reason::TooManyGrants => None,
             _ => (reason.progress() == Progress::InProgress).then(|| self.retry()),
         };
@@ -107,18 +109,20 @@ impl Evaluator<'_> {
         self.settle(&situation, retry.into_iter().chain(self.next_end(self.key())).min())
     }
 
-    /// Reports the state of a grant that continues at the time `until`, even without a change.
+    /// Returns the step that writes a state to the grant's status. If the status does not change, returns the step
+    /// that waits until `until`.
     pub(super) fn situation_until(&self, reason: Reason, message: String, until: Option<Timestamp>) -> Step {
         let situation = Situation::of(reason, message, self.key());
         self.settle(&situation, until.into_iter().chain(self.next_end(self.key())).min())
     }
 
-    /// Returns the next time at which the state of a deleted credential changes. An example is the time at which its
-    /// copies expire.
+    /// Returns the next time at which the status of a grant without a Secret must change. For example, this is the
+    /// time at which copies of the deleted credential expire.
     pub(super) fn next_end(&self, key: Option<Lifetime>) -> Option<Timestamp> {
         let ends = [
             key.map(|key| self.end(key)),
-            // The total time of the access rules can end before the grant's own deadline.
+            // The access rules can set an earlier end with `maxTotalSeconds`. This code also needs the expiry without
+            // the access rules.
             key.map(|key| self.own_end(key)),
             self.copies_until(key),
             self.over_at(key),
@@ -126,14 +130,16 @@ impl Evaluator<'_> {
         ends.into_iter().flatten().filter(|end| *end > self.now).min()
     }
 
-    /// Reports the state if the status changes. Otherwise Valet waits.
+    /// If the status of the grant must change, returns the step that writes the status. Otherwise returns the step
+    /// that waits until `until`.
     pub(super) fn settle(&self, situation: &Situation, until: Option<Timestamp>) -> Step {
         if let Some(held) = self.held_secret().filter(|_| !situation.active) {
             let said = Situation {
                 message: format!("{}{held}", situation.message),
                 ..situation.clone()
             };
-            // Valet checks again after a pause, because no watch reports that the finalizer was removed.
+            // Valet checks the Secret again after a pause, because no watch reports that somebody removed its
+            // finalizers.
             let again = add(self.now, CONFLICT_PAUSE);
             return self.report(&said, Some(until.map_or(again, |until| until.min(again))));
         }
@@ -157,7 +163,7 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Returns an Event if a user must do something and Valet has not written the Event yet.
+    /// Returns an Event if a user must do something and Valet has not published this Event yet.
     fn notice(&self, s: &Situation, contested: Option<&str>) -> Option<GrantEvent> {
         let said = |type_: ConditionType, reason: Reason| {
             condition(&self.g.status, type_).is_some_and(|c| c.reason == reason.as_str())
@@ -221,7 +227,8 @@ impl Evaluator<'_> {
         format!("{} does not answer correctly: {why}", self.g.terms.store_ref)
     }
 
-    /// Returns a refusal if the access rules of a store that cannot be used now refuse the grant.
+    /// Returns the refusal of the grant by the access rules, if Valet cannot use the store now but knows its access
+    /// rules.
     pub(super) fn forbidden(&self) -> Option<Refusal> {
         let rules = self.f.rules.as_ref()?;
         still_allowed(self.g, rules).err()
@@ -251,8 +258,8 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Returns a reason and a message if no upload credential can be signed yet. This is the case while Valet does
-    /// not know which constraints the store enforces.
+    /// Returns a reason and a message if Valet cannot sign an upload credential yet, because it does not know which
+    /// constraints the store enforces.
     pub(super) fn untried(&self, store: &StoreView) -> Option<(Reason, String)> {
         let untried = store.untried.as_ref();
         let untried = untried.filter(|u| self.is_upload() && (!u.only_write_once || self.write_once()))?;
@@ -264,11 +271,11 @@ impl Evaluator<'_> {
         Some((untried.reason, format!("{why}; {effect}")))
     }
 
-    /// Returns the earliest time of an upload with the grant's credentials. This is the time at which the credential
-    /// was signed. After a renewal it is the time at which the grant was created.
+    /// Returns the earliest time at which a client could upload with a credential of the grant. This is the time at
+    /// which the credential was signed. If the credential was renewed, it is the time at which the grant was created.
     pub(super) fn began(&self, key: Lifetime) -> Timestamp {
-        // A multipart upload also uses the creation time of the grant. Its object has the time at which the upload
-        // was initiated (Amazon S3 User Guide, "Working with object metadata").
+        // For a multipart upload, the result is the creation time of the grant. The modification time of its object
+        // is the time at which Valet initiated the upload (Amazon S3 User Guide, "Working with object metadata").
         let created = self.g.created.filter(|_| self.renewals() > 0 || self.is_in_parts());
         created.map_or(key.issued_at, |created| created.min(key.issued_at))
     }
@@ -284,13 +291,13 @@ impl Evaluator<'_> {
     }
 
     /// Returns true if an object with this modification time was written after the credential was issued. Stores keep
-    /// only whole seconds. An object from the second in which the credential was issued therefore counts as an
-    /// upload.
+    /// times in whole seconds. If the object was written in the second in which the credential was issued, the result
+    /// is therefore true.
     pub(super) fn is_newer(&self, key: Option<Lifetime>, modified_at: Option<Timestamp>) -> bool {
         match (key, modified_at) {
             (Some(key), Some(t)) => add(t, SignedDuration::from_secs(1)) >= self.began(key),
-            // If the store returns no modification time, only a write-once grant proves that the object did not exist
-            // before.
+            // The store returns no modification time. If the upload is write-once, the object did not exist before
+            // the credential was issued. Otherwise Valet cannot know when the object was written.
             (Some(_), None) => self.write_once(),
             (None, _) => false,
         }

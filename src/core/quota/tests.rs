@@ -40,8 +40,8 @@ fn oldest_waiting_grant_is_next_and_is_enqueued_once() {
         Ok(()),
         "its place is already reserved"
     );
-    // The quota of namespace `a` is used up, so every later request waits, even that of an older grant. Namespace `b`
-    // is not affected.
+    // The quota of namespace `a` is used up, so every further grant of namespace `a` waits, even an older grant.
+    // Grants of namespace `b` still receive quota.
     for second in [2, 5, 1] {
         assert_eq!(places.ask(&who("a", second), TWO, now), Err(QuotaLimit::Namespace(2)));
     }
@@ -53,9 +53,9 @@ fn oldest_waiting_grant_is_next_and_is_enqueued_once() {
     places.leaves(&who("a", 4));
     assert_eq!(names(&places.calls(now)), ["a-1"]);
     assert!(places.calls(now).is_empty(), "once");
-    // Quota is reserved for the grant that was enqueued, so no other grant receives it.
+    // Valet has enqueued a grant and reserved quota for it, so a different grant does not receive this quota.
     assert_eq!(places.ask(&who("a", 2), TWO, now), Err(QuotaLimit::Namespace(2)));
-    // The enqueued grant no longer needs quota, so the next grant receives it.
+    // The enqueued grant no longer needs quota, so the next grant in the queue receives the quota.
     places.leaves(&who("a", 1));
     assert_eq!(names(&places.calls(now)), ["a-2"]);
     assert_eq!(places.ask(&who("a", 2), TWO, now), Ok(()));
@@ -106,7 +106,8 @@ fn store_quota_goes_to_the_namespace_with_fewest_live_grants() {
         places.holds(&who(namespace, second), at(1000));
         order.push(uid.clone());
     }
-    // If no namespace has a live grant, the oldest grant is served first. After that the namespaces alternate.
+    // No namespace has a live grant, so the oldest grant receives quota first. After that, the namespaces receive
+    // quota in turn.
     assert_eq!(order, ["late-50", "last-60", "loud-4", "late-51"]);
 }
 
@@ -138,8 +139,8 @@ fn different_quotas_of_one_namespace_do_not_block_each_other() {
     assert_eq!(names(&places.calls(now)), ["a-2"]);
 }
 
-/// After a restart, Valet knows only the statuses of grants. Waiting grants are served before younger grants,
-/// whatever the order of reconciles is.
+/// After a restart, Valet knows only the statuses of grants. Waiting grants are served before younger grants, even if
+/// the younger grants are reconciled first.
 #[test]
 fn queue_order_is_the_same_after_a_restart() {
     let mut places = QuotaLedger::default();
@@ -165,7 +166,7 @@ fn queue_order_is_the_same_after_a_restart() {
 }
 
 /// A grant keeps its quota if the operator crashed after it published the credential and before it wrote the status.
-/// It also keeps its quota if another operator is about to reconcile it.
+/// It also keeps its quota if a second operator is about to reconcile it.
 #[test]
 fn grant_not_yet_reconciled_is_before_younger_grants() {
     let mut places = QuotaLedger::default();
@@ -177,7 +178,7 @@ fn grant_not_yet_reconciled_is_before_younger_grants() {
     assert_eq!(second_and_third, [false, true]);
     places.holds(&who("a", 2), at(200));
     assert!(places.calls(now).is_empty());
-    // The first grant receives no credential, and the reason is not the quota.
+    // The first grant receives no credential for a reason other than the quota.
     places.leaves(&who("a", 1));
     assert_eq!(
         names(&places.calls(now)),
@@ -197,7 +198,7 @@ fn grant_not_reconciled_blocks_other_grants_only_for_seconds() {
         store: Some(1),
     };
     places.is_new(&who("a", 1), at(100));
-    // The time starts when the grant is first seen. Seeing the grant again does not restart it.
+    // The 15 seconds start when Valet first sees the grant. They do not start again when Valet sees the grant again.
     places.is_new(&who("a", 1), at(110));
     for second in [100, 114] {
         assert_eq!(
@@ -241,8 +242,8 @@ fn grant_without_access_rule_uses_no_quota() {
     }
 }
 
-/// Compares the queue with a simple, slow calculation. There are never more live grants than the limit. No grant
-/// waits while quota is free, and the oldest grants are served first.
+/// Compares the queue with a simple, slow calculation. The number of live grants is never higher than the limit. No
+/// grant waits while quota is free, and the oldest grants receive quota first.
 #[test]
 fn random_sequences_keep_the_quota_and_the_order() {
     let mut seed = 7_u64;
