@@ -315,7 +315,7 @@ fn print_crds() -> Result<(), String> {
     print_text(&text)
 }
 
-/// Prints a text. If the reader closes the pipe early, as in `valet crds | head`, this is not an error.
+/// Prints a text to standard output. It is not an error if a program such as `head` closes the pipe early.
 fn print_text(text: &str) -> Result<(), String> {
     use std::io::{ErrorKind, Write};
     let mut out = std::io::stdout().lock();

@@ -105,14 +105,15 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
     if g.namespace.is_empty() {
         g.namespace.clone_from(&args.namespace);
     }
-    // The file can contain a status that was copied from a cluster. The status is ignored, because it cannot be
-    // verified here.
+    // The file can contain a status that a user copied from a cluster. `valet sign` ignores this status, because it
+    // has no record key to verify it.
     g.status = Default::default();
     if let Some(upload) = &args.upload_id {
         if g.ask.parts().is_none() {
             return Err("--upload-id is allowed only for a grant with mode: Multipart; remove --upload-id".into());
         }
-        // This code sets the state that the operator has after it initiated the multipart upload.
+        // The user has initiated the multipart upload. The facts therefore say the same as if the operator had
+        // initiated it.
         g.held = true;
         g.status.upload_id = Some(upload.clone());
     }
@@ -135,7 +136,7 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
     match (effects.result, outcome) {
         (Some(result), _) => print(args.output, &result?),
         (None, Err(error)) if !matches!(error, Error::Stopped) => Err(error.to_string()),
-        // All other steps concern a Secret, an object or an expiry, which are unknown here.
+        // All remaining steps need a Secret, an object or an expiry. `valet sign` does not know them.
         (None, _) => Err("valet sign cannot sign the grant now, because the grant has expired or the operator would wait; check spec.deadlineTime and the lifetime that the store's access rules allow".into()),
     }
 }
@@ -144,7 +145,7 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
 struct Known {
     fact: StoreFact,
     provider: Arc<dyn Provider>,
-    /// This is true if it is known what the store does with unsigned headers: it rejects them or obeys them.
+    /// This is true if Valet knows if the store rejects unsigned headers or obeys them.
     is_tried: bool,
 }
 
@@ -193,8 +194,8 @@ async fn usable(
     let provider = account::connect(store, documents, args).await?;
     let mut capabilities = provider.capabilities();
     let mut is_tried = !provider.requires_probe();
-    // The status of the store contains the capabilities that the operator found. `valet sign` uses them, because it
-    // does not probe the store.
+    // If the file contains the status of the store, this status has the capabilities that the operator found. `valet
+    // sign` uses these capabilities, because it does not probe the store.
     if let Some(status) = store.store_status() {
         provider.seed_capabilities(&status.capabilities);
         capabilities = provider.capabilities();

@@ -1,6 +1,8 @@
-//! The connection to the apiserver. It sets the User-Agent of each request, and records when the apiserver last
-//! answered. The connection is built from files such as kubeconfigs and certificates. Valet connects again when these
-//! files change, because a certificate authority can be replaced while the operator runs.
+//! The connection to the apiserver. It sets the User-Agent of each request, and records the time of the apiserver's
+//! last answer.
+//!
+//! Valet builds the connection from files such as kubeconfigs and certificates. It connects again when these files
+//! change, because somebody can replace a certificate authority while the operator runs.
 
 use std::{
     path::{Path, PathBuf},
@@ -22,18 +24,18 @@ use crate::{
     telemetry::{Change, Contact},
 };
 
-/// The pause between two reads of the connection files. A file can be read while it is being replaced. A change
-/// therefore counts only if two consecutive reads return the same content.
+/// The pause between two reads of the connection files. Valet may read a file while somebody replaces it. A change
+/// therefore counts only if two consecutive reads return equal content.
 const PERIOD: Duration = Duration::from_secs(5);
-/// The maximum size of a connection file in bytes. Even a kubeconfig with the certificates of many clusters is
-/// smaller.
+/// The maximum size of a connection file in bytes. A kubeconfig with the certificates of many clusters is still
+/// smaller than this limit.
 const LONGEST_FILE: u64 = 4 * 1024 * 1024;
 /// The path of the cluster's certificate authority inside a pod.
 const SERVICE_ACCOUNT_CA: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
 
 /// The connection to the apiserver, and a digest of the files from which it was built.
 pub struct Apiserver {
-    /// The client that all modules share. It stays valid when the connection is replaced.
+    /// The client that all modules share. If Valet replaces the connection, this client uses the new connection.
     pub client: Client,
     /// Records when the apiserver last answered.
     pub contact: Contact,
@@ -49,8 +51,8 @@ impl Apiserver {
     ///
     /// Returns a message if the operator cannot connect.
     pub async fn connect(options: &Options) -> Result<Self, String> {
-        // Valet computes the fingerprint of the files before it uses them. It therefore notices a change of the files
-        // that happens in between.
+        // Valet first computes the fingerprint of the files, and then connects with them. If somebody changes a file
+        // between these two steps, the next comparison of fingerprints shows the change.
         let made_from = fingerprint(options).await;
         let (client, url) = connection(options).await?;
         let contact = Contact::new(Instant::now());
@@ -94,8 +96,8 @@ impl Apiserver {
             }
             let trouble = match connection(&options).await {
                 Ok((_, url)) if url != self.url => {
-                    // The new settings may name another cluster. The operator must then restart, because its cached
-                    // data comes from the old cluster.
+                    // The new settings may name a different cluster. In this case the operator must restart, because
+                    // its cached data comes from the old cluster.
                     let old = &self.url;
                     if self.contact.silence(Instant::now()).is_some() {
                         return format!(
@@ -149,7 +151,7 @@ impl Service<Request<Body>> for Current {
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        // The service that wraps the client is always ready, because the client itself queues each request.
+        // This service is always ready, because the client of the current connection queues each request.
         Poll::Ready(Ok(()))
     }
 
@@ -157,8 +159,8 @@ impl Service<Request<Body>> for Current {
         let (client, contact) = (lock(&self.client), self.contact.clone());
         Box::pin(async move {
             let answer = client.send(request).await?;
-            // An answer with a 5xx status does not count. A load balancer sends such answers while the apiserver is
-            // down.
+            // An answer with a 5xx status does not count as an answer of the apiserver, because a load balancer can
+            // send such answers while the apiserver is down.
             if !answer.status().is_server_error() {
                 contact.answered(Instant::now());
             }
@@ -190,7 +192,7 @@ async fn fingerprint(options: &Options) -> Digest {
     context.finish()
 }
 
-/// Returns the paths of the kubeconfig files. The choice is the same as in [`cluster::config`].
+/// Returns the paths of the kubeconfig files. The function chooses the files as [`cluster::config`] does.
 fn kubeconfigs(options: &Options) -> Vec<PathBuf> {
     if let Some(file) = &options.kubeconfig {
         return vec![file.clone()];

@@ -32,8 +32,8 @@ pub async fn config(options: &Options) -> Result<Config, String> {
     }
 }
 
-/// Checks at startup that the CRDs are installed and that the operator has permission to list their objects. Returns
-/// a clear message otherwise.
+/// Checks at startup that Valet's CRDs are installed, and that the operator has permission to list their objects. If
+/// not, returns a message that says what to do.
 pub async fn check_crds(client: &Client, namespace: Option<&str>) -> Result<(), String> {
     async fn check<K>(api: Api<DeserializeGuard<K>>) -> Result<(), String>
     where

@@ -50,8 +50,8 @@ pub struct GrantController<G: Grant> {
 }
 
 impl<G: Grant> GrantController<G> {
-    /// Creates the controller, but does not start its watch. The HMAC key `records` verifies which records Valet
-    /// wrote itself.
+    /// Creates the controller, but does not start its watch. With the record key `records`, the controller verifies
+    /// if Valet wrote a record.
     pub fn new(records: RecordKey, progress: Arc<Progress>) -> Self {
         let (reader, writer) = reflector::store();
         let memory = Arc::new(LocalState::new(records));
@@ -65,7 +65,7 @@ impl<G: Grant> GrantController<G> {
         }
     }
 
-    /// Watches and reconciles grants until the operator stops. The future resolves after running reconciles have
+    /// Watches and reconciles grants until the operator stops. The future resolves after all running reconciles have
     /// finished.
     pub fn work(self, parts: &SharedContext) -> impl Future<Output = ()> + use<G> {
         let Self {
@@ -108,8 +108,8 @@ impl<G: Grant> GrantController<G> {
                 }
             })
             .reflect(writer)
-            // The quota and the grants' state are updated after the reflector has updated the cache. If a grant is
-            // deleted during its reconcile, the cache must already show the deletion.
+            // This code runs after the reflector has updated the watch cache. If a grant is deleted during its
+            // reconcile, the watch cache must show the deletion before the quota changes.
             .inspect({
                 let memory = memory.clone();
                 move |event| {
@@ -135,8 +135,9 @@ impl<G: Grant> GrantController<G> {
                 Err(error) => watch_failed(G::OPERATION.kind(), error),
                 Ok(_) => {}
             });
-        // A status update by Valet needs no reconcile. If another client updates the status, `status_seen` enqueues
-        // the grant. Labels and annotations cause a reconcile, because GitOps tools use them for tracking.
+        // If Valet itself writes the status of a grant, no reconcile is needed. If a client other than Valet writes
+        // the status, `status_seen` enqueues the grant. A change of labels or annotations causes a reconcile, because
+        // GitOps tools use labels and annotations for tracking.
         let news = predicates::generation
             .combine(predicates::finalizers)
             .combine(predicates::labels)
@@ -185,14 +186,14 @@ impl<S: Store> StoreController<S> {
         let (changed, changes) = mpsc::unbounded();
         let turns = NamespaceLimiter::new(AT_A_TIME, parts.options.namespace.is_some());
         let concurrency = turns.concurrency();
-        // A new probe result changes the store's status and the decisions about the store's grants.
+        // A new probe result changes the status of a store and the decisions about the grants of this store.
         parts.stores.trials.listen(
             S::KIND,
             Arc::new({
                 let ((uploads, downloads), changed) = (callers.clone(), changed.clone());
                 move |id: &StoreId, is_news| {
                     let reference = reference::<S>(&id.1, &id.2);
-                    // Sending fails only while the operator stops. The update is then no longer needed.
+                    // Sending fails only while the operator stops. In this case nobody needs the update.
                     let _ = changed.unbounded_send(reference);
                     if is_news {
                         uploads.store_changed(id);

@@ -1,6 +1,7 @@
-//! Detects that the cluster was reset to an earlier state, for example by an etcd restore. After a reset, watches
-//! wait for resource versions from before the reset. They deliver no events, perhaps for hours. The operator's memory
-//! also describes changes that no longer exist.
+//! Detects that somebody reset the cluster to an earlier state, for example with an etcd restore.
+//!
+//! After a reset, the resource versions are lower than before. Watches then wait for higher resource versions and may
+//! deliver no events for hours. The memory of the operator also describes changes that no longer exist.
 
 use std::time::Duration;
 
@@ -13,10 +14,11 @@ use super::{
 };
 use crate::{api::UploadGrant, telemetry::warn_once};
 
-/// The pause between two reads of the cluster's resource version. Each read is one consistent list with a limit of
-/// one object.
+/// The pause between two reads of the cluster's resource version. Each read is a list request without a cache and
+/// with a limit of one object.
 const PERIOD: Duration = Duration::from_secs(15);
-/// If Valet reads a lower resource version, it reads the version again after this pause to confirm it.
+/// If the resource version is lower than an earlier one, Valet reads it again after this pause. The second read must
+/// confirm the first.
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// The highest resource version that Valet has read from the cluster. Resource versions of one kind can be compared,
@@ -25,7 +27,7 @@ const AGAIN: Duration = Duration::from_secs(2);
 struct Newest(Option<u128>);
 
 impl Newest {
-    /// Records a resource version. If an earlier version was higher, returns the highest earlier version.
+    /// Records a resource version. If Valet has read a higher resource version before, returns the highest of them.
     fn note(&mut self, version: u128) -> Option<u128> {
         let newer = self.0.filter(|newest| *newest > version);
         self.0 = self.0.max(Some(version));
@@ -33,7 +35,7 @@ impl Newest {
     }
 }
 
-/// Waits until the cluster has been reset to an earlier state. Then returns a message.
+/// Waits until somebody resets the cluster to an earlier state. Then returns a message.
 pub async fn went_back(client: Client, namespace: Option<&str>) -> String {
     let api: Api<DeserializeGuard<UploadGrant>> = scoped(client, namespace);
     let mut newest = Newest::default();
@@ -50,8 +52,8 @@ pub async fn went_back(client: Client, namespace: Option<&str>) -> String {
     }
 }
 
-/// Reads the current resource version. If it is lower than an earlier one, returns the highest earlier version and
-/// the current version.
+/// Reads the current resource version of the cluster. If Valet has read a higher resource version before, returns the
+/// highest of them and the current resource version.
 async fn look(api: &Api<DeserializeGuard<UploadGrant>>, newest: &mut Newest) -> Option<(u128, u128)> {
     match version(api).await {
         Ok(version) => Some((newest.note(version?)?, version?)),

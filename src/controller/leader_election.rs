@@ -1,5 +1,6 @@
-//! Leader election with a Lease (coordination.k8s.io/v1). One replica works, and the other replicas wait. The Lease
-//! only avoids duplicate work and duplicate Events. Two replicas that both act as leader do no harm.
+//! Leader election with a Lease (coordination.k8s.io/v1). Only the leader works. All replicas without the Lease wait.
+//! The Lease only avoids duplicate work and duplicate Events, and it does no harm if two replicas act as leader for a
+//! short time.
 
 use std::{
     net::SocketAddr,
@@ -25,24 +26,25 @@ use crate::{api::annotation, telemetry::warn_once};
 
 /// The name of the Lease in the operator's namespace.
 const NAME: &str = "valet";
-/// Other replicas consider a leader dead if it has not renewed the Lease for this time. The time is short enough for
-/// a failover within seconds. It is long enough for a restart of the apiserver.
+/// If the leader has not renewed the Lease for 10 seconds, a waiting replica may become the leader. With this value,
+/// a failover takes only seconds, and the leader stays the leader during a restart of the apiserver.
 const DURATION: Duration = Duration::from_secs(10);
-/// A leader stops by itself if it could not renew the Lease for this time. This is before another replica is allowed
-/// to take over.
+/// A leader stops by itself if it could not renew the Lease for 7 seconds. A waiting replica may become the leader
+/// only 3 seconds later.
 const RENEW_DEADLINE: Duration = Duration::from_secs(7);
 /// The pause between two renewals of the Lease. A waiting replica also pauses for this time between two attempts to
 /// acquire the Lease.
 const PERIOD: Duration = Duration::from_secs(2);
 
-/// Tells if this replica is the leader, by its own clock. A replica that was frozen or cannot reach the apiserver
-/// must not report grants and stores as the leader. Another replica may have become the leader in the meantime.
+/// Tells if this replica is the leader, by its own clock. If a replica was frozen or cannot reach the apiserver, a
+/// second replica may have become the leader. The first replica must then not export metrics of grants and stores as
+/// the leader.
 #[derive(Debug, Default)]
 pub struct Leadership(Mutex<Until>);
 
 #[derive(Clone, Copy, Debug, Default)]
 enum Until {
-    /// This replica is not the leader. Another replica may be the leader.
+    /// This replica is not the leader. A different replica may be the leader.
     #[default]
     NotYet,
     /// This replica is the leader until this time, unless it renews the Lease.
@@ -80,7 +82,8 @@ impl Leadership {
 pub struct Lease {
     api: Api<LeaseObject>,
     identity: String,
-    /// The address at which other replicas reach the notification receiver of this replica.
+    /// The address of this replica's notification receiver. Replicas that are not the leader forward notifications to
+    /// the leader's address.
     address: Option<SocketAddr>,
     /// The address of the leader's notification receiver.
     leader: Arc<Leader>,
@@ -94,8 +97,9 @@ pub struct Held {
     renewed: Instant,
 }
 
-/// The version of another replica's Lease, and the time at which this replica first saw that version. Only the local
-/// clock counts, because the times in the Lease come from the clock of another machine.
+/// A version of the Lease that a different replica wrote, and the time at which this replica first saw this version.
+/// Valet uses only the clock of this machine, because the times in the Lease come from the clock of the leader's
+/// machine.
 struct Seen {
     version: Option<String>,
     since: Instant,
@@ -111,9 +115,9 @@ impl Seen {
 }
 
 impl Lease {
-    /// Creates a candidate in the operator's namespace. `identity` must be unique to this process. A leader
-    /// advertises the `address` of its notification receiver in the Lease, and the other replicas store that address
-    /// in `leader`. `term` says that this replica is the leader while the replica holds the Lease.
+    /// Creates a candidate in the operator's namespace. `identity` must be unique to this process. The leader writes
+    /// the `address` of its notification receiver to the Lease. A replica that is not the leader stores the leader's
+    /// address in `leader`. `term` records the times in which this replica holds the Lease.
     pub fn new(
         client: Client,
         namespace: &str,
@@ -191,7 +195,8 @@ impl Lease {
             self.leader.is_at(advertised(&lease));
             return Ok(None);
         }
-        // The request contains the resource version that was read. Therefore only one of several candidates succeeds.
+        // The request contains the resource version that was read. If several replicas try to take the Lease, only
+        // one of these requests therefore succeeds.
         let mut ours = lease.clone();
         ours.spec = Some(self.spec(lease.spec.as_ref()));
         self.advertise(&mut ours);
@@ -199,8 +204,8 @@ impl Lease {
         Ok(Some(Held { lease, renewed: began }))
     }
 
-    /// Renews the Lease as long as possible, and returns the reason why it was lost. The caller must stop all work
-    /// when this function returns.
+    /// Renews the Lease until this replica loses it, and then returns the reason. The caller must stop all work when
+    /// this function returns.
     pub async fn keep(&self, held: &mut Held) -> String {
         let why = self.renew(held).await;
         self.term.set(Until::NotYet);
@@ -214,7 +219,7 @@ impl Lease {
         };
         loop {
             sleep(PERIOD).await;
-            // The elapsed time also includes the time in which this process was frozen.
+            // The elapsed time since the last renewal also includes time in which this process was frozen.
             let Some(left) = RENEW_DEADLINE.checked_sub(held.renewed.elapsed()) else {
                 let seconds = held.renewed.elapsed().as_secs();
                 return format!("the Lease could not be renewed for {seconds} s");
@@ -230,7 +235,8 @@ impl Lease {
                     *held = Held { lease, renewed: began };
                 }
                 Ok(Err(Error::Conflict(_) | Error::Gone(_))) => {
-                    // The cause of the conflict may be an earlier write of this process whose response was lost.
+                    // The Lease has changed. The change may come from an earlier write of this process whose response
+                    // was lost.
                     match call("reading the Lease", self.api.get_opt(NAME)).await {
                         Ok(Some(lease)) if version(&lease) < version(&held.lease) => {
                             return "the resource version of the Lease fell, because the cluster was reset to an earlier state, for example by an etcd restore".into();
@@ -249,7 +255,7 @@ impl Lease {
         }
     }
 
-    /// Releases the Lease. A waiting replica can then acquire the Lease without waiting until it expires.
+    /// Releases the Lease, so that a waiting replica can acquire it at once.
     pub async fn release(&self, held: Held) {
         let mut free = held.lease;
         if let Some(spec) = &mut free.spec {
@@ -300,7 +306,7 @@ fn holder(lease: &LeaseObject) -> Option<&String> {
 }
 
 /// Returns the resource version of the Lease as a number. Resource versions of one kind can be compared (KEP-5504).
-/// Returns `None` if the resource version is not a number. `None` is less than any number.
+/// Returns `None` if the resource version is not a number. In comparisons, `None` is less than every number.
 fn version(lease: &LeaseObject) -> Option<u128> {
     lease.resource_version()?.parse().ok()
 }
@@ -309,8 +315,8 @@ fn version(lease: &LeaseObject) -> Option<u128> {
 mod tests {
     use super::*;
 
-    /// The leadership must end exactly on time, even if this replica has noticed nothing. Another replica is allowed
-    /// to take over three seconds later.
+    /// The leadership must end exactly on time, even if this replica has not noticed that it cannot renew the Lease.
+    /// A waiting replica may become the leader three seconds later.
     #[test]
     fn leadership_ends_on_time_if_it_is_not_renewed() {
         let (term, begin) = (Leadership::default(), Instant::now());

@@ -1,6 +1,8 @@
-//! Merges the conditions of several operators in the status of one store. Each operator serves its own namespace with
-//! its own credentials, and it writes only its own conditions. The summary conditions are computed from the
-//! conditions of all operators. Therefore operators that disagree do not overwrite each other in a loop.
+//! Merges the conditions of several operators in the status of one store. Each operator serves one namespace with its
+//! own credentials, and writes conditions with the name of this namespace. The status also has summary conditions,
+//! which Valet computes from the conditions of all operators.
+//!
+//! Without these separate conditions, two operators that disagree would overwrite each other in a loop.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -8,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use super::store_status::{CLOCK, EXPIRATION, HEADERS, KEYS};
 use crate::api::{ConditionType, Reason, StoreStatus, set_ready};
 
-/// The types of conditions that each operator writes with its namespace, as `NAMESPACE/TYPE`.
+/// Each operator writes conditions of these types with the name of its namespace, in the form `NAMESPACE/TYPE`.
 const OWN: [&str; 5] = [READY, HEADERS, CLOCK, KEYS, EXPIRATION];
 /// The types of the summary conditions, which kstatus evaluates.
 const SUMMARY: [&str; 3] = [
@@ -20,7 +22,7 @@ const READY: &str = ConditionType::Ready.as_str();
 /// The message of the summary if several operators can use the store.
 const ALL_CAN: &str = "every operator that has checked the store can use the store";
 
-/// Returns the type of a condition that belongs to the operator of one namespace.
+/// Returns the condition type `NAMESPACE/TYPE`, which belongs to the operator of one namespace.
 pub fn of(namespace: &str, type_: &str) -> String {
     format!("{namespace}/{type_}")
 }
@@ -39,7 +41,8 @@ pub fn own(status: &StoreStatus, namespace: &str) -> StoreStatus {
         })
         .collect();
     if is_alone(status, namespace) {
-        // A single operator writes its other conditions without a namespace in the type.
+        // If only one operator serves the store, its conditions have no namespace in the type. The exception is
+        // `Ready`.
         let rest = status
             .conditions
             .iter()
@@ -52,7 +55,7 @@ pub fn own(status: &StoreStatus, namespace: &str) -> StoreStatus {
     }
 }
 
-/// Returns true if no other operator has written a condition.
+/// Returns true if only the operator of `namespace` has written conditions.
 fn is_alone(status: &StoreStatus, namespace: &str) -> bool {
     !status
         .conditions
@@ -60,12 +63,13 @@ fn is_alone(status: &StoreStatus, namespace: &str) -> bool {
         .any(|c| is_ready(c).is_some_and(|n| n != namespace))
 }
 
-/// Merges the new conditions of the operator of `namespace` into the status. The summary `Ready` is True if every
-/// operator that checked the current generation reports True. Otherwise it repeats one failing condition with the
-/// namespace of its operator.
+/// Merges the new conditions of the operator of `namespace` into the status. The summary condition `Ready` is True if
+/// every operator that checked the current generation reports True. Otherwise it repeats the failing condition of one
+/// operator, with the namespace of this operator.
 ///
-/// If several operators serve the store, the fields that describe one operator are empty: capabilities, credentials
-/// expiry and conformance check. The credentials expiry is then in the message of each operator's condition.
+/// The fields for capabilities, credentials expiry and conformance check describe only one operator. They are empty
+/// if several operators serve the store. In this case, the message of each operator's condition contains its
+/// credentials expiry.
 pub fn join(previous: &StoreStatus, namespace: &str, mut own: StoreStatus, now: Timestamp) -> StoreStatus {
     let generation = own.observed_generation;
     let mut status = without(previous, namespace);
@@ -85,7 +89,7 @@ pub fn join(previous: &StoreStatus, namespace: &str, mut own: StoreStatus, now: 
     }
     for condition in &own.conditions {
         if alone && condition.type_ != READY {
-            // A single operator needs no conditions with a namespace in their type.
+            // If only one operator serves the store, its conditions also appear without a namespace in their type.
             status.conditions.push(condition.clone());
             continue;
         }
@@ -105,14 +109,14 @@ pub fn join(previous: &StoreStatus, namespace: &str, mut own: StoreStatus, now: 
         status.canary = None;
     }
     let word = word(&status.conditions, generation, alone);
-    // The summary conditions keep their transition times if their status does not change.
+    // A summary condition keeps its transition time if its status does not change.
     status
         .conditions
         .extend(summary.into_iter().filter(|c| SUMMARY.contains(&c.type_.as_str())));
     if let Some((reason, message)) = word {
         set_ready(&mut status.conditions, (reason, &message), generation, now);
     }
-    // The sort order makes the result independent of the operator that writes it.
+    // The conditions are sorted, so that every operator writes an equal list.
     status.conditions.sort_by(|a, b| {
         let is_another = |c: &Condition| c.type_.contains('/');
         (is_another(a), &a.type_).cmp(&(is_another(b), &b.type_))
@@ -130,8 +134,9 @@ pub fn without(status: &StoreStatus, namespace: &str) -> StoreStatus {
     status
 }
 
-/// Returns the reason and message of the summary condition. Every operator must compute the same text. If several
-/// operators serve the store, the text therefore contains no details of one operator, except a failure.
+/// Returns the reason and message of the summary condition. Every operator must compute an equal text. If several
+/// operators serve the store, the text therefore contains details of one operator only if that operator reports a
+/// failure.
 fn word(conditions: &[Condition], generation: Option<i64>, alone: bool) -> Option<(Reason, String)> {
     let mut voices: Vec<_> = conditions
         .iter()
@@ -165,7 +170,7 @@ mod tests {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
     }
 
-    /// Returns the status after one operator has written its conditions.
+    /// Returns the store's status after the operator of one namespace has written its conditions.
     fn says(previous: &StoreStatus, namespace: &str, reason: Reason, generation: i64, now: i64) -> StoreStatus {
         let mut status = own(previous, namespace);
         status.observed_generation = Some(generation);
@@ -237,7 +242,8 @@ mod tests {
             "False CredentialsNotFound: for namespace b: operator b checked the store"
         );
         assert!(settled.capabilities.is_empty() && settled.canary.is_none());
-        // The credentials expiry is in the condition of the operator that can use the store, and not in the summary.
+        // Two operators serve the store. The credentials expiry is in the condition of the operator that can use the
+        // store, and not in the summary.
         assert_eq!(settled.credentials_expiration_time, None);
         let message = |type_: &str| {
             let c = settled.conditions.iter().find(|c| c.type_ == type_).unwrap();
@@ -281,7 +287,7 @@ mod tests {
         assert!(left.conditions.contains(&somebodys) && types(&left).contains(&"gone/Ready"));
     }
 
-    /// The name of one namespace is a prefix of the name of the other namespace.
+    /// The test uses two namespaces. The name of the first namespace is a prefix of the name of the second namespace.
     #[test]
     fn conditions_of_namespaces_with_a_common_prefix_are_separate() {
         let status = says(

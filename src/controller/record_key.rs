@@ -1,5 +1,5 @@
 //! Stores the operator's record key in a Secret in the operator's namespace. The record key is the HMAC key with
-//! which Valet signs its own records. The operator creates the key at its first start.
+//! which Valet signs its own records. The operator creates the record key at its first start.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     core::record::RecordKey,
 };
 
-/// The name of the only entry in the Secret with the record key.
+/// The record key is in this entry of the Secret. The Secret has no further entries.
 const ENTRY: &str = "key";
 
 /// The pause between two checks that the Secret with the record key still exists.
@@ -27,7 +27,7 @@ pub struct RecordKeyStore {
 }
 
 impl RecordKeyStore {
-    /// Uses the Secret in the given namespace, which is the operator's own namespace.
+    /// Creates the value for the Secret in `namespace`, which is the operator's own namespace.
     pub fn new(client: Client, namespace: &str) -> Self {
         Self {
             secrets: NamedSecrets::new(client),
@@ -41,8 +41,8 @@ impl RecordKeyStore {
     ///
     /// Returns a message with the name of the Secret and advice for the user.
     pub async fn open(&self) -> Result<RecordKey, String> {
-        // If two replicas start at the same time, both may find no Secret. Only one of them can create the Secret,
-        // and the other replica then reads it.
+        // If two replicas start at the same time, both may find no Secret. Only the first request to create the
+        // Secret succeeds. The replica whose request fails then reads the Secret.
         for _ in 0..3 {
             if let Some(key) = self.read().await? {
                 return Ok(key);
@@ -63,8 +63,8 @@ impl RecordKeyStore {
         ))
     }
 
-    /// Creates the Secret with the record key again if it is deleted. Returns a message if the Secret contains a
-    /// different key. The operator must then restart, because a process uses only one key.
+    /// Creates the Secret with the record key again if it is deleted. If the Secret contains a different record key,
+    /// returns a message. The operator must restart in this case, because a process uses only one record key.
     pub async fn keep(&self, key: &RecordKey) -> String {
         loop {
             match self.read().await {
@@ -121,8 +121,8 @@ impl RecordKeyStore {
             metadata: ObjectMeta {
                 name: Some(RECORD_KEY_NAME.to_owned()),
                 namespace: Some(self.namespace.clone()),
-                // The Secret with the record key does not have the label of grant Secrets. Grant Secrets can be
-                // created again, but the Secret with the record key must be backed up.
+                // The Secret with the record key does not have the label of grant Secrets. The reason is that a
+                // backup can leave out grant Secrets, but it must contain the Secret with the record key.
                 ..ObjectMeta::default()
             },
             type_: Some(RECORD_KEY_TYPE.to_owned()),

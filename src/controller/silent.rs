@@ -1,5 +1,5 @@
-//! Detects a watch that no longer delivers events. The sign is an object that has not changed for minutes but differs
-//! from the object in the watch cache.
+//! Detects a watch that no longer delivers events. Such a watch leaves old objects in the watch cache. The module
+//! therefore looks for an object whose version in the watch cache has been wrong for minutes.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -16,10 +16,11 @@ use crate::{
     telemetry::{Health, warn_once},
 };
 
-/// The pause between two lists of all grants, which contain only metadata. A difference from the watch cache counts
-/// only if it exists in two consecutive lists.
+/// Valet lists the metadata of all grants every 300 seconds, and compares the list with the watch cache. A difference
+/// counts only if it exists in two consecutive lists.
 const PERIOD: Duration = Duration::from_secs(300);
-/// The page size of the lists of grants. One page fits into memory even if every object has the maximum size.
+/// The page size of the lists of grants. With this page size, one page fits into memory even if every grant has the
+/// maximum size.
 const PAGE: u32 = 100;
 
 /// The resource version of each object, by UID.
@@ -33,9 +34,9 @@ struct Comparison {
 }
 
 impl Comparison {
-    /// Returns the number of objects whose changes the watch has missed. A listed object counts if its version is the
-    /// same as in the last list and the watch cache has another version. A cached object counts if it was in neither
-    /// of the last two lists.
+    /// Returns the number of objects whose changes the watch has missed. A listed object counts if its version has
+    /// not changed since the last list, but the watch cache has a different version. An object in the watch cache
+    /// also counts if the last two lists did not contain it.
     fn missed(&mut self, listed: Versions, watched: Versions) -> usize {
         let unchanged = |(uid, version): &(&String, &String)| self.listed.get(*uid) == Some(version);
         let otherwise = listed
@@ -53,7 +54,8 @@ impl Comparison {
     }
 }
 
-/// Waits until the watch of one kind of grant has missed changes for minutes. Then returns a message.
+/// Waits until the watch of one kind of grant has delivered no changes for minutes, although there were changes. Then
+/// returns a message.
 pub async fn went_silent(
     client: Client,
     namespace: Option<&str>,
@@ -94,7 +96,7 @@ async fn compare<G: Grant>(
     caller: &Requeuer<G>,
 ) -> usize {
     match listed::<G>(client, namespace).await {
-        // The watch cache is read after the list, so that it is at least as new as the list.
+        // Valet reads the watch cache after the list, so that a correct watch cache is at least as new as the list.
         Ok(listed) => {
             let known = caller.known();
             let watched = known.iter().filter_map(|grant| version(grant.as_ref())).collect();
@@ -153,7 +155,8 @@ mod tests {
             missed(&[(&[("a", 1)], &[("a", 1)]), (&[("a", 1)], &[("a", 1)])]),
             [0, 0]
         );
-        // At each comparison, one object has just changed, one was just created and one was just deleted.
+        // Shortly before each comparison, one object was changed, one was created and one was deleted. The watch has
+        // not delivered these events yet.
         assert_eq!(
             missed(&[
                 (&[("a", 2), ("b", 3)], &[("a", 1), ("c", 1)]),
@@ -170,8 +173,8 @@ mod tests {
 
     #[test]
     fn watch_has_missed_differences_that_last_a_whole_period() {
-        // The watch cache has missed a change, a new object or a reset to an older version. The difference lasts for
-        // a whole period.
+        // The watch cache has missed a change, a new object or a reset to an older version. The difference exists in
+        // two consecutive lists.
         assert_eq!(
             missed(&[(&[("a", 2)], &[("a", 1)]), (&[("a", 2)], &[("a", 1)])]),
             [0, 1]
@@ -181,7 +184,7 @@ mod tests {
             missed(&[(&[("a", 2)], &[("a", 9)]), (&[("a", 2)], &[("a", 9)])]),
             [0, 1]
         );
-        // The objects were deleted, but the watch cache still has them for a whole period.
+        // The objects were deleted, but the watch cache still has them at two consecutive comparisons.
         assert_eq!(
             missed(&[(&[], &[("a", 1), ("b", 1)]), (&[], &[("a", 1), ("b", 1)])]),
             [0, 2]

@@ -7,14 +7,15 @@ use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 
 use super::error::Error;
 
-/// The maximum age of cached data with which a credential is signed. This applies to a store, its credentials, and
-/// the labels of a namespace. One read within this time serves all grants of the store.
+/// Valet signs a credential only with data that is at most 2 seconds old. The data is the store, its credentials, and
+/// the labels of the namespace. Within these 2 seconds, all grants of the store use the result of one read.
 pub const FRESHNESS: Duration = Duration::from_secs(2);
 
-/// A cached value that only one task reads at a time. The value is valid for [`FRESHNESS`], or until a change is
-/// noticed.
+/// A cached value. If several tasks need a new value, only one of them reads it. The value is valid for the time
+/// [`FRESHNESS`], or until Valet notices a change.
 pub struct Slot<T> {
-    /// The number of noticed changes. A value that was read before the last change is stale.
+    /// The number of changes that Valet has noticed. If Valet read the value before the last change, the value is
+    /// stale.
     changes: AtomicU64,
     content: AsyncMutex<Option<Content<T>>>,
 }
@@ -46,8 +47,8 @@ impl<T: Clone> Slot<T> {
         F: Future<Output = Result<T, Error>>,
     {
         let mut content = self.content.lock().await;
-        // The start time and the change counter are stored before the read. A change that happens during the read
-        // therefore makes the result stale.
+        // The start time and the number of changes are read before `read` is called. If a change happens while `read`
+        // runs, its result is therefore stale.
         let (began, changes) = (Instant::now(), self.changes.load(Ordering::Acquire));
         if let Some(c) = content
             .as_ref()

@@ -15,34 +15,35 @@ use crate::{
 
 /// Everything that a reconcile of one grant reads and changes.
 ///
-/// Each read and each write has a time limit. Every write to the apiserver has preconditions: the UID and the resource
-/// version of the object on which the decision is based. Such a write returns [`Error::Conflict`] if the object has
-/// changed.
+/// Each read and each write has a time limit. Every write to the apiserver has two preconditions: the UID and the
+/// resource version of the object that Valet read before the decision. If the object has changed after this read, the
+/// write returns [`Error::Conflict`].
 pub trait Effects {
-    /// Is called before each step is executed.
+    /// The interpreter calls this method before it executes a step.
     fn before_step(&mut self, facts: &Facts, step: &Step) {
         let _ = (facts, step);
     }
 
-    /// Returns true if the time limit of the reconcile has passed. No step that waits for a store starts afterwards.
+    /// Returns true if the time limit of the reconcile has passed. After the time limit, the reconcile starts no step
+    /// that waits for a store.
     fn is_late(&self) -> bool {
         false
     }
 
-    /// Takes a permit for requests to the grant's store, unless the reconcile already has one.
+    /// Takes a permit for requests to the grant's store, unless the reconcile already has such a permit.
     ///
     /// # Errors
     /// Returns [`Error::InLine`] if the limit of concurrent requests to the store is reached.
     fn take_permit(&mut self, grant: &GrantFacts) -> Result<(), Error>;
 
-    /// Returns the permit, so that other reconciles can send requests to the store.
+    /// Gives the permit back, so that a different reconcile can send requests to the store.
     fn return_permit(&mut self);
 
-    /// Reads the grant's store. The result is usable until at least `wanted_until` if the store's credentials allow
-    /// this.
+    /// Reads the grant's store. Valet wants to sign a credential that expires at `wanted_until`. If necessary, the
+    /// method gets new signing credentials that are valid until this time.
     ///
-    /// # Errors
-    /// Returns an error if a call to the apiserver fails. A problem of the store is part of the result.
+    /// # Errors Returns an error if a call to the apiserver fails. A problem of the store is not an error, because
+    /// the result describes it.
     fn read_store(
         &mut self,
         grant: &GrantFacts,
@@ -57,11 +58,10 @@ pub trait Effects {
 
     /// Reads the current version of the grant from the apiserver.
     ///
-    /// # Errors
-    /// Returns [`Error::Gone`] if the grant no longer exists, or if another grant now has its name.
+    /// # Errors Returns [`Error::Gone`] if the grant no longer exists, or if a new grant now has its name.
     fn read_grant(&mut self, grant: &GrantFacts) -> impl Future<Output = Result<GrantFacts, Error>> + Send;
 
-    /// Finds out if the quota allows one more live grant, and reserves it.
+    /// Finds out if the quota allows one more live grant. If so, reserves quota for this grant.
     fn reserve_quota(
         &mut self,
         grant: &GrantFacts,
@@ -69,7 +69,7 @@ pub trait Effects {
         store: &StoreFact,
     ) -> impl Future<Output = QuotaFact> + Send;
 
-    /// Polls the store for the object.
+    /// Polls the store for the grant's object.
     fn read_object(&mut self, access: &Access) -> impl Future<Output = ObjectFact> + Send;
 
     /// Lists the uploaded parts of a multipart upload.
@@ -78,20 +78,21 @@ pub trait Effects {
     /// Lists the open multipart uploads of the grant's object key.
     fn read_uploads(&mut self, access: &Access) -> impl Future<Output = UploadsFact> + Send;
 
-    /// Returns true if another unfinished grant has a multipart upload for the same object key. The grants may refer
-    /// to different stores, because two stores can use the same bucket.
+    /// Returns true if a second unfinished grant has a multipart upload for the object key of this grant. The two
+    /// grants may refer to different stores, because two stores can use one bucket.
     fn is_contested(&self, grant: &GrantFacts) -> bool;
 
-    /// Returns the difference between the clocks according to the store's last answer.
+    /// Returns the difference between the store's clock and the operator's clock. The store's last answer contains
+    /// the time of its clock.
     fn skew(&self) -> Option<SignedDuration>;
 
-    /// Returns true if the watch has reported a newer version of the grant than the one that was decided on.
+    /// Returns true if the watch has reported a version of the grant that is newer than the version in the decision.
     ///
     /// # Errors
     /// Returns [`Error::Gone`] if the grant no longer exists.
     fn has_newer_grant(&self, grant: &GrantFacts) -> Result<bool, Error>;
 
-    /// Returns true if the store is still the one that was decided on.
+    /// Returns true if the store has not changed since the decision.
     ///
     /// # Errors
     /// Returns an error if a call to the apiserver fails.
@@ -101,7 +102,7 @@ pub trait Effects {
         view: &StoreView,
     ) -> impl Future<Output = Result<bool, Error>> + Send;
 
-    /// Returns true if the provider sends requests to sign a credential.
+    /// Returns true if the provider must send a request to sign a credential. Otherwise the operator signs by itself.
     fn signs_with_requests(&self) -> bool;
 
     /// Initiates a multipart upload, and returns its upload ID.
@@ -122,11 +123,11 @@ pub trait Effects {
 
     /// Aborts a multipart upload. It is not an error if the upload no longer exists.
     ///
-    /// # Errors
-    /// Returns the reason why the upload can still exist. The text contains no secrets.
+    /// # Errors Returns a text if the multipart upload may still exist. The text says why, and it contains no
+    /// secrets.
     fn abort_upload(&mut self, upload: &AbortAccess) -> impl Future<Output = Result<(), String>> + Send;
 
-    /// Signs the record in the Secret, and creates or replaces the Secret.
+    /// Adds the record signature to the Secret, and creates or replaces the Secret.
     ///
     /// # Errors
     /// Returns an error if the write fails.
@@ -172,7 +173,7 @@ pub trait Effects {
         resource_version: &str,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Signs the record in the status, writes the status, and returns the new version of the grant.
+    /// Adds the record signature to the status, writes the status, and returns the new version of the grant.
     ///
     /// # Errors
     /// Returns an error if the write fails.
@@ -205,10 +206,12 @@ pub trait Effects {
     /// Remembers that this process polled the store for the grant's object at this time.
     fn remember_poll(&mut self, grant: &GrantFacts, at: Timestamp);
 
-    /// Changes what this process remembers about restorations of the grant's Secret, and returns the new value.
+    /// Changes the number and the times of the restorations of the grant Secret that this process remembers. Returns
+    /// the new value.
     fn remember_repairs(&mut self, grant: &GrantFacts, change: impl FnOnce(&mut Repairs)) -> Repairs;
 
-    /// Reads or changes what this process remembers about the multipart upload that it initiated for the grant.
+    /// Reads or changes the data about the grant's multipart upload that this process remembers. Only an upload that
+    /// this process initiated has such data.
     fn initiated_upload<T>(
         &mut self,
         grant: &GrantFacts,
@@ -238,7 +241,7 @@ pub struct InitiatedUpload {
 }
 
 impl InitiatedUpload {
-    /// Returns the ID of the upload, if no Secret records it.
+    /// Returns the upload ID, if the grant Secret does not contain it yet.
     pub fn unrecorded(upload: &Option<Self>) -> Option<String> {
         upload.as_ref().filter(|u| !u.is_recorded).map(|u| u.id.clone())
     }
@@ -253,10 +256,10 @@ pub enum Note<'a> {
         /// True if the grant had no credential before.
         is_first: bool,
     },
-    /// The data was removed from a Secret that finalizers keep.
+    /// Valet removed the data from a deleted Secret that finalizers still keep.
     SecretEmptied,
     SecretDeleted,
-    /// The store changed while a credential was signed, so the credential was dropped.
+    /// The store changed while Valet signed a credential, so Valet did not publish this credential.
     StoreChanged,
     /// The store was polled for the object.
     ObjectPolled(&'a ObjectFact),
@@ -269,9 +272,9 @@ pub enum Note<'a> {
     UploadAborted {
         parts: usize,
     },
-    /// Parts of a multipart upload stay in the store. The text says why.
+    /// Valet stopped the cleanup of a multipart upload, so its parts stay in the store. The text says why.
     UploadAbandoned(&'a str),
-    /// A multipart upload that no Secret records could not be aborted yet. The text says why.
+    /// Valet could not abort a multipart upload whose ID is in no Secret. The text says why.
     AbortFailed(&'a str),
     GrantDeleted,
 }

@@ -5,7 +5,7 @@ use thiserror::Error;
 use crate::core::SignError;
 
 /// The time limit of one reconcile. After this time, no step for a store starts, and requests to the store are
-/// cancelled. A call to the apiserver that is already running is not cancelled. Otherwise its result would be lost.
+/// cancelled. A call to the apiserver that is already running is not cancelled, because Valet needs its result.
 pub const DEADLINE: Duration = Duration::from_secs(15);
 
 /// The time limit of one call to the apiserver. The client itself has no time limit.
@@ -20,8 +20,8 @@ pub enum Error {
     /// The object that the step must change no longer exists.
     #[error("the object no longer exists: {0}")]
     Gone(&'static str),
-    /// The apiserver refused the request, and somebody must remove the cause. For example, the cause is a
-    /// ResourceQuota, an admission policy, or a namespace that is being deleted.
+    /// The apiserver refused the request, for example because of a ResourceQuota, an admission policy, or a namespace
+    /// that is being deleted. Somebody must remove the cause.
     #[error("the apiserver refused: {0}")]
     Refused(String),
     /// The call to the apiserver failed, for example because of its time limit.
@@ -32,7 +32,8 @@ pub enum Error {
         why: String,
     },
     /// The reconcile waits in the store's queue, because the request limit of the store is reached. The number says
-    /// how many rounds of other reconciles come first.
+    /// for how many rounds the reconcile must wait. In each round, reconciles of different grants use all permits of
+    /// the store.
     #[error(
         "the limit of concurrent requests to the store is reached; {0} rounds of other requests run before this request"
     )]
@@ -40,7 +41,7 @@ pub enum Error {
     /// The first probe of the store is still running. Valet enqueues the grant when the probe has a result.
     #[error("the store is being probed")]
     NotProbed,
-    /// The reconcile took longer than the time limit. It stopped, so that other reconciles can run.
+    /// The reconcile took longer than its time limit. It stopped, so that reconciles of different grants can run.
     #[error(
         "the reconcile took longer than {seconds} s and was stopped; the store, its STS or the apiserver is slow",
         seconds = DEADLINE.as_secs()
@@ -49,18 +50,19 @@ pub enum Error {
     /// The provider could not sign the credential.
     #[error(transparent)]
     Sign(#[from] SignError),
-    /// The effects have ended the reconcile. The operator never does this.
+    /// The implementation of the effects stopped the reconcile. For example, `valet sign` does this. The operator
+    /// never does this.
     #[error("the reconcile was stopped")]
     Stopped,
-    /// The decision logic returned too many steps for one reconcile. This is a bug, and the limit prevents an endless
-    /// loop.
+    /// The decision logic returned too many steps for one reconcile. This is a bug in Valet. The limit of steps
+    /// prevents an endless loop.
     #[error("the reconcile did not finish after {0} steps because of a bug in Valet; please report this bug")]
     Restless(usize),
 }
 
 impl Error {
-    /// Returns the message without quoted texts, such as object names. Two failures with the same cause have the same
-    /// result.
+    /// Returns the error message without quoted texts, such as object names. Two failures with one cause therefore
+    /// have equal results.
     pub fn cause(&self) -> String {
         let message = self.to_string();
         let parts = message.split('"').enumerate();

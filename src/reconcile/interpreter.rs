@@ -3,17 +3,18 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Effects, Error, InitiatedUpload, Note};
 use crate::core::{Access, Facts, Read, Step, StoreFact, UploadFact, decide};
 
-/// The maximum number of steps in one reconcile. If one reconcile handles a grant from its creation to its end, it
-/// needs nine steps.
+/// The maximum number of steps in one reconcile. Nine steps are enough to handle a grant from its creation to its end
+/// in one reconcile.
 pub const MAX_STEPS: usize = 16;
 
-/// The end of a reconcile.
+/// The result of a reconcile that ended without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Nothing is left to do until this time, unless the grant, its Secret or its store changes. `None` means that only
-    /// a change starts the next reconcile.
+    /// The next reconcile starts at this time, or when the grant, its Secret or its store changes. `None` means that
+    /// only a change starts the next reconcile.
     Rest(Option<Timestamp>),
-    /// The grant was deleted, or its deletion no longer waits for Valet. Only a change starts the next reconcile.
+    /// The grant was deleted, or it is being deleted and Valet has removed its finalizer. Only a change of the grant
+    /// starts the next reconcile.
     Deleted,
 }
 
@@ -34,9 +35,8 @@ impl<'e, E: Effects> Reconcile<'e, E> {
 
     /// Executes one step after the other, until nothing is left to do.
     ///
-    /// # Errors
-    /// Returns an [`Error`] if a step fails. Steps that completed earlier are not undone, and the next reconcile
-    /// continues from the new state.
+    /// # Errors Returns an [`Error`] if a step fails. Valet does not undo the steps before this step. The next
+    /// reconcile starts with the state that these steps have left.
     pub async fn run(&mut self) -> Result<Outcome, Error> {
         for _ in 0..MAX_STEPS {
             let upload = |upload: &mut Option<InitiatedUpload>| upload.as_ref().map(|u| u.id.clone());
@@ -50,7 +50,8 @@ impl<'e, E: Effects> Reconcile<'e, E> {
                 Step::RemoveFinalizer { notice } if self.facts.grant.deleting => {
                     self.effects.return_permit();
                     self.remove_finalizer(notice).await?;
-                    // If the write succeeded, the apiserver deletes the grant, or other finalizers keep it.
+                    // Valet has removed its finalizer. The apiserver now deletes the grant, unless the grant has
+                    // finalizers from other programs.
                     if !self.facts.grant.held {
                         return Ok(Outcome::Deleted);
                     }
@@ -117,7 +118,7 @@ impl<'e, E: Effects> Reconcile<'e, E> {
     async fn read_store(&mut self) -> Result<(), Error> {
         self.take_permit()?;
         let seconds = SignedDuration::from_secs(self.facts.grant.terms.expiration_seconds);
-        // A credential that is signed now expires at this time.
+        // A credential that Valet signs now expires at `wanted_until`.
         let wanted_until = self.now.checked_add(seconds).unwrap_or(Timestamp::MAX);
         let found = self.effects.read_store(&self.facts.grant, wanted_until).await?;
         self.facts.store = found.fact;
@@ -131,7 +132,8 @@ impl<'e, E: Effects> Reconcile<'e, E> {
         self.note(Note::ObjectPolled(&found));
         self.facts.object = found;
         if let StoreFact::Usable(store) = &mut self.facts.store {
-            // The response to the HEAD request also gives the current difference between the clocks.
+            // The response to the HEAD request contains the store's time. Valet therefore also knows the current
+            // clock difference.
             store.skew = self.effects.skew();
         }
         if matches!(self.facts.upload, UploadFact::Open(_)) {
@@ -154,9 +156,9 @@ impl<'e, E: Effects> Reconcile<'e, E> {
         Ok(())
     }
 
-    /// Returns true if the grant or its store has changed since the decision to sign. The new credential must then not
-    /// be published, because signing can take seconds and the credential may no longer be allowed. The outdated facts
-    /// are dropped.
+    /// Returns true if the grant or its store has changed since the decision to sign. Signing can take seconds, and a
+    /// change in this time can forbid the credential. Valet must then not publish the credential. The method also
+    /// removes the outdated facts, so that Valet reads them again.
     pub(super) async fn is_stale(&mut self) -> Result<bool, Error> {
         if self.effects.has_newer_grant(&self.facts.grant)? {
             self.read_grant().await?;
@@ -182,7 +184,8 @@ impl<'e, E: Effects> Reconcile<'e, E> {
     }
 }
 
-/// Returns true if a step waits for a store rather than for the apiserver.
+/// Returns true if the step can wait for a store or for quota. Every step without this property waits only for the
+/// apiserver.
 fn waits_for_store(step: &Step) -> bool {
     match step {
         Step::Read(read) => matches!(
@@ -201,8 +204,8 @@ fn waits_for_store(step: &Step) -> bool {
     }
 }
 
-/// Returns true if a reconcile keeps its permit for requests to the store during this step. It returns the permit
-/// before it writes to the apiserver.
+/// Returns true if a reconcile keeps its permit for requests to the store during this step. A reconcile gives its
+/// permit back before it writes to the apiserver.
 fn is_part_of_store_request(step: &Step) -> bool {
     matches!(
         step,

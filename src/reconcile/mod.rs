@@ -1,9 +1,11 @@
-//! Executes the decisions about one grant: reads the facts that a decision lacks, executes the decided step, and
-//! decides again.
+//! Executes the decisions about one grant. Valet reads the facts that a decision lacks, executes the step that it
+//! decided on, and decides again.
 //!
-//! The module has no client, no clock and no store. All reads and writes go through the trait [`Effects`]. The
-//! controller implements it with the apiserver and the stores, `valet sign` with files, and the tests with a simulated
-//! cluster. The code that the tests crash after every write is therefore the code that the operator runs.
+//! All reads and writes of this module go through the trait [`Effects`]. The controller implements this trait with
+//! the apiserver and the stores. The command `valet sign` implements it with files, and the tests implement it with a
+//! simulated cluster.
+//!
+//! The tests can therefore stop a reconcile after every write, and they test the code that the operator runs.
 
 mod effects;
 mod error;

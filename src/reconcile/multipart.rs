@@ -18,8 +18,8 @@ impl<E: Effects> Reconcile<'_, E> {
 
     pub(super) async fn read_uploads(&mut self, access: &Access) -> Result<(), Error> {
         self.take_permit()?;
-        // If this process initiated an upload that no Secret records, it knows the upload ID. It therefore aborts the
-        // upload without a list request.
+        // If this process initiated an upload whose ID is in no Secret, it remembers the upload ID. It can therefore
+        // abort the upload without a request that lists all uploads.
         if let Some(id) = self.unrecorded_upload()
             && self.effects.abort_upload(&access.to_abort(&id)).await.is_ok()
         {
@@ -33,7 +33,7 @@ impl<E: Effects> Reconcile<'_, E> {
         Ok(())
     }
 
-    /// Returns the ID of the upload that this process initiated, if no Secret records it.
+    /// Returns the ID of the upload that this process initiated, if the ID is in no Secret.
     fn unrecorded_upload(&mut self) -> Option<String> {
         let id = |upload: &mut Option<InitiatedUpload>| InitiatedUpload::unrecorded(upload);
         self.effects.initiated_upload(&self.facts.grant, id)
@@ -45,8 +45,8 @@ impl<E: Effects> Reconcile<'_, E> {
         });
     }
 
-    /// Aborts the upload that this process initiated, if the Secret records a different upload. In this case another
-    /// replica wrote the Secret first, and no client uses the upload of this process.
+    /// Aborts the upload that this process initiated, if the Secret contains the ID of a different upload. In this
+    /// case a second replica of the operator wrote the Secret first. No client uses the upload of this process.
     pub(super) async fn abort_unrecorded(&mut self, access: &Access) {
         let SecretFact::Present(secret) = &self.facts.secret else {
             return;
@@ -64,7 +64,8 @@ impl<E: Effects> Reconcile<'_, E> {
             return;
         }
         if let Err(why) = self.effects.abort_upload(&access.to_abort(&id)).await {
-            // Valet finds the upload again and aborts it when the grant ends.
+            // Valet could not abort the upload now. When the grant ends, Valet lists the uploads of the object key,
+            // finds this upload and aborts it.
             self.note(Note::AbortFailed(&why));
         }
         self.forget_upload(&id);
@@ -120,7 +121,7 @@ impl<E: Effects> Reconcile<'_, E> {
         Ok(())
     }
 
-    /// Aborts multipart uploads that no Secret records.
+    /// Aborts multipart uploads whose IDs are in no Secret.
     pub(super) async fn abort_orphans(&mut self, uploads: &[AbortAccess]) -> Result<(), Error> {
         self.take_permit()?;
         self.facts.uploads = UploadsFact::Unread;

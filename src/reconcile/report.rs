@@ -29,7 +29,7 @@ impl<E: Effects> Reconcile<'_, E> {
 
     pub(super) async fn remove_finalizer(&mut self, event: Option<GrantEvent>) -> Result<(), Error> {
         if let Some(event) = event {
-            // Events cannot be written in a namespace that is being deleted. The note therefore also has the message.
+            // Nobody can create Events in a namespace that is being deleted. Valet therefore also logs the message.
             self.note(Note::UploadAbandoned(&event.message));
             self.effects.publish_event(&self.facts.grant, event).await;
         }

@@ -14,8 +14,8 @@ use crate::{
 impl<E: Effects> Reconcile<'_, E> {
     pub(super) async fn read_secret(&mut self) -> Result<(), Error> {
         let found = match self.effects.read_secret(&self.facts.grant).await {
-            // The apiserver refused a write and now also this read, so Valet has created no Secret. The status must
-            // report the refused write, and not the refused read.
+            // The apiserver refused to write the Secret, and now it also refuses to read it. Valet treats the Secret
+            // as missing. The status therefore reports the refused write, and not the refused read.
             Err(Error::Refused(_)) if self.facts.secret_refused.is_some() => None,
             found => found?,
         };
@@ -23,9 +23,11 @@ impl<E: Effects> Reconcile<'_, E> {
             self.expects_secret(true);
         }
         self.facts.secret = found.map_or(SecretFact::Absent, SecretFact::Present);
-        // The status says that a credential is issued, but the Secret is missing. Another operator may have deleted
-        // the Secret because the grant is finished, while the watch of this operator is late. One read of the grant
-        // shows its current state. Valet therefore does not restore the credential of a finished grant.
+        // The status says that a credential is issued, but the Secret does not exist. The grant may have finished,
+        // and a second operator may have deleted the Secret, while the watch of this operator is late.
+        //
+        // Valet therefore reads the grant from the apiserver. Otherwise it could restore the credential of a finished
+        // grant.
         if matches!(self.facts.secret, SecretFact::Absent) && self.facts.grant.status.binding.is_some() {
             self.read_grant().await?;
         }
@@ -82,8 +84,8 @@ impl<E: Effects> Reconcile<'_, E> {
                 self.facts.secret_refused = Some(why);
                 Ok(())
             }
-            // Another Secret has the same name, or another client changed or deleted the Secret. Valet reads the
-            // Secret, so that the next decision uses its current state.
+            // A Secret with this name already exists, or a client other than Valet changed or deleted the Secret.
+            // Valet reads the Secret, so that the next decision uses its current state.
             Err(Error::Conflict(_) | Error::Gone(_)) => {
                 let read = self.read_secret_or_stop(&publish.mode).await;
                 self.abort_unrecorded(publish.request.access()).await;
@@ -93,11 +95,11 @@ impl<E: Effects> Reconcile<'_, E> {
         }
     }
 
-    /// Initiates the multipart upload for which the part URLs are signed, if the grant needs one and has none. Then
-    /// signs the credential.
+    /// Signs a credential. If the credential consists of part URLs and the grant has no multipart upload yet, the
+    /// method first initiates the multipart upload.
     ///
-    /// Only this process knows the upload ID until the Secret is written. A second attempt in this process therefore
-    /// uses the same upload.
+    /// Only this process knows the upload ID until it has written the Secret. If the write fails, the next attempt in
+    /// this process uses this upload again.
     async fn sign(&mut self, publish: &mut Publish, initiates: bool) -> Result<Signed, SignError> {
         if initiates {
             let known = |upload: &mut Option<InitiatedUpload>| InitiatedUpload::unrecorded(upload);
@@ -121,8 +123,8 @@ impl<E: Effects> Reconcile<'_, E> {
         self.effects.sign(&publish.request).await
     }
 
-    /// Reads the Secret after the apiserver refused to create or replace it. If the namespace does not exist, a
-    /// create request also returns 404.
+    /// Reads the Secret after the apiserver refused to create or replace it. The apiserver also answers a create
+    /// request with 404 if the namespace does not exist.
     async fn read_secret_or_stop(&mut self, mode: &PublishMode) -> Result<(), Error> {
         self.read_secret().await?;
         match (&self.facts.secret, mode) {
@@ -136,13 +138,13 @@ impl<E: Effects> Reconcile<'_, E> {
         self.expects_secret(true);
     }
 
-    /// Records if Valet expects the Secret to exist as it was issued.
+    /// Records if Valet expects that the Secret exists and has the content that Valet wrote.
     fn expects_secret(&mut self, is_expected: bool) {
         let change = |repairs: &mut Repairs| repairs.is_expected = is_expected;
         self.facts.repairs = self.effects.remember_repairs(&self.facts.grant, change);
     }
 
-    /// Records that this reconcile restored the Secret, because another client had deleted or changed it.
+    /// Records that this reconcile restored the Secret, because a client other than Valet had deleted or changed it.
     pub(super) fn repaired(&mut self, is_repair: bool) {
         if is_repair {
             let now = self.now;
@@ -172,7 +174,7 @@ impl<E: Effects> Reconcile<'_, E> {
         }
     }
 
-    /// Removes the Secret's data, because finalizers of other clients delay the deletion of the Secret.
+    /// Removes the Secret's data, because finalizers from other programs delay the deletion of the Secret.
     pub(super) async fn empty_secret(&mut self, uid: &str, resource_version: &str) -> Result<(), Error> {
         match self
             .effects
@@ -185,7 +187,7 @@ impl<E: Effects> Reconcile<'_, E> {
                 Ok(())
             }
             Err(Error::Conflict(_) | Error::Gone(_)) => self.read_secret().await,
-            // Data of an immutable Secret cannot be removed. Such a Secret can only be deleted.
+            // The Secret is immutable, so nobody can remove its data. Valet can only delete the Secret.
             Err(Error::Refused(why)) => {
                 self.facts.emptying_refused = Some(why);
                 Ok(())
@@ -204,7 +206,7 @@ impl<E: Effects> Reconcile<'_, E> {
                 self.note(Note::SecretDeleted);
                 self.expects_secret(false);
                 match &self.facts.secret {
-                    // The Secret still exists until other clients remove its finalizers.
+                    // The Secret exists until the programs that added finalizers to it remove them.
                     SecretFact::Present(held) if !held.finalizers.is_empty() => self.read_secret().await,
                     _ => {
                         self.facts.secret = SecretFact::Absent;

@@ -5,18 +5,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// If the apiserver does not answer for 60 seconds, the operator is not ready. A healthy operator sends a request at
-/// least every 15 s.
+/// The operator is not ready if the apiserver has not answered for 60 seconds. The operator sends a request at least
+/// every 15 s, so it notices an outage in time.
 const LONGEST_SILENCE: Duration = Duration::from_secs(60);
 
-/// The time of the apiserver's last answer. It also records if an outage was reported.
+/// Records the time of the apiserver's last answer, and if Valet has already logged an outage of the apiserver.
 #[derive(Clone, Debug)]
 pub struct Contact(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
     answered: Instant,
-    /// The time when the reported outage of the apiserver began.
+    /// The start of an outage of the apiserver that Valet has already logged.
     silent_since: Option<Instant>,
 }
 
@@ -30,7 +30,7 @@ pub enum Change {
 }
 
 impl Contact {
-    /// Starts as if the apiserver had answered at `now`.
+    /// Creates the record. The time `now` counts as the first answer of the apiserver.
     pub fn new(now: Instant) -> Self {
         Self(Arc::new(Mutex::new(State {
             answered: now,
@@ -47,7 +47,8 @@ impl Contact {
         self.with(|state| state.answered = state.answered.max(now));
     }
 
-    /// Returns the time since the apiserver's last answer, if it is too long for a ready operator.
+    /// Returns the time since the apiserver's last answer. Returns `None` if this time is short enough for a ready
+    /// operator.
     pub fn silence(&self, now: Instant) -> Option<Duration> {
         let silence = self.with(|state| now.saturating_duration_since(state.answered));
         (silence >= LONGEST_SILENCE).then_some(silence)

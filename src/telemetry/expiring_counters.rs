@@ -6,20 +6,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Valet exports a counter for one more hour after its object was deleted. One hour is longer than common scrape
-/// intervals and than the range of each query in the alerts and documents. Therefore no count is lost.
+/// Valet exports a counter for one more hour after its object was deleted. One hour is longer than a usual scrape
+/// interval. It is also longer than the time range of every query in Valet's alerts and documents. Prometheus
+/// therefore reads every count before Valet removes the counter.
 pub const KEPT: Duration = Duration::from_secs(3600);
 
-/// Keeps one counter per label set and removes it after its object was deleted. In some clusters, each preview
-/// environment has a namespace of its own. Without the removal, a process that runs for months would export counters
-/// of all earlier namespaces.
+/// Keeps one counter for each set of labels. Removes a counter some time after its object was deleted.
+///
+/// The removal is needed because some clusters create a namespace for each preview environment. An operator that runs
+/// for months would otherwise export counters of many deleted namespaces.
 #[derive(Debug)]
 pub struct ExpiringCounters<L>(Mutex<BTreeMap<L, Count>>);
 
 #[derive(Debug)]
 struct Count {
     number: u64,
-    /// The time when the object was last seen or counted.
+    /// The last time at which the object existed or its counter was incremented.
     seen: Instant,
 }
 
@@ -42,7 +44,7 @@ impl<L: Ord + Clone> ExpiringCounters<L> {
         count.seen = now;
     }
 
-    /// Removes the counters of objects that were deleted at least [`KEPT`] ago.
+    /// Removes a counter if its object has not existed for the time [`KEPT`].
     pub fn forget_gone(&self, is_there: impl Fn(&L) -> bool, now: Instant) {
         self.lock().retain(|labels, count| {
             if is_there(labels) {
@@ -73,14 +75,14 @@ mod tests {
         let (there, gone) = (|_: &&str| true, |_: &&str| false);
         counts.count("web", at(0));
         counts.count("web", at(10));
-        // A counter stays while its object exists, even if it is not incremented.
+        // Valet keeps a counter while its object exists, even if nothing increments the counter.
         counts.forget_gone(there, at(9000));
         counts.forget_gone(gone, at(9060));
         counts.forget_gone(gone, at(9000 + 3599));
         assert_eq!(counts.all(), [("web", 2)]);
         counts.forget_gone(gone, at(9000 + 3600));
         assert_eq!(counts.all(), []);
-        // After the removal, the counter starts at 1 again.
+        // Valet has removed the counter, so the next increment returns 1.
         counts.count("web", at(20_000));
         assert_eq!(counts.all(), [("web", 1)]);
     }
@@ -96,8 +98,8 @@ mod tests {
         assert_eq!(counts.all(), [("shop", 1)]);
     }
 
-    /// In this test, ten thousand preview namespaces exist during one month. Valet must export only the namespaces
-    /// of the last hour.
+    /// In this test, ten thousand preview namespaces exist during one month. Valet must export only counters of
+    /// namespaces that existed in the last hour.
     #[test]
     fn only_counters_of_the_last_hour_stay_with_many_namespaces() {
         let (counts, begin) = (ExpiringCounters::default(), Instant::now());

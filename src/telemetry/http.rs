@@ -34,8 +34,8 @@ pub struct Health {
 }
 
 impl Health {
-    /// Creates a state that is not ready at first. The replica becomes ready after [`Health::done`] was called
-    /// `parts` times, but it is never ready while the apiserver does not answer.
+    /// Creates the health state of a replica that is not ready yet. The replica becomes ready after [`Health::done`]
+    /// was called `parts` times. While the apiserver does not answer, the replica is not ready.
     pub fn waiting_for(parts: usize, contact: Contact) -> Self {
         Self {
             waiting_for: Arc::new(AtomicUsize::new(parts)),
@@ -51,13 +51,13 @@ impl Health {
         }
     }
 
-    /// Sets the state of a replica that waits for the Lease while another replica is the leader. A waiting replica
-    /// counts as ready.
+    /// Records if this replica waits for the Lease, because a different replica is the leader. A replica that waits
+    /// for the Lease counts as ready.
     pub fn standing_by(&self, so: bool) {
         self.standing_by.store(so, Ordering::Relaxed);
     }
 
-    /// Returns true if this replica waits while another replica is the leader.
+    /// Returns true if this replica waits for the Lease, because a different replica is the leader.
     pub fn stands_by(&self) -> bool {
         self.standing_by.load(Ordering::Relaxed)
     }
@@ -67,8 +67,8 @@ impl Health {
         !self.stands_by() && self.waiting_for.load(Ordering::Relaxed) == 0
     }
 
-    /// Returns the answer of `/livez`. A replica that waits for the Lease or reads its first lists runs no
-    /// reconciles. Such a replica counts as alive.
+    /// Returns the answer of `/livez`. A replica runs no reconciles while it waits for the Lease or reads its first
+    /// lists. In both cases it counts as alive.
     fn liveness(&self, progress: &Progress, now: Instant) -> (StatusCode, String) {
         if self.works() && progress.is_stalled(now) {
             let seconds = STALLED_AFTER.as_secs();
@@ -139,38 +139,38 @@ pub async fn serve(
 /// The limits of an HTTP server for the connections and requests of its clients.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// The maximum number of connections at the same time. Valet does not accept more connections until one is
-    /// closed.
+    /// The maximum number of open connections. When this number is reached, the server accepts the next connection
+    /// only after a connection was closed.
     pub connections: usize,
-    /// The timeout for reading a request's headers.
+    /// The maximum time in which a client must send the headers of its request.
     pub headers: Duration,
-    /// The timeout for a whole request.
+    /// The maximum time for a whole request, including the response.
     pub whole: Duration,
 }
 
-/// The limits for requests of the kubelet and Prometheus. The metrics of a thousand grants have a few hundred
-/// kilobytes.
+/// The limits for requests of the kubelet and Prometheus. With a thousand grants, the response of `/metrics` has a
+/// few hundred kilobytes.
 const PROBES: Bounds = Bounds {
     connections: 64,
     headers: Duration::from_secs(5),
     whole: Duration::from_secs(30),
 };
 
-/// Accepts connections and answers one request per connection. The function never returns. The limits are needed
-/// because clients with slow or idle connections could otherwise block other clients or use too much memory.
+/// Accepts connections and answers one request per connection. The function never returns. Without the limits
+/// `bounds`, a client with slow or idle connections could block further clients or use too much memory.
 pub async fn answer(listener: TcpListener, app: Router, bounds: Bounds, what: &'static str) {
     let service = TowerToHyperService::new(app);
     let places = Arc::new(Semaphore::new(bounds.connections));
     loop {
-        // The semaphore is never closed, so this step never fails.
+        // Acquiring fails only if the semaphore is closed, which never happens.
         let Ok(place) = places.clone().acquire_owned().await else {
             return;
         };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // A common cause is a lack of file descriptors, which is temporary. The pause prevents many log
-                // lines.
+                // Often the process has no free file descriptors for a short time. The server waits before it accepts
+                // again, because it would otherwise log many errors.
                 warn!("the HTTP server could not accept a connection for {what}: {error}");
                 sleep(Duration::from_secs(1)).await;
                 continue;
@@ -220,7 +220,7 @@ mod tests {
         assert_eq!(status(&health), StatusCode::OK);
     }
 
-    /// The server closes idle connections and serves other clients.
+    /// The server closes the idle connections of one client, and then serves a second client.
     #[tokio::test]
     async fn idle_connections_do_not_block_other_clients() {
         let bounds = Bounds {

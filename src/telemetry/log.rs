@@ -33,12 +33,16 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Returns true if a log line can be written without revealing secrets, at any log level.
+/// Returns true if a log line never contains secrets, at any log level.
 ///
-/// The AWS SDK logs strings to sign. At level WARN it also logs whole answers of credential services. HTTP libraries
-/// log headers and bodies. The Kubernetes client logs a whole answer if it cannot parse the answer. Therefore only
-/// Valet and `kube_runtime` are allowed to log details. Valet's own log lines and conditions report the failures of
-/// these libraries.
+/// Several libraries log secrets:
+///
+/// - The AWS SDK logs strings to sign. At level WARN it also logs whole answers of credential services.
+/// - HTTP libraries log headers and bodies.
+/// - The Kubernetes client logs a whole answer if it cannot parse this answer.
+///
+/// Therefore only Valet and `kube_runtime` are allowed to log details. If a library fails, Valet reports the failure
+/// in its log lines and conditions.
 fn is_discreet(meta: &Metadata<'_>) -> bool {
     may_speak(meta.target(), *meta.level())
 }

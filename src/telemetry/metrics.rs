@@ -94,20 +94,22 @@ pub struct StoreState {
     /// The namespace of the store. It is empty for a ClusterObjectStore.
     pub namespace: String,
     pub name: String,
-    /// The namespace of the operator that reports this state. It is empty unless several operators serve the store.
+    /// If several operators serve the store, this is the namespace of the operator that exports this state. Otherwise
+    /// it is empty.
     pub scope: String,
     /// This is true if the store's `Ready` condition is True.
     pub ready: bool,
     /// The reason of the store's `Ready` condition.
     pub reason: String,
-    /// The time when the current credentials expire, in seconds since 1970. It is `None` if they do not expire.
+    /// The time when the store's current credentials expire, in seconds since 1970. It is `None` if they do not
+    /// expire.
     pub credentials_expire: Option<i64>,
     /// The type and the status of each condition except `Ready`.
     pub conditions: Vec<(String, String)>,
 }
 
-/// The state of all watched objects at the time of a scrape. It is computed for each scrape, so it always matches
-/// the watch cache.
+/// The state of all watched grants and stores at the time of a scrape. Valet computes it for each scrape from the
+/// watch cache.
 #[derive(Clone, Debug, Default)]
 pub struct States {
     /// This is true if this replica is the leader. A replica that waits for the Lease, or has possibly lost it,
@@ -118,8 +120,8 @@ pub struct States {
 }
 
 impl Metrics {
-    /// Registers all metrics. At each scrape, `states` returns the state of every grant and store, and whether this
-    /// replica is the leader.
+    /// Registers all metrics. At each scrape, the function `states` returns the state of every grant and store. The
+    /// result also says if this replica is the leader.
     pub fn new(progress: Arc<Progress>, states: impl Fn() -> States + Send + Sync + 'static) -> Self {
         let mut registry = Registry::with_prefix("valet");
         let histogram: fn() -> Histogram = || Histogram::new(exponential_buckets(0.005, 2.0, 14));
@@ -238,7 +240,7 @@ impl Metrics {
             .inc();
     }
 
-    /// Counts a poll of a store. A ClusterObjectStore has no namespace.
+    /// Counts a poll of a store. For a ClusterObjectStore, the namespace is empty.
     pub fn looked(&self, (kind, namespace, name): (StoreKind, &str, &str), outcome: &'static str) {
         let labels = LookLabel {
             store_kind: kind.as_str(),
@@ -249,13 +251,13 @@ impl Metrics {
         self.watched.looks.count(labels, Instant::now());
     }
 
-    /// Counts a multipart upload by its outcome: `begun`, `completed`, `aborted` or `abandoned`. After an abandoned
-    /// upload, its parts are still in the store.
+    /// Counts a multipart upload by its outcome: `begun`, `completed`, `aborted` or `abandoned`. The outcome
+    /// `abandoned` means that the parts of the upload are still in the store.
     pub fn upload_in_parts(&self, outcome: &'static str) {
         self.uploads_in_parts.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
-    /// Counts objects or messages in notifications by their outcome.
+    /// Counts the objects or messages of a notification by their outcome.
     pub fn notified(&self, outcome: &'static str, number: usize) {
         if number > 0 {
             self.notifications
@@ -269,8 +271,8 @@ impl Metrics {
         self.notification_to_completed.observe(seconds);
     }
 
-    /// Removes the counters of namespaces without grants and of deleted stores after one hour. The operator must
-    /// call this method about once a minute.
+    /// Removes the counters of namespaces without grants and of deleted stores, one hour after the last grant or the
+    /// store was deleted. The operator must call this method about once a minute.
     pub fn forget_gone(&self, now: Instant) {
         let States { grants, stores, .. } = (self.watched.states)();
         let namespaces: HashSet<_> = grants.iter().map(|g| g.namespace.as_str()).collect();
@@ -417,7 +419,8 @@ fn identity<'a>(kind: &'a str, namespace: &'a str, name: &'a str) -> Vec<(&'a st
     vec![("kind", kind), ("namespace", namespace), ("name", name)]
 }
 
-/// Returns the labels of a store, with the namespace of the operator that reports the store's state.
+/// Returns the labels of a store's metrics. They include the namespace of the operator that exports the store's
+/// state.
 fn whose(store: &StoreState) -> Vec<(&str, &str)> {
     let mut labels = identity(store.kind, &store.namespace, &store.name);
     labels.push(("scope", &store.scope));

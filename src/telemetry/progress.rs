@@ -1,4 +1,5 @@
-//! Records if reconciles finish, so that a stalled operator can be detected.
+//! Records the ends of reconciles. With this record, the liveness probe detects an operator whose reconciles no
+//! longer end.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -7,8 +8,8 @@ use std::{
 
 use jiff::Timestamp;
 
-/// The operator is stalled if reconciles are due or running and none has ended for 60 seconds. A reconcile normally
-/// ends within 25 seconds.
+/// The operator counts as stalled if reconciles are due or running, but no reconcile has ended for 60 seconds.
+/// Normally every reconcile ends within 25 seconds.
 pub const STALLED_AFTER: Duration = Duration::from_secs(60);
 
 /// The number of running reconciles, and the time when the last reconcile ended.
@@ -20,7 +21,7 @@ struct State {
     under_way: usize,
     /// This is true if a reconcile was enqueued and no reconcile has ended since then.
     is_due: bool,
-    /// The time since which reconciles are due or running without any of them ending.
+    /// The last time at which a reconcile ended, or at which a reconcile became due while none was due or running.
     since: Instant,
     last: Option<Timestamp>,
 }
@@ -73,7 +74,7 @@ impl Progress {
         state.last = Some(Timestamp::now());
     }
 
-    /// Returns true if reconciles are due or running and none has ended for [`STALLED_AFTER`].
+    /// Returns true if reconciles are due or running, but no reconcile has ended for the time [`STALLED_AFTER`].
     pub fn is_stalled(&self, now: Instant) -> bool {
         let state = self.lock();
         state.has_work() && now.saturating_duration_since(state.since) > STALLED_AFTER
@@ -90,7 +91,7 @@ impl State {
         self.is_due || self.under_way > 0
     }
 
-    /// Starts the time measurement if no reconcile was due or running before.
+    /// If no reconcile was due or running before, sets the start time for [`STALLED_AFTER`].
     fn with_work(&mut self, now: Instant) -> &mut Self {
         if !self.has_work() {
             self.since = now;
@@ -110,7 +111,8 @@ mod tests {
         assert!(!stalled_in(3600), "an idle operator is not stalled");
         let (first, second) = (progress.begin(), progress.begin());
         assert!(!stalled_in(59) && stalled_in(61));
-        // One reconcile ends. The other reconcile then has another minute before the operator counts as stalled.
+        // Two reconciles are running, and one of them ends. After that, the operator counts as stalled only if no
+        // reconcile ends for one more minute.
         progress.ended(Instant::now() + Duration::from_secs(40));
         assert!(!stalled_in(99) && stalled_in(101));
         drop((first, second));

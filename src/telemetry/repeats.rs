@@ -1,5 +1,5 @@
-//! Limits repeated log lines. Valet logs one line for each cause of failures instead of one line for each failed
-//! grant.
+//! Limits repeated log lines. If many grants fail for one reason, Valet logs one line for the reason. It does not log
+//! one line for each grant.
 
 use std::{
     collections::BTreeMap,
@@ -7,25 +7,26 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Valet counts the failures of each cause during this period and then logs a summary.
+/// Valet counts the failures of each cause for 30 seconds, and then logs a summary.
 const WINDOW: Duration = Duration::from_secs(30);
 
-/// The maximum number of causes that are counted separately. Further causes share one entry.
+/// Valet counts at most this number of causes separately. All further causes share one counter.
 const MOST_CAUSES: usize = 64;
 
-/// The name of the shared entry for all causes after the first [`MOST_CAUSES`].
+/// The name of the shared counter. It counts all causes after the first [`MOST_CAUSES`] causes.
 const OTHERS: &str = "other causes";
 
 /// The maximum number of causes that one summary names.
 const MOST_NAMED: usize = 10;
 
-/// Counts failures by cause. Without it, an outage would write one log line for each of a thousand grants.
+/// Counts failures by cause. Without these counts, an outage of a store with a thousand grants would cause a thousand
+/// log lines.
 #[derive(Debug, Default)]
 pub struct Repeats(Mutex<Window>);
 
 #[derive(Debug, Default)]
 struct Window {
-    /// The start of the period. It is `None` while there are no failures.
+    /// The start of the period in which failures are counted. It is `None` while there are no failures.
     began: Option<Instant>,
     causes: BTreeMap<String, Count>,
 }
@@ -64,8 +65,8 @@ impl Repeats {
         true
     }
 
-    /// Returns a summary of the failures that were not logged individually, if the period has ended. A cause without
-    /// failures during a whole period is removed.
+    /// Returns a summary of the failures that were not logged individually, if the period has ended. The method
+    /// removes a cause that had no failures during a whole period.
     pub fn take_due(&self, now: Instant) -> Option<String> {
         let mut window = self.lock();
         if now.saturating_duration_since(window.began?) < WINDOW {
@@ -98,9 +99,9 @@ impl Repeats {
     }
 }
 
-/// Logs a failure at level WARN if it is the first failure of its cause in the current period. Further failures are
-/// counted, and a summary is logged at the end of the period. The first argument is the cause. All other arguments
-/// are passed to [`tracing::warn!`].
+/// Logs a failure at level WARN if it is the first failure of its cause in the current period. Valet counts further
+/// failures of this cause, and logs a summary at the end of the period. The first argument is the cause. The macro
+/// passes the remaining arguments to [`tracing::warn!`].
 macro_rules! warn_once {
     ($cause:expr, $($line:tt)+) => {
         if $crate::telemetry::REPEATS.is_first($cause, std::time::Instant::now()) {
@@ -118,7 +119,7 @@ mod tests {
     fn outage_of_500_grants_logs_one_line_per_cause_and_per_window() {
         let (repeats, begin) = (Repeats::default(), Instant::now());
         let mut lines = 0;
-        // The test simulates two minutes. Each grant fails every two seconds because of one of three causes.
+        // The test simulates two minutes. Each grant fails every two seconds. There are three causes of failures.
         for second in 0..120 {
             let now = begin + Duration::from_secs(second);
             for grant in 0..500 {

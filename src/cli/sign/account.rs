@@ -1,8 +1,10 @@
 //! Chooses the credentials that `valet sign` signs with, and limits the requests that signing can send.
 //!
-//! The credentials in the environment belong to the user, but somebody else can have written the documents.
-//! Therefore `valet sign` signs for an ObjectStore only with a Secret from the documents, as the operator does in a
-//! cluster. It never sends the identity of the environment to an address that only a document names.
+//! The credentials in the environment belong to the user of `valet sign`, but a different person may have written the
+//! documents. Therefore `valet sign` signs for an ObjectStore only with a Secret from the documents, as the operator
+//! does in a cluster.
+//!
+//! It never sends the credentials of the environment to an address that comes only from a document.
 
 use std::sync::Arc;
 
@@ -21,9 +23,8 @@ use crate::{
 
 /// Connects to the store with the store's credentials.
 ///
-/// # Errors
-/// Returns a sentence. It contains the reason why the operator would refuse the store, or names the request that is
-/// needed for signing.
+/// # Errors Returns a sentence for the user. It says why the operator would refuse the store, or which request `valet
+/// sign` must send before it can sign.
 pub async fn connect(
     store: &impl Store,
     documents: &Documents,

@@ -1,4 +1,4 @@
-//! Reads the documents for `valet sign`. If the apiserver would reject a document, this is an error.
+//! Reads the documents for `valet sign`. Returns an error for a document that the apiserver would reject.
 
 use std::{fmt::Display, fs, io::Read, path::PathBuf};
 
@@ -64,7 +64,7 @@ impl Documents {
     }
 }
 
-/// Reads the whole input. A larger input than the limit is an error, because a truncated document could lack a
+/// Reads the whole input. Returns an error if the input is larger than the limit. A truncated document could lack a
 /// constraint.
 fn whole(input: impl Read) -> Result<String, String> {
     let mut text = String::new();
@@ -79,8 +79,7 @@ fn whole(input: impl Read) -> Result<String, String> {
     }
 }
 
-/// Returns the only element that matches. Several matches are an error, because any choice between them would be
-/// arbitrary.
+/// Returns the only element that matches, or `None` if no element matches.
 ///
 /// # Errors
 /// Returns a sentence if more than one element matches.
@@ -96,7 +95,7 @@ pub fn only<'a, T>(all: &'a [T], document: &str, fits: impl Fn(&T) -> bool) -> R
 
 fn typed<T: DeserializeOwned>(file: &impl Display, kind: &str, value: Value) -> Result<T, String> {
     serde_yaml::from_value(value).map_err(|e| match kind {
-        // The parser's error is dropped, because it could contain a value of the Secret.
+        // The message does not contain the parser's error, because that error could quote a value of the Secret.
         "Secret" => {
             format!("{file}: Kubernetes would not accept this Secret; check that data contains base64 and that stringData contains strings")
         }
@@ -104,8 +103,8 @@ fn typed<T: DeserializeOwned>(file: &impl Display, kind: &str, value: Value) -> 
     })
 }
 
-/// Parses a document of a Valet kind. It rejects unknown fields, as the apiserver does. If a misspelled constraint
-/// were ignored, the credential would allow more than the author intended.
+/// Parses a grant or a store. The function rejects unknown fields, as the apiserver does. If it ignored a misspelled
+/// constraint, the credential would allow more than the author intended.
 fn strict<T: DeserializeOwned + Serialize>(file: &impl Display, kind: &str, value: Value) -> Result<T, String> {
     let wanted = format!("{GROUP}/{VERSION}");
     match value.get("apiVersion").and_then(Value::as_str) {
@@ -127,8 +126,8 @@ fn strict<T: DeserializeOwned + Serialize>(file: &impl Display, kind: &str, valu
     }
 }
 
-/// Returns the path of the first field that is in the document but not in the parsed object. Empty values are
-/// ignored.
+/// Returns the path of the first field that is in the document but not in the parsed object. The function ignores
+/// fields with empty values.
 fn unknown_field(written: &Value, read: &Value, path: &str) -> Option<String> {
     match (written, read) {
         (Value::Mapping(written), read) => written.iter().find_map(|(key, value)| {

@@ -1,5 +1,6 @@
-//! The effects of a reconcile for `valet sign`. There is no cluster: the grant and its store come from files, no Secret
-//! exists, and the state of the object is unknown. The reconcile ends when the Secret is signed or the grant is refused.
+//! Implements the reads and writes of a reconcile for `valet sign`, which has no cluster. The grant and its store
+//! come from files, no grant Secret exists, and the state of the object is unknown. The reconcile ends when Valet has
+//! signed the Secret or refused the grant.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -17,14 +18,14 @@ use crate::{
     reconcile::{Effects, Error, InitiatedUpload, StoreReading},
 };
 
-/// The refusal of a multipart upload that nobody has initiated.
+/// The message for a grant with mode `Multipart`, if the user passed no upload ID.
 const ONLY_OPERATOR: &str = "only the operator initiates and completes multipart uploads; apply the grant in a cluster, or initiate the multipart upload yourself and set --upload-id";
 
 /// A store from the files that the user passed, and the result of the reconcile.
 pub(super) struct FileEffects {
     pub(super) store: StoreFact,
     pub(super) provider: Arc<dyn Provider>,
-    /// This is true if it is known what the store does with unsigned headers: it rejects them or obeys them.
+    /// This is true if Valet knows if the store rejects unsigned headers or obeys them.
     pub(super) is_tried: bool,
     /// The grant's `spec.expirationSeconds` and `spec.deadlineTime`.
     pub(super) requested: (i64, Option<Timestamp>),
@@ -38,7 +39,7 @@ impl FileEffects {
         Err(Error::Stopped)
     }
 
-    /// Prints a note if the credential expires earlier than the user requested.
+    /// Prints a note on standard error if the credential expires earlier than the user requested.
     async fn print_expiry(&self, request: &AllowedRequest) {
         let lifetime = request.lifetime;
         let (seconds, deadline) = self.requested;
@@ -79,7 +80,7 @@ impl Effects for FileEffects {
         Ok(grant.clone())
     }
 
-    /// Other grants are unknown here, so the quota is not checked.
+    /// `valet sign` does not know the live grants of the cluster, so it does not check the quota.
     async fn reserve_quota(&mut self, _: &GrantFacts, _: QuotaLimits, _: &StoreFact) -> QuotaFact {
         QuotaFact::Given
     }
@@ -145,7 +146,7 @@ impl Effects for FileEffects {
         mut secret: Secret,
     ) -> Result<SecretView, Error> {
         if grant.uid.is_empty() {
-            // Without a UID, the grant cannot be the owner of the Secret.
+            // A grant from a file has no UID, so it cannot be the owner of the Secret.
             secret.metadata.owner_references = None;
         }
         self.end(Ok(secret))
@@ -170,7 +171,7 @@ impl Effects for FileEffects {
         Err(Error::Stopped)
     }
 
-    /// A status is written before a Secret only if the grant is refused.
+    /// If a reconcile writes a status before it writes the Secret, Valet has refused the grant.
     async fn write_status(&mut self, _: &GrantFacts, status: GrantStatus) -> Result<GrantFacts, Error> {
         let ready = status
             .conditions

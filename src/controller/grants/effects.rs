@@ -27,7 +27,7 @@ use crate::{
     telemetry::warn_once,
 };
 
-/// The message if there is no connection to the store.
+/// The message for a request to a store to which Valet has no connection.
 const NO_STORE: &str = "the store was deleted, or cannot be used";
 
 /// The apiserver, the grant's store and the memory of this process, for one reconcile.
@@ -38,9 +38,9 @@ pub(super) struct ClusterEffects<'a, G: Grant> {
     provider: Option<Arc<dyn Provider>>,
     /// The permit to send requests to the store, if this reconcile has one.
     permit: Option<StorePermit>,
-    /// The arrival time of the notification to which this reconcile responds, if there is one.
+    /// If a notification caused this reconcile, the arrival time of the notification.
     pub(super) heard: Option<Instant>,
-    /// After this time, requests to the store are cancelled.
+    /// At this time, Valet cancels running requests to the store.
     deadline: Instant,
 }
 
@@ -67,7 +67,8 @@ impl<'a, G: Grant> ClusterEffects<'a, G> {
         facts
     }
 
-    /// Waits for a request to the store until the deadline. Returns a message if the deadline passes first.
+    /// Waits for the result of a request to the store. If the deadline of the reconcile passes first, cancels the
+    /// request and returns a message.
     async fn within<T>(&self, work: impl Future<Output = T>) -> Result<T, String> {
         tokio::time::timeout_at(self.deadline, work).await.map_err(|_| {
             format!(
@@ -77,7 +78,8 @@ impl<'a, G: Grant> ClusterEffects<'a, G> {
         })
     }
 
-    /// As [`ClusterEffects::within`], for requests that sign.
+    /// Waits for the result of a request that signs a credential. The method has the same deadline as
+    /// [`ClusterEffects::within`].
     async fn signed_within<T>(&self, work: impl Future<Output = Result<T, SignError>>) -> Result<T, SignError> {
         self.within(work).await.unwrap_or_else(|message| {
             let reason = Reason::StoreUnreachable;
@@ -94,9 +96,9 @@ impl<'a, G: Grant> ClusterEffects<'a, G> {
         self.provider.as_deref().and_then(Provider::multipart)
     }
 
-    /// Remembers the connection to the store of a grant that has the finalizer for multipart uploads. If the store
-    /// can no longer be used, this method restores the remembered connection. Valet needs it because the uploaded
-    /// parts are still in the bucket.
+    /// Remembers the connection to the store of a grant that has the finalizer for multipart uploads. If Valet can no
+    /// longer connect to the store, this method restores the remembered connection. Valet needs the connection to
+    /// abort the upload, because the uploaded parts are still in the bucket.
     fn remember_store(&mut self, grant: &GrantFacts) {
         if !grant.held {
             return;
@@ -111,7 +113,7 @@ impl<'a, G: Grant> ClusterEffects<'a, G> {
         Api::namespaced(self.context.client.clone(), &grant.namespace)
     }
 
-    /// Uses a version of the grant that the apiserver returned.
+    /// Continues the reconcile with the version of the grant that the apiserver returned.
     fn has_grant(&mut self, mut now: G) -> GrantFacts {
         lighten_grant(&mut now);
         self.grant = Arc::new(now);
@@ -260,8 +262,9 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
             return Completion::Unreachable(NO_STORE.into());
         };
         let (access, assembly) = (access.clone(), assembly.clone());
-        // If the reconcile reaches its deadline, the task continues for up to one minute. A store may need this time
-        // to assemble many parts, and closing the connection could interrupt it. The next poll finds the result.
+        // A store may need up to one minute to assemble many parts. The request runs in a task of its own, so that it
+        // continues when the reconcile reaches its deadline. A closed connection could interrupt the store. The next
+        // poll finds the result.
         let task = tokio::spawn(async move {
             match provider.multipart() {
                 Some(store) => store.complete(&access, &assembly).await,
@@ -323,7 +326,8 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
         let memory = &self.context.memory;
         status.record_signature = Some(memory.records().sign_status(Subject { uid, operation }, &status));
         memory.accept_status(uid, Some(&status));
-        // The patch also removes status fields that other clients have written.
+        // The patch starts from the status in the cluster. It therefore also removes status fields that clients other
+        // than Valet have written.
         let current = self.grant.grant_status().cloned().unwrap_or_default();
         let patch = json!({
             // The UID and the resource version are preconditions. The patch fails if the grant was replaced or
@@ -354,8 +358,8 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
         let own = is_present.then(|| MULTIPART_FINALIZER.to_owned());
         let finalizers: Vec<_> = others.cloned().chain(own).collect();
         let patch = json!({"metadata": {
-            // The UID and the resource version are preconditions. The patch fails if another client has changed the
-            // finalizers.
+            // The UID and the resource version are preconditions. The patch fails if a client other than Valet has
+            // changed the finalizers.
             "uid": grant.uid,
             "resourceVersion": self.grant.resource_version(),
             "finalizers": finalizers,

@@ -50,7 +50,7 @@ impl<G: Grant> ClusterEffects<'_, G> {
                 UploadFact::Open(_) => self.polled(grant, "absent"),
                 UploadFact::Hidden => self.polled(grant, "forbidden"),
                 UploadFact::Unreachable(_) => self.polled(grant, "error"),
-                // The metrics count this poll when the HEAD request follows.
+                // Valet sends a HEAD request for the object next. The metrics count that request as the poll.
                 UploadFact::Gone | UploadFact::Aborted { .. } | UploadFact::Unread => {}
             },
             Note::UploadInitiated => metrics.upload_in_parts("begun"),

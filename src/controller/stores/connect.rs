@@ -15,8 +15,8 @@ use crate::{
 };
 
 impl Stores {
-    /// Reads a store again. If the change does not affect the connection, the result reuses the connection from
-    /// `previous`.
+    /// Reads a store again. If the store's connection settings and credentials have not changed, the result contains
+    /// the connection from `previous`.
     pub(super) async fn read(&self, id: &StoreId, previous: Option<Known>) -> Result<Known, Error> {
         let previous = match previous {
             Some(Known::Usable(connection)) => Some(connection),
@@ -51,15 +51,16 @@ impl Stores {
         let limits = store.limits();
         self.requests.limit(id, limits.max_requests_in_flight);
         let rules = Arc::new(store.rules());
-        // The endpoint of a ClusterObjectStore is not restricted, because the resource belongs to the platform team.
+        // Valet does not restrict the endpoint of a ClusterObjectStore, because ClusterObjectStores belong to the
+        // platform team.
         let outward = (id.0 == StoreKind::ObjectStore).then(|| self.outward.clone());
         let (account, version) = match told(self.account(id, &store, outward.as_ref()).await)? {
             Ok(account) => account,
             Err((reason, message)) => return Ok(Known::Unusable { reason, message, rules }),
         };
         let canary_request = canary_request(store.meta());
-        // A new value of this annotation requests a new conformance check with the same connection. If the annotation
-        // is added or removed, Valet creates a new connection.
+        // An annotation of the store requests a conformance check. If its value changes, Valet keeps the connection
+        // and checks the store again. If somebody adds or removes the annotation, Valet creates a new connection.
         let fingerprint = format!(
             "{:?} {:?} {version} {}",
             store.uid(),
@@ -70,8 +71,8 @@ impl Stores {
             Some(previous) if previous.fingerprint == fingerprint => (previous.provider, previous.trial),
             _ => (account.connect(outward), Arc::default()),
         };
-        // The signer is unknown if the store has no credentials or if its fingerprint cannot be computed. Issued
-        // credentials are then not signed again.
+        // The signer is unknown if the store has no credentials or if its fingerprint cannot be computed. In this
+        // case Valet does not sign issued credentials again.
         let salt = store.uid().unwrap_or_default();
         let signs = in_time(provider.fingerprint(&salt)).await.ok().flatten();
         Ok(Known::Usable(Connection {
@@ -111,7 +112,7 @@ impl Stores {
             }
             CredentialsSource::Secret(name) => name,
         };
-        // The message does not contain the name of the operator's namespace, because tenants can read it.
+        // The message does not contain the name of the operator's namespace, because tenants can read the message.
         let (namespace, missing) = match id.0 {
             StoreKind::ObjectStore => (
                 &id.1,

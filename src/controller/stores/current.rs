@@ -1,4 +1,4 @@
-//! Checks if the cached data of a store is still current.
+//! Checks if a store has changed since Valet cached its data.
 
 use std::sync::Arc;
 
@@ -11,9 +11,9 @@ use crate::{
 };
 
 impl Stores {
-    /// Returns true if the provider, access rules and namespace labels of the store are still those in `view`.
-    /// `namespace` is the namespace of the grant. Data that is younger than
-    /// [`FRESHNESS`](crate::controller::slot::FRESHNESS) is not read again.
+    /// Returns true if the store still has the provider, the access rules and the namespace labels in `view`.
+    /// `namespace` is the namespace of the grant. The method does not read data again that is younger than
+    /// [`FRESHNESS`](crate::controller::slot::FRESHNESS).
     ///
     /// # Errors
     ///

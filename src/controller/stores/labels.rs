@@ -61,8 +61,8 @@ impl NamespaceLabels {
         }
     }
 
-    /// Removes the cached labels of a deleted namespace. A new namespace with the same name therefore starts without
-    /// cached labels.
+    /// Removes the cached labels of a deleted namespace. If somebody creates a namespace with this name again, Valet
+    /// therefore reads the labels of the new namespace.
     pub fn gone(&self, namespace: &str) {
         if let Some(slot) = lock(&self.known).remove(namespace) {
             slot.changed();
