@@ -1,6 +1,6 @@
 //! Detects steps of the wall clock. Timers measure elapsed time, but credentials expire according to the wall clock.
-//! If the wall clock is set forward or the machine sleeps, timers fire too late. Valet therefore reconciles every
-//! grant after a step.
+//! If somebody sets the wall clock forward, or if the machine sleeps, timers fire too late. After a step of the wall
+//! clock, Valet therefore reconciles every grant.
 
 use std::time::{Duration, Instant};
 
@@ -11,11 +11,12 @@ use tracing::warn;
 /// The pause between two comparisons of the wall clock with the monotonic clock.
 const PERIOD: Duration = Duration::from_secs(5);
 
-/// The minimum difference between the clocks that counts as a step. A smaller difference can come from a clock that
-/// is slewed. It can also come from a process that was not scheduled between reading the two clocks.
+/// Valet ignores steps of the wall clock that are smaller than one second. Such a small difference between the wall
+/// clock and the monotonic clock has harmless causes. For example, a time service corrects the wall clock slowly, or
+/// the process was paused between the reads of the two clocks.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(1);
 
-/// Detects that the wall clock was set.
+/// Detects that somebody set the wall clock.
 pub struct StepDetector {
     wall: Timestamp,
     passed: Instant,
@@ -38,7 +39,7 @@ impl StepDetector {
     }
 }
 
-/// Calls `stepped` whenever the wall clock was set. This function never returns.
+/// Calls `stepped` after each step of the wall clock. This function never returns.
 pub async fn watch_clock(stepped: impl Fn()) {
     let mut detector = StepDetector::new(Timestamp::now(), Instant::now());
     loop {

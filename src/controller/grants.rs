@@ -29,23 +29,23 @@ use crate::{
     telemetry::{Metrics, Progress, warn_once},
 };
 
-/// The maximum pause before a failed reconcile is repeated.
+/// The maximum pause before Valet repeats a failed reconcile.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// The pause before a grant is reconciled again if the apiserver says that it does not exist. The watch cache may
-/// still have the grant.
+/// The apiserver answered that a grant does not exist, but the watch cache may still have the grant. Valet reconciles
+/// the grant again after this pause.
 const GONE: Duration = Duration::from_secs(10);
 
-/// After this number of consecutive failures, a grant loses its reserved quota, so that other grants do not have to
-/// wait.
+/// If the reconcile of a grant fails this many times in a row, the grant loses its reserved quota. Grants that wait
+/// for quota can then receive it.
 const PATIENCE: u32 = 4;
 
-/// The pause before a queued grant tries again by itself. Normally Valet enqueues the grant when another reconcile of
-/// its namespace ends. This does not happen if the other grant was deleted in the meantime.
+/// A grant waits in the queue of its namespace. Normally Valet enqueues the grant when a running reconcile of the
+/// namespace ends. If Valet does not enqueue the grant for any reason, the grant tries again after 5 seconds.
 const IN_LINE: Duration = Duration::from_secs(5);
 
-/// The pause before a grant tries again by itself while its store is being probed. Normally Valet enqueues the grant
-/// when the probe has a result.
+/// A grant waits for the first probe of its store. Normally Valet enqueues the grant when the probe has a result. If
+/// this does not happen, the grant tries again after 15 seconds.
 const PROBED: Duration = Duration::from_secs(15);
 
 /// The state that all reconciles of one kind of grant share.
@@ -53,36 +53,37 @@ pub struct Context<G: Grant> {
     pub client: Client,
     /// The cached stores and their connections.
     pub stores: Arc<Stores>,
-    /// All access to grant Secrets.
+    /// Reads and writes grant Secrets.
     pub secrets: Secrets,
-    /// Facts about grants that this process knows in addition to its watch cache.
+    /// Facts about grants that are only in the memory of this process, and not in its watch cache.
     pub memory: Arc<LocalState<G>>,
     /// Writes Kubernetes Events.
     pub recorder: Recorder,
     pub metrics: Arc<Metrics>,
     /// Distributes reconciles fairly among namespaces.
     pub turns: NamespaceLimiter,
-    /// Records whether reconciles finish, for the liveness probe.
+    /// Records the ends of reconciles, for the liveness probe.
     pub progress: Arc<Progress>,
     /// Limits the number of live grants, if an access rule sets a limit.
     pub places: Arc<Quotas>,
-    /// Limits how many reconciles may wait for one store at the same time.
+    /// Limits the number of reconciles that may wait for one store at one time.
     pub requests: Arc<StoreLimiter>,
-    /// Enqueues grants that had to wait.
+    /// Enqueues grants that waited, for example for quota or for a probe.
     pub caller: Requeuer<G>,
     /// The default values from the command line.
     pub settings: Settings,
-    /// The resync period. A grant is reconciled again after this time, because the watch may have missed a change.
+    /// The resync period. Valet reconciles each grant again after this time, because the watch may have missed a
+    /// change.
     pub sweep: Duration,
 }
 
-/// Reconciles one grant. Reads missing facts, executes one step after the other, and returns when to reconcile the
-/// grant again.
+/// Reconciles one grant. Valet reads missing facts and executes steps until nothing is left to do now. Then the
+/// function returns the time of the next reconcile.
 ///
 /// # Errors
 ///
-/// Returns an [`Error`] if a step fails. Steps that completed earlier are not undone, and the next reconcile
-/// continues from the new state.
+/// Returns an [`Error`] if a step fails. Valet does not undo the steps before this step. The next reconcile starts
+/// with the state that these steps have left.
 pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<Context<G>>) -> Result<Action, Error> {
     let watched = match &grant.0 {
         Ok(watched) => Arc::new(watched.clone()),
@@ -109,8 +110,8 @@ pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<C
     let grant = context.memory.newest(&watched);
     let uid = grant.uid().unwrap_or_default();
     let terms = grant.terms().clone();
-    // No step for a store starts after the deadline. This timeout therefore cancels only a call to the apiserver that
-    // takes too long. The next reconcile continues from the state in the cluster.
+    // After the deadline, the reconcile starts no step that waits for a store. This timeout therefore only cancels a
+    // call to the apiserver that takes too long. The next reconcile starts with the state of the cluster.
     let result = match tokio::time::timeout(DEADLINE + CALL_TIMEOUT, execute(&context, grant)).await {
         Ok(result) => result,
         Err(_) => Err(Error::Deadline),
@@ -120,8 +121,8 @@ pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<C
     context.metrics.reconciled(G::OPERATION, began.elapsed().as_secs_f64());
     if result.is_ok() {
         context.memory.succeeded(&uid);
-        // Only a successful reconcile updates the quota. A failed reconcile may have written a Secret anyway, so its
-        // quota stays reserved until the next reconcile.
+        // Only a successful reconcile updates the quota. A reconcile can write a Secret and fail after that, so Valet
+        // keeps the quota of a failed reconcile reserved until the next reconcile.
         let is_there = || context.caller.is_there(watched.as_ref());
         context
             .places
@@ -131,11 +132,11 @@ pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<C
     result
 }
 
-/// Executes the steps of one reconcile, and returns when to reconcile the grant again.
+/// Executes the steps of one reconcile, and returns the time of the next reconcile.
 async fn execute<G: Grant>(context: &Context<G>, grant: Arc<G>) -> Result<Action, Error> {
     let mut effects = ClusterEffects::new(context, grant);
     let facts = effects.first_facts();
-    // The clock is read only once, so that all decisions of the reconcile use the same time.
+    // Valet reads the clock only once, so that all decisions of this reconcile use one time.
     let now = Timestamp::now();
     let mut reconcile = Reconcile::new(&mut effects, facts, now);
     let result = reconcile.run().await;
@@ -143,8 +144,9 @@ async fn execute<G: Grant>(context: &Context<G>, grant: Arc<G>) -> Result<Action
     match result {
         Ok(Outcome::Rest(until)) => Ok(rest(context, &facts, effects.grant.grant_status(), until)),
         Ok(Outcome::Deleted) => Ok(Action::await_change()),
-        // Normally the grant was deleted, and the garbage collector deletes its Secret. However, an apiserver that has
-        // just started may wrongly answer that an object does not exist. The grant is therefore reconciled again.
+        // Normally the grant was deleted, and the garbage collector deletes its Secret. However, shortly after its
+        // start, an apiserver may wrongly answer that an object does not exist. Valet therefore reconciles the grant
+        // again.
         Err(Error::Gone(_)) => Ok(Action::requeue(GONE)),
         Err(Error::InLine(rounds)) => Ok(wait_in_line(&facts.grant, rounds, now)),
         Err(Error::NotProbed) => Ok(Action::requeue(PROBED)),
@@ -153,8 +155,8 @@ async fn execute<G: Grant>(context: &Context<G>, grant: Arc<G>) -> Result<Action
 }
 
 impl<G: Grant> Context<G> {
-    /// Returns true if the grant was deleted during its reconcile. In this case all memory of the grant is dropped,
-    /// and no further reconcile is scheduled.
+    /// Returns true if the grant was deleted during its reconcile. In this case the method removes all facts about
+    /// the grant from memory, and Valet does not reconcile the grant again.
     fn forget_if_gone(&self, grant: &impl ResourceExt) -> bool {
         let is_gone = !self.caller.is_there(grant);
         if is_gone {
@@ -166,7 +168,7 @@ impl<G: Grant> Context<G> {
     }
 }
 
-/// Returns when to reconcile a grant again after an error.
+/// Returns the time of the next reconcile of a grant after an error.
 pub fn on_error<G: Grant>(grant: Arc<DeserializeGuard<G>>, error: &Error, context: Arc<Context<G>>) -> Action {
     let uid = grant.uid().unwrap_or_default();
     context.metrics.reconcile_failed(G::OPERATION);
@@ -180,7 +182,7 @@ pub fn on_error<G: Grant>(grant: Arc<DeserializeGuard<G>>, error: &Error, contex
     let pause = Duration::from_millis(500)
         .saturating_mul(1 << failures.min(10))
         .min(LONGEST_PAUSE);
-    // A conflict is not logged as a warning, because it only means that another client changed the object first.
+    // A conflict is not logged as a warning, because it only means that a second client changed the object first.
     if matches!(error, Error::Conflict(_) | Error::Gone(_)) {
         debug!(
             kind = G::OPERATION.kind(),
@@ -200,7 +202,7 @@ pub fn on_error<G: Grant>(grant: Arc<DeserializeGuard<G>>, error: &Error, contex
     Action::requeue(pause)
 }
 
-/// Returns when to reconcile a grant that has nothing left to do now.
+/// Returns the time of the next reconcile of a grant for which Valet has nothing left to do now.
 fn rest<G: Grant>(
     context: &Context<G>,
     facts: &Facts,

@@ -17,53 +17,57 @@ use crate::{
     reconcile::InitiatedUpload,
 };
 
-/// Facts that this process knows about the grants of one kind in addition to its watch cache. All of them can be lost
-/// at any moment. They only save reads and writes, and slow down a client that destroys Valet's records. Valet never
-/// signs a credential because of these facts alone.
+/// Facts about the grants of one kind that are only in the memory of this process. A restart loses these facts.
+///
+/// The facts save reads and writes, and they help if a client destroys Valet's records. Valet never signs a
+/// credential because of these facts alone.
 pub struct LocalState<G> {
     grants: Mutex<HashMap<String, GrantState<G>>>,
-    /// Verifies which records Valet wrote itself.
+    /// The record key, with which Valet verifies if it wrote a record.
     records: RecordKey,
 }
 
 struct GrantState<G> {
-    /// The version of the grant that this process wrote last, until the watch delivers it. The event of the grant's
-    /// Secret can arrive earlier. Without this version, the next reconcile would see a grant without a status.
+    /// The version of the grant that this process wrote last, until the watch delivers it. The watch event of the
+    /// grant Secret can arrive earlier and start a reconcile. Without this version, that reconcile would see a grant
+    /// with an old status.
     written: Option<Arc<G>>,
     /// The time at which Valet last polled the store for the grant's object.
     last_poll: Option<Timestamp>,
-    /// The arrival time of a notification after which Valet has not polled the store yet.
+    /// The arrival time of a notification about the grant's object, if Valet has not polled the store after it.
     heard: Option<Instant>,
     /// The version of the Secret that this process wrote last. The watch event for this version needs no reconcile.
     secret_version: Option<String>,
     /// The multipart upload that this process initiated for the grant.
     upload: Option<InitiatedUpload>,
-    /// The connection to the store of the grant's multipart upload. Valet needs it to abort the upload after the
-    /// store resource was deleted.
+    /// The connection to the store that has the grant's multipart upload. If somebody deletes the store resource,
+    /// Valet needs this connection to abort the upload.
     provider: Option<Arc<dyn Provider>>,
     /// The number of consecutive failures of the grant's reconcile.
     failures: u32,
-    /// The record from the last status that Valet wrote itself. Valet uses it instead of a status that another client
-    /// has written.
+    /// The record from the last status that Valet wrote itself. If a client other than Valet has written the status,
+    /// Valet uses this record instead of the status.
     evidence: Option<Box<GrantStatus>>,
-    /// The generation of the grant with that record. The apiserver never lowers the generation of an object.
-    /// Therefore, a grant with a lower generation was restored from a backup, and the record does not apply to it.
+    /// The generation that the grant had when Valet remembered the record in `evidence`. The apiserver never lowers
+    /// the generation of an object. If the grant now has a lower generation, it was restored from a backup, and Valet
+    /// does not use the record.
     evidence_generation: i64,
-    /// A hash of the status that the last reconcile confirmed or wrote. A watch event with a different status needs a
-    /// reconcile.
+    /// A hash of the status that the last reconcile confirmed or wrote. If a watch event has a status with a
+    /// different hash, Valet reconciles the grant.
     status: Option<u64>,
-    /// A hash of the status that this process wrote last, if the apiserver dropped the signature of that status. This
-    /// happens if the installed CRD is older than this version of Valet.
+    /// A hash of the status that this process wrote last, if the apiserver removed the record signature from it. The
+    /// apiserver removes the record signature if the installed CRD is older than this version of Valet.
     unsigned: Option<u64>,
-    /// The number of times that other clients wrote the status.
+    /// Counts how often clients other than Valet wrote the status.
     disturbed: Option<Disturbance>,
     /// The number and the times of the restorations of the Secret.
     repairs: Repairs,
 }
 
-/// Counts how often other clients write to the status of one grant.
+/// Counts how often clients other than Valet write the status of one grant.
 struct Disturbance {
-    /// The number of writes by other clients. The count restarts if there is no such write for the time [`QUIET`].
+    /// The number of writes by clients other than Valet. If no such write happens for the time [`QUIET`], the next
+    /// write counts as the first.
     count: u32,
     last: Timestamp,
     /// True if a reconcile that corrects the status is already enqueued.
@@ -90,7 +94,8 @@ impl<G> Default for GrantState<G> {
     }
 }
 
-/// If no other client writes the status of a grant for this time, Valet forgets earlier writes.
+/// Valet counts how often other programs write the status of a grant. If no such write happens for 10 minutes, Valet
+/// forgets the earlier writes.
 const QUIET: SignedDuration = SignedDuration::from_mins(10);
 
 /// The maximum delay before a reconcile that corrects a status.
@@ -119,8 +124,10 @@ impl<G: Grant> LocalState<G> {
     }
 
     /// Returns the newer of two versions of a grant: the version from the watch, or the version that this process
-    /// wrote last. The written version is kept until a reconcile finds it in the watch cache. Otherwise a reconcile
-    /// that was enqueued earlier could use the grant from before the write.
+    /// wrote last.
+    ///
+    /// This process keeps its written version until a reconcile finds it in the watch cache. Otherwise a reconcile
+    /// that was enqueued before the write could use the old version of the grant.
     pub fn newest(&self, watched: &Arc<G>) -> Arc<G> {
         let uid = watched.uid().unwrap_or_default();
         let mut lock = self.lock();
@@ -172,14 +179,14 @@ impl<G: Grant> LocalState<G> {
         }
     }
 
-    /// Records that the apiserver dropped the signature of a status that this process wrote.
+    /// Records that the apiserver removed the record signature from a status that this process wrote.
     pub fn lost_signature(&self, uid: &str, status: &GrantStatus) {
         let hash = fingerprint(Some(status));
         self.of(uid, |r| r.unsigned = Some(hash));
     }
 
-    /// Returns the facts about a grant, with the part of its status that Valet can trust. This part is remembered for
-    /// later reconciles.
+    /// Returns the facts about a grant, with the part of its status that Valet can trust. The method remembers this
+    /// part for later reconciles.
     pub fn facts(&self, grant: &G) -> GrantFacts {
         let known = self.known_status(grant);
         if known.is_own {
@@ -201,8 +208,8 @@ impl<G: Grant> LocalState<G> {
         });
     }
 
-    /// Records that a reconcile confirmed this status or is about to write it. The watch event with this status then
-    /// needs no reconcile.
+    /// Records that a reconcile confirmed this status or is about to write it. When the watch delivers this status,
+    /// Valet does not reconcile the grant.
     pub fn accept_status(&self, uid: &str, status: Option<&GrantStatus>) {
         let hash = fingerprint(status);
         self.of(uid, |r| {
@@ -213,9 +220,11 @@ impl<G: Grant> LocalState<G> {
         });
     }
 
-    /// Returns a delay if another client has changed the status since the last reconcile. After this delay, a
-    /// reconcile must correct the status. The delay grows with each change, because another client may write the
-    /// status in a loop. Returns `None` if no new reconcile is needed.
+    /// Returns a delay if a client other than Valet has changed the status since the last reconcile. After this
+    /// delay, a reconcile must correct the status. The delay is longer after each change, because the client may
+    /// write the status in a loop.
+    ///
+    /// Returns `None` if no reconcile is needed, or if a reconcile that corrects the status is already enqueued.
     pub fn foreign_status(&self, grant: &G, now: Timestamp) -> Option<Duration> {
         let hash = fingerprint(grant.grant_status());
         let mut lock = self.lock();
@@ -260,13 +269,13 @@ impl<G: Grant> LocalState<G> {
         })
     }
 
-    /// Drops all facts about a deleted grant.
+    /// Removes all facts about a deleted grant.
     pub fn forget(&self, uid: &str) {
         self.lock().remove(uid);
     }
 
-    /// Drops the facts about all grants that are not in this list. They were deleted while this process did not watch
-    /// them.
+    /// Removes the facts about all grants whose UIDs are not in `uids`. These grants were deleted while the watch was
+    /// interrupted.
     pub fn keep_only(&self, uids: &HashSet<String>) {
         self.lock().retain(|uid, _| uids.contains(uid));
     }
@@ -276,8 +285,8 @@ impl<G: Grant> LocalState<G> {
         self.lock().get(uid).and_then(|r| r.last_poll)
     }
 
-    /// Records the time of a poll. The poll answers all notifications that arrived until `heard`. A notification that
-    /// arrives later needs another poll.
+    /// Records the time of a poll. If a notification arrived at `heard` or earlier, this poll is the response to it.
+    /// A notification that arrived later needs a second poll.
     pub fn looked(&self, uid: &str, at: Timestamp, heard: Option<Instant>) {
         self.of(uid, |r| {
             r.last_poll = Some(at);
@@ -292,7 +301,8 @@ impl<G: Grant> LocalState<G> {
         self.of(uid, |r| r.heard = Some(at));
     }
 
-    /// Returns the arrival time of a notification after which Valet has not polled the store yet.
+    /// Returns the arrival time of a notification about the grant's object, if Valet has not polled the store after
+    /// it.
     pub fn heard(&self, uid: &str) -> Option<Instant> {
         self.lock().get(uid).and_then(|r| r.heard)
     }
@@ -309,18 +319,18 @@ impl<G: Grant> LocalState<G> {
             .is_some_and(|r| r.secret_version.as_deref() == Some(resource_version))
     }
 
-    /// Reads or changes the multipart upload that this process initiated for the grant. No other client can change this
-    /// value, unlike the annotation and the status.
+    /// Reads or changes the multipart upload that this process initiated for the grant. No program can change this
+    /// value from outside of the process, unlike the annotation and the status.
     pub fn initiated_upload<T>(&self, uid: &str, change: impl FnOnce(&mut Option<InitiatedUpload>) -> T) -> T {
         self.of(uid, |r| change(&mut r.upload))
     }
 
-    /// Returns the remembered connection to the store of the grant's multipart upload.
+    /// Returns the remembered connection to the store that has the grant's multipart upload.
     pub fn provider(&self, uid: &str) -> Option<Arc<dyn Provider>> {
         self.lock().get(uid).and_then(|r| r.provider.clone())
     }
 
-    /// Remembers the connection to the store of the grant's multipart upload. `None` removes the connection.
+    /// Remembers the connection to the store that has the grant's multipart upload. `None` removes the connection.
     pub fn keep_provider(&self, uid: &str, provider: Option<Arc<dyn Provider>>) {
         self.of(uid, |r| r.provider = provider);
     }
@@ -341,7 +351,8 @@ impl<G: Grant> LocalState<G> {
     }
 }
 
-/// Computes a hash of a status. The hash is the same before and after the apiserver has stored the status.
+/// Computes a hash of a status. If the apiserver stores a status without a change, the stored status has an equal
+/// hash.
 fn fingerprint(status: Option<&GrantStatus>) -> u64 {
     let mut hasher = DefaultHasher::new();
     status
@@ -351,7 +362,7 @@ fn fingerprint(status: Option<&GrantStatus>) -> u64 {
 }
 
 /// Returns the resource version of a grant as a number. Resource versions of one kind can be compared (KEP-5504). A
-/// version that is not a number counts as the oldest version. The grant from the watch is then used.
+/// version that is not a number counts as the oldest version, so Valet uses the grant from the watch.
 fn version<G: Grant>(grant: &G) -> u128 {
     grant.resource_version().and_then(|v| v.parse().ok()).unwrap_or(0)
 }

@@ -10,7 +10,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use super::store_status::{CLOCK, EXPIRATION, HEADERS, KEYS};
 use crate::api::{ConditionType, Reason, StoreStatus, set_ready};
 
-/// Each operator writes conditions of these types with the name of its namespace, in the form `NAMESPACE/TYPE`.
+/// If several operators serve a store, each operator adds its namespace to conditions of these types, in the form
+/// `NAMESPACE/TYPE`.
 const OWN: [&str; 5] = [READY, HEADERS, CLOCK, KEYS, EXPIRATION];
 /// The types of the summary conditions, which kstatus evaluates.
 const SUMMARY: [&str; 3] = [
@@ -89,7 +90,8 @@ pub fn join(previous: &StoreStatus, namespace: &str, mut own: StoreStatus, now: 
     }
     for condition in &own.conditions {
         if alone && condition.type_ != READY {
-            // If only one operator serves the store, its conditions also appear without a namespace in their type.
+            // If only one operator serves the store, its conditions have no namespace in the type. The exception is
+            // `Ready`.
             status.conditions.push(condition.clone());
             continue;
         }

@@ -1,5 +1,5 @@
-//! Quotas limit the number of live grants of a store. This module passes watched grants to `core::QuotaLedger`, and
-//! enqueues the grants that receive quota.
+//! Quotas limit the number of live grants of a store. This module passes the grants from the watch to
+//! `core::QuotaLedger`, and enqueues the grants that receive quota.
 
 use std::{
     collections::HashMap,
@@ -16,8 +16,8 @@ use crate::{
     core::{self, GrantFacts, QuotaCandidate, QuotaFact, QuotaLimits, StoreId, store_id},
 };
 
-/// UploadGrants and DownloadGrants share the same quotas. Valet must therefore list both kinds before it gives quota
-/// to a grant.
+/// UploadGrants and DownloadGrants share the same quotas. Valet must therefore list all UploadGrants and all
+/// DownloadGrants before it gives quota to a grant.
 const KINDS: usize = 2;
 
 /// Records for each store which grants have a credential and which grants wait for quota.
@@ -33,7 +33,7 @@ struct Table {
     stores: HashMap<StoreId, core::QuotaLedger>,
     /// The grants that use quota or wait for quota, by UID.
     known: HashMap<String, Known>,
-    /// The number of lists that the watch has started, for each kind of grant.
+    /// For each kind of grant, the number of lists that the watch has started so far.
     rounds: HashMap<Operation, u64>,
 }
 
@@ -46,7 +46,7 @@ struct Known {
 }
 
 impl Quotas {
-    /// Creates quotas without reservations. No grant receives quota before both kinds of grant have been listed. The
+    /// Creates quotas without reservations. No grant receives quota before Valet has listed both kinds of grant. The
     /// function `call` enqueues a grant that receives quota.
     pub fn new(call: impl Fn(Operation, &str, &str) -> bool + Send + Sync + 'static) -> Self {
         Self {
@@ -60,8 +60,8 @@ impl Quotas {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Processes a watch event. If this process has written a newer version of the grant than the watch has
-    /// delivered, the newer version counts.
+    /// Processes a watch event. If this process wrote a version of the grant that the watch has not delivered yet,
+    /// the method uses the written version.
     pub fn seen<G: Grant>(&self, event: &watcher::Event<DeserializeGuard<G>>, memory: &LocalState<G>) {
         match event {
             watcher::Event::Init => *self.table().rounds.entry(G::OPERATION).or_default() += 1,
@@ -70,8 +70,8 @@ impl Quotas {
                 for store in stores {
                     self.call_next(&store);
                 }
-                // Only the first list of each kind counts. If a watch restarts, it lists the kind again, but the
-                // number of listed kinds stays the same.
+                // If a watch restarts, it lists its kind of grant again. Only the first list of each kind increases
+                // the number of listed kinds.
                 let first = self.table().rounds.get(&G::OPERATION) == Some(&1);
                 self.listed.send_modify(|kinds| *kinds += usize::from(first));
             }
@@ -87,8 +87,11 @@ impl Quotas {
         }
     }
 
-    /// Records the result of a reconcile according to the grant's status. The grant may have been deleted in the
-    /// meantime. Therefore `is_there` must already know about a deletion when [`Quotas::seen`] receives it.
+    /// Records how the grant counts for the quota after its reconcile. The grant's status shows if the grant is live
+    /// or waits.
+    ///
+    /// The grant may have been deleted during the reconcile. Therefore `is_there` must return false before
+    /// [`Quotas::seen`] receives the deletion.
     pub fn visited<G: Grant>(&self, grant: &G, memory: &LocalState<G>, is_there: impl Fn() -> bool) {
         self.note(grant, memory, Some(&is_there));
     }
@@ -103,7 +106,8 @@ impl Quotas {
         }
     }
 
-    /// Requests quota for the grant, with the limits `most`. `rules` are the store's access rules, if they are known.
+    /// Requests quota for the grant. The limits are in `most`. `rules` are the store's access rules, if they are
+    /// known.
     pub async fn ask(
         &self,
         grant: &GrantFacts,
@@ -137,8 +141,8 @@ impl Quotas {
         }
     }
 
-    /// Returns the time at which a grant without quota should ask again. Grants that were not reconciled yet come
-    /// first only for a limited time. No event reports the end of that limited time.
+    /// Returns the time at which a grant that waits for quota must request it again. Grants that were never
+    /// reconciled receive quota first for a limited time, and no event reports the end of this time.
     pub fn ask_again(&self, grant: &GrantFacts) -> Option<Timestamp> {
         let store = store_id(&grant.terms.store_ref, &grant.namespace);
         self.table().stores.get(&store)?.new_until(Timestamp::now())
@@ -158,11 +162,12 @@ impl Quotas {
         let mut table = self.table();
         let places = table.stores.get(&store);
         if visit_ended.is_none() && places.is_some_and(|p| p.is_reserved(&who)) {
-            // A running reconcile of this grant has reserved quota, and records the result when it ends.
+            // A reconcile of this grant is running and has reserved quota. When this reconcile ends, it records the
+            // result itself.
             return;
         }
-        // The check runs while the table is locked. If the grant is deleted after the check, the deletion is
-        // processed later and removes the entry.
+        // The table is locked during this check. If the grant is deleted after the check, the event of the deletion
+        // waits for the lock and then removes the entry.
         let is_gone = visit_ended.is_some_and(|is_there| !is_there());
         let standing = if is_gone {
             Standing::Without
@@ -219,7 +224,7 @@ impl Table {
         self.known.insert(known.who.uid.clone(), Known { round, ..known });
     }
 
-    /// Changes the quotas of a store. Removes the entry of the store if it becomes empty.
+    /// Changes the quota entry of a store. If no grant uses quota or waits for quota, removes the entry.
     fn store(&mut self, id: &StoreId, change: impl FnOnce(&mut core::QuotaLedger)) {
         let places = self.stores.entry(id.clone()).or_default();
         change(places);
@@ -228,7 +233,7 @@ impl Table {
         }
     }
 
-    /// Removes all grants of one kind that are missing from the newest list of this kind. Returns the stores of the
+    /// Removes all grants of one kind that the newest list of this kind does not contain. Returns the stores of the
     /// removed grants.
     fn forget_unlisted(&mut self, operation: Operation) -> Vec<StoreId> {
         let round = self.rounds.get(&operation).copied().unwrap_or_default();
@@ -248,7 +253,7 @@ impl Table {
     }
 }
 
-/// Says how a grant counts for the quota, according to its status.
+/// Says if a grant uses quota, waits for quota, or does not need quota. The grant's status shows this.
 enum Standing {
     Key(Timestamp),
     New,
@@ -318,8 +323,8 @@ mod tests {
         places.ask(&GrantFacts::of(grant), Operation::Upload, ONE, None).await
     }
 
-    /// A grant that is deleted during its reconcile keeps no reservation. It does not matter if it is deleted before
-    /// or after it requests quota.
+    /// A grant that is deleted during its reconcile keeps no reservation. The test deletes the grant before and after
+    /// it requests quota.
     #[tokio::test]
     async fn deleted_grant_keeps_no_reservation() {
         for goes_before_it_asks in [true, false] {

@@ -1,4 +1,4 @@
-//! The cache of stores. Valet reads, connects and probes each store, and keeps the result for a short time. The
+//! The cache of stores. Valet reads a store, connects to it and probes it, and keeps the result for a short time. The
 //! reconciles of grants and of stores use this cache.
 
 mod connect;
@@ -47,15 +47,15 @@ pub struct Stores {
     share_environment: bool,
     /// Decides which endpoints an ObjectStore is allowed to have.
     outward: EgressPolicy,
-    /// Limits how many reconciles may wait for one store at the same time.
+    /// Limits the number of reconciles that may wait for one store at one time.
     requests: Arc<StoreLimiter>,
     environment: Environment,
     known: Mutex<HashMap<StoreId, Arc<Slot<Known>>>>,
     labels: NamespaceLabels,
-    /// The signer of each store. An entry stays while a store cannot be used, for example while its credentials are
-    /// replaced.
+    /// The signer of each store. Valet keeps the entry of a store that it cannot use now, for example while somebody
+    /// replaces the store's credentials.
     signers: Signers,
-    /// The time at which each store's credentials expire, as this operator last saw it.
+    /// The time at which each store's credentials expire, according to the last read by this operator.
     ends: Mutex<HashMap<StoreId, Timestamp>>,
     /// Runs probes and conformance checks.
     pub trials: Arc<ProbeCache>,
@@ -92,8 +92,8 @@ impl From<SignError> for ConnectError {
     }
 }
 
-/// Separates the two kinds of errors. A problem of the store itself is a normal result, while a failed call to the
-/// apiserver is an error.
+/// Separates two kinds of errors. If the store itself has a problem, the function returns this problem as a normal
+/// result. If a call to the apiserver failed, the function returns an error.
 fn told<T>(result: Result<T, ConnectError>) -> Result<Result<T, Problem>, Error> {
     match result {
         Ok(found) => Ok(Ok(found)),
@@ -108,7 +108,7 @@ enum Known {
     Unusable {
         reason: Reason,
         message: String,
-        /// The access rules of the store. They apply even while the store cannot be used.
+        /// The access rules of the store. They apply even while Valet cannot use the store.
         rules: Arc<Vec<ClusterAccessRule>>,
     },
     Usable(Connection),
@@ -122,7 +122,7 @@ struct Connection {
     max_live_grants: Option<i64>,
     rules: Arc<Vec<ClusterAccessRule>>,
     short_sessions: ShortSessions,
-    /// The signer that the store uses now. `None` if it is unknown.
+    /// The current signer of the store. The value is `None` if Valet does not know the signer.
     signer: Option<Signer>,
     provider: Arc<dyn Provider>,
     trial: Arc<StoreProbe>,
@@ -130,8 +130,8 @@ struct Connection {
     canary_request: Option<String>,
 }
 
-/// The maximum length in bytes of a check request in a status. A typical request is a timestamp, which is much
-/// shorter.
+/// The maximum length in bytes of the annotation value that requests a conformance check. Valet copies this value
+/// into the store's status. Typical values are timestamps, which are much shorter.
 const LONGEST_REQUEST: usize = 64;
 
 /// Returns the value of the annotation that requests a conformance check, if the annotation is set.
@@ -140,30 +140,30 @@ pub fn canary_request(store: &ObjectMeta) -> Option<String> {
     Some(value[..value.floor_char_boundary(LONGEST_REQUEST)].to_owned())
 }
 
-/// The facts about a store that can be used, for its status.
+/// The facts that Valet writes to the status of a store that it can use.
 pub struct Condition {
-    /// The capabilities that grants may use.
+    /// The capabilities of the store that grants may use.
     pub capabilities: Arc<Capabilities>,
     /// The time at which the store's current credentials expire.
     pub credentials_expire: Option<Timestamp>,
     /// True if the store's credentials are temporary and Valet does not know when they expire.
     pub expiry_is_unknown: bool,
-    /// The result of the probe.
+    /// The result of the last probe of the store.
     pub probed: Probed,
     /// The result of the conformance check, if one was requested.
     pub canary: Option<ProbeResult>,
-    /// True if the store's signer has changed since the last reconcile of the store. The store's grants must then be
-    /// reconciled.
+    /// True if the store's signer has changed since the last reconcile of the store. In this case Valet must
+    /// reconcile the grants of the store.
     pub is_news: bool,
 }
 
 /// The facts about a store that the reconcile of a grant needs.
 pub struct ResolvedStore {
-    /// Says if the store can be used. If so, it also contains the store's settings.
+    /// Says if Valet can use the store. If so, the value also contains the store's settings.
     pub fact: StoreFact,
-    /// The connection that signs and sends requests, if the store can be used.
+    /// The connection with which Valet signs and sends requests, if it can use the store.
     pub provider: Option<Arc<dyn Provider>>,
-    /// The store's access rules, if the store cannot be used.
+    /// The store's access rules, if Valet cannot use the store.
     pub rules: Option<RulesView>,
 }
 
@@ -203,13 +203,13 @@ impl Stores {
         }
     }
 
-    /// Returns the facts about the grant's store, for a credential that expires at `wanted_until`. If the access
-    /// rules refuse the grant, this method sends no request to the store or its STS.
+    /// Returns the facts about the grant's store. Valet wants to sign a credential that expires at `wanted_until`. If
+    /// the access rules refuse the grant, this method sends no request to the store or its STS.
     ///
     /// # Errors
     ///
-    /// Returns an error if a call to the apiserver fails, or [`Error::NotProbed`] if the first probe is still
-    /// running. A problem of the store itself is not an error, but part of the facts.
+    /// Returns an error if a call to the apiserver fails. Returns [`Error::NotProbed`] if the first probe of the
+    /// store is still running. If the store itself has a problem, the facts describe it.
     pub async fn fact(&self, grant: &GrantFacts, wanted_until: Timestamp) -> Result<ResolvedStore, Error> {
         let (store, namespace) = (&grant.terms.store_ref, grant.namespace.as_str());
         let id = store_id(store, namespace);
@@ -230,8 +230,8 @@ impl Stores {
             namespace_labels,
         } = view;
         let usable = match (known, refused) {
-            // The access rules refuse the grant, but the result contains the provider. Valet needs it to abort a
-            // multipart upload that Valet initiated for the grant.
+            // The access rules refuse the grant, but the result contains the provider. Valet needs the provider to
+            // abort a multipart upload that it initiated for the grant.
             (Known::Usable(connection), Some(Refusal { reason, message })) => {
                 return Ok(ResolvedStore {
                     provider: Some(connection.provider),
@@ -262,7 +262,8 @@ impl Stores {
                 provider: Some(usable.connection.provider),
                 rules: None,
             },
-            // While the store cannot be used, issued credentials stay valid if the access rules still allow them.
+            // Valet cannot use the store now. Issued credentials stay valid, unless the access rules no longer allow
+            // them.
             Err((reason, message)) => ResolvedStore {
                 rules: Some(RulesView {
                     rules,
@@ -273,13 +274,13 @@ impl Stores {
         })
     }
 
-    /// Returns the facts for a store's status, or the reason why the store cannot be used. Returns `None` if the
-    /// store does not exist.
+    /// Returns the facts that Valet writes to a store's status, or the reason why Valet cannot use the store. Returns
+    /// `None` if the store does not exist.
     ///
     /// # Errors
     ///
-    /// Returns an error if a call to the apiserver fails, or [`Error::NotProbed`] if the first probe is still
-    /// running.
+    /// Returns an error if a call to the apiserver fails. Returns [`Error::NotProbed`] if the first probe of the
+    /// store is still running.
     pub async fn condition(&self, id: &StoreId) -> Result<Option<Result<Condition, Problem>>, Error> {
         Ok(match self.known(id).await? {
             Known::Missing => None,
@@ -312,14 +313,14 @@ impl Stores {
         })
     }
 
-    /// Returns the time at which the credentials that this operator last used for the store expire. Returns `None` if
-    /// they do not expire.
+    /// Returns the expiry of the credentials that this operator last used for the store. Returns `None` if they do
+    /// not expire.
     pub fn credentials_end(&self, id: &StoreId) -> Option<Timestamp> {
         lock(&self.ends).get(id).copied()
     }
 
-    /// Decides if an operator with the scope `scope` serves this store, alone or together with other operators. The
-    /// scope is the only namespace that the operator serves.
+    /// Decides if this operator serves the store, and if a second operator may also serve it. If the operator serves
+    /// only one namespace, `scope` is this namespace.
     ///
     /// # Errors
     ///
@@ -333,10 +334,10 @@ impl Stores {
         Ok(concern(&rules, namespace, &labels))
     }
 
-    /// Marks a changed store as stale. The next access reads the store again.
+    /// Marks the cached data of a changed store as stale. The next access reads the store again.
     pub fn changed(&self, id: &StoreId) {
-        // The old value stays in the cache for comparison. If the change does not affect its provider and session,
-        // they are reused.
+        // The cache keeps the old value. If the change does not affect the connection of the store, Valet uses the
+        // old provider and session again.
         lock(&self.known).entry(id.clone()).or_default().changed();
     }
 
@@ -359,11 +360,12 @@ impl Stores {
         self.labels.gone(namespace);
     }
 
-    /// Removes the cache entry of a store that does not exist. Otherwise the cache could grow without limit, because
-    /// grants can name any number of stores that do not exist.
+    /// Removes the cache entry of a store that does not exist. Tenants can create grants with any number of store
+    /// names. Without this method, the cache could grow without limit.
     fn forget(&self, id: &StoreId, slot: &Arc<Slot<Known>>) {
         let mut known = lock(&self.known);
-        // If only the map and this function refer to the entry, no other task waits for the entry.
+        // The reference count is 2 if only the map and the caller of this method refer to the entry. In this case no
+        // task waits for the entry.
         if Arc::strong_count(slot) <= 2 && known.get(id).is_some_and(|kept| Arc::ptr_eq(kept, slot)) {
             known.remove(id);
         }
@@ -394,8 +396,8 @@ struct Usable {
 }
 
 impl Connection {
-    /// Returns the facts about a store that can sign a credential which expires at `wanted_until`. Otherwise returns
-    /// the reason why it cannot.
+    /// Returns the facts about a store that can be used to sign a credential with the expiry `wanted_until`. If the
+    /// store cannot be used, returns the reason.
     async fn usable(
         self,
         id: &StoreId,
@@ -427,7 +429,8 @@ impl Connection {
     }
 }
 
-/// The maximum time to obtain a store's credentials from STS, from an identity token or from an external process.
+/// Valet waits at most 5 seconds for a store's credentials from STS, from an identity token or from an external
+/// process.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(5);
 
 async fn in_time<T>(work: impl Future<Output = Result<T, SignError>>) -> Result<T, SignError> {
@@ -504,7 +507,7 @@ mod tests {
         }
     }
 
-    /// If a store is deleted, its connection and its signer are removed from the cache.
+    /// After a store was deleted, Valet removes the store's connection and signer from the cache.
     #[tokio::test]
     async fn deleted_store_is_removed_from_the_cache() {
         let requests = Arc::new(StoreLimiter::new(8, |_, _, _| true));
@@ -533,7 +536,8 @@ mod tests {
             "the deleted store must not keep its provider"
         );
         assert!(lock(&stores.known).is_empty());
-        // A new store with the same name has its own first signer. The first signer does not count as a change.
+        // Somebody deletes a store and creates a new store with this name. The first signer of the new store does not
+        // count as a change.
         stores.signers.seen(&id, "another".into());
         assert!(!stores.signers.changed(&id));
     }

@@ -1,5 +1,5 @@
-//! Reduces watched objects before they are cached. All watched objects stay in memory, and the users who create them
-//! decide how large they are.
+//! Removes data from watched objects before Valet caches them. All watched objects stay in memory, and users can
+//! create very large objects.
 
 use std::borrow::Cow;
 
@@ -15,17 +15,17 @@ use crate::{
 };
 
 /// The maximum length in bytes of a cached annotation value or status field. Valet's own annotations contain only
-/// times. A longer value therefore has no meaning for Valet.
+/// times. Valet therefore needs no longer values.
 const LONGEST: usize = 256;
 
-/// The maximum number of cached conditions of one object. Valet writes at most ten conditions, and other clients may
-/// add more.
+/// The maximum number of cached conditions of one object. Valet writes at most ten conditions, and clients other than
+/// Valet may add more.
 const MOST_CONDITIONS: usize = 64;
 /// The maximum length in bytes of a cached upload ID or record signature.
 const LONGEST_NAME: usize = 1024;
 
-/// Removes data that Valet does not need from an object of a watch. This also works for an object that cannot be
-/// parsed.
+/// Removes data that Valet does not need from an object that a watch delivered. The function also handles an object
+/// that Valet cannot parse.
 pub fn lighten_watched<K: Resource<DynamicType = ()>>(object: &mut DeserializeGuard<K>, lighten_read: fn(&mut K)) {
     match &mut object.0 {
         Ok(read) => lighten_read(read),
@@ -63,8 +63,8 @@ pub fn lighten_store<S: Store>(store: &mut S) {
     }
 }
 
-/// Shortens a grant's status. Its size cannot be trusted, because any client with permission to write the status may
-/// have written it.
+/// Shortens a grant's status. The status can be very large, because any client with permission to write the status
+/// may have written it.
 fn shorten(status: &mut GrantStatus) {
     shorten_conditions(&mut status.conditions);
     status.upload_id.take_if(|id| id.len() > LONGEST_NAME);
@@ -94,8 +94,9 @@ fn cut(text: &mut String, most: usize) {
     text.shrink_to_fit();
 }
 
-/// Removes metadata that Valet does not read. This includes the managed fields, and annotations of other tools, such
-/// as the copy of the object that `kubectl apply` writes. The annotations of one object can have a size of 256 KiB.
+/// Removes metadata that Valet does not read: the managed fields, and annotations that do not belong to Valet. For
+/// example, `kubectl apply` writes a copy of the object into an annotation. The annotations of one object can have a
+/// size of 256 KiB.
 fn lighten(meta: &mut ObjectMeta) {
     meta.managed_fields = None;
     let Some(annotations) = &mut meta.annotations else {
@@ -151,7 +152,7 @@ mod tests {
         let kept = serde_json::to_string(&store.0.unwrap()).unwrap();
         assert!(kept.len() < 50_000, "{} bytes", kept.len());
 
-        // The parse error quotes the object, so the error is also shortened.
+        // The parse error quotes the object, so Valet also shortens the error.
         let unreadable = json!({"metadata": metadata, "spec": long});
         let mut unreadable: DeserializeGuard<UploadGrant> = serde_json::from_value(unreadable).unwrap();
         lighten_watched(&mut unreadable, lighten_grant);

@@ -1,5 +1,5 @@
-//! Reports changes of a store's conditions in the log and as Events. The conditions decide which credentials Valet
-//! issues. Administrators must therefore be able to see later when a condition changed.
+//! Reports changes of a store's conditions in the log and as Events. The conditions of a store decide which
+//! credentials Valet issues. With the log and the Events, administrators can find out later when a condition changed.
 
 use futures::future::BoxFuture;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -47,7 +47,7 @@ pub fn changes(before: &[Condition], now: &[Condition]) -> Vec<Change> {
 }
 
 /// Logs the changes and writes an Event for each change. An operator that serves one namespace writes no Events about
-/// ClusterObjectStores. Such Events belong to the namespace `default`, where this operator has no permissions.
+/// ClusterObjectStores. Such Events belong to the namespace `default`, and this operator has no permissions there.
 pub async fn tell<S: Store>(recorder: &Recorder, store: &S, scope: Option<&str>, changes: Vec<Change>) {
     for Change { before, now } in changes {
         let message = &now.message;
@@ -76,7 +76,8 @@ pub async fn tell<S: Store>(recorder: &Recorder, store: &S, scope: Option<&str>,
         };
         let publish: BoxFuture<'_, _> = Box::pin(async { recorder.publish(&event, &store.object_ref(&())).await });
         if let Err(error) = call("writing an event about a store", publish).await {
-            // A failure to write the Event is only logged, because the status contains the same information.
+            // If Valet cannot write the Event, it only logs this, because the status of the store contains the
+            // information.
             warn_once!(
                 &error.cause(),
                 namespace = store.namespace(),
@@ -155,7 +156,7 @@ mod tests {
                 of(CLOCK, Some("True Ready"), "False", "ClockSkewed"),
             ]
         );
-        // The reverse change also counts, and so does a new reason with the same status.
+        // A change in the opposite direction also counts. A new reason with an unchanged status also counts.
         let after = conditions.clone();
         assert_eq!(
             seen(&after, &before).len(),
