@@ -226,7 +226,7 @@ enum TenantStoreRequests {
     All,
 }
 
-/// A number of seconds. `None` means "never".
+/// A number of seconds from a flag. `None` stands for the value `never` of the flag.
 #[derive(Clone, Copy, Debug)]
 struct Ttl(Option<i64>);
 

@@ -7,8 +7,8 @@ pub use crate::reconcile::{CALL_TIMEOUT, DEADLINE, Error};
 ///
 /// # Errors
 ///
-/// Returns [`Error::Conflict`], [`Error::Gone`] or [`Error::Refused`] for the answers that these errors describe.
-/// Otherwise returns [`Error::Api`].
+/// Returns [`Error::Conflict`], [`Error::Gone`] or [`Error::Refused`] if the apiserver answers with a status that
+/// this error describes. For all remaining failures, returns [`Error::Api`].
 pub async fn call<T>(what: &'static str, request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Error> {
     match tokio::time::timeout(CALL_TIMEOUT, request).await {
         Ok(Ok(answer)) => Ok(answer),
@@ -33,7 +33,7 @@ fn classify(call: &'static str, error: &kube::Error) -> Error {
                 why: format!("{code} {}", printable(&status.reason)),
             },
         },
-        // The message contains only the column, because the text of a parse error quotes the input.
+        // The message contains only the column of a parse error, because the text of a parse error quotes the input.
         kube::Error::SerdeError(e) => Error::Api {
             call,
             why: format!(
@@ -45,12 +45,15 @@ fn classify(call: &'static str, error: &kube::Error) -> Error {
     }
 }
 
-/// Words of at least this length may be part of a Secret's data. The length equals 18 bytes in base64.
+/// If a word in an error message has at least 24 characters, it may be part of a Secret's data. 24 characters of
+/// base64 are 18 bytes.
 const QUOTED: usize = 24;
 
-/// Returns true if a text may quote a URL or a part of a Secret. The quote can also be in base64, because the
-/// apiserver sends Secrets to webhooks in base64. Names and sentences do not contain such long words with uppercase
-/// letters, lowercase letters and digits.
+/// Returns true if a text may quote a URL or a part of a Secret. The quote can be in base64, because the apiserver
+/// sends Secrets to webhooks in base64.
+///
+/// The function looks for long words with uppercase letters, lowercase letters and digits. Names and normal sentences
+/// do not contain such words.
 fn may_quote(text: &str) -> bool {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "+/=".contains(c);
     let is_quoted = |word: &str| {
@@ -62,7 +65,7 @@ fn may_quote(text: &str) -> bool {
         || text.split(|c| !is_plain(c)).any(is_quoted)
 }
 
-/// Returns the innermost cause of an error, because it is the most specific error of the chain.
+/// Returns the message of the innermost cause of an error. The innermost cause is the most specific one.
 fn root(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(next) = cause.source() {
@@ -113,7 +116,7 @@ mod tests {
         for quoted in [
             "denied: url is https://store.example/b/k?X-Amz-Signature=abc",
             "denied: https%3A%2F%2Fstore.example",
-            // The message contains the beginning of a URL in base64, as it is stored in a Secret.
+            // The message contains the beginning of a URL in base64, as in the data of a Secret.
             "admission webhook \"policy.example\" denied the request: {\"data\":{\"url\":\"aHR0cHM6Ly9zdG9yZS5leGFtcGxlL2I\"}}",
             // The message contains a secret access key.
             "denied: found wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",

@@ -41,7 +41,7 @@ const GONE: Duration = Duration::from_secs(10);
 const PATIENCE: u32 = 4;
 
 /// A grant waits in the queue of its namespace. Normally Valet enqueues the grant when a running reconcile of the
-/// namespace ends. If Valet does not enqueue the grant for any reason, the grant tries again after 5 seconds.
+/// namespace ends. If this does not happen, the grant tries again after 5 seconds.
 const IN_LINE: Duration = Duration::from_secs(5);
 
 /// A grant waits for the first probe of its store. Normally Valet enqueues the grant when the probe has a result. If

@@ -221,8 +221,8 @@ impl<G: Grant> LocalState<G> {
     }
 
     /// Returns a delay if a client other than Valet has changed the status since the last reconcile. After this
-    /// delay, a reconcile must correct the status. The delay is longer after each change, because the client may
-    /// write the status in a loop.
+    /// delay, a reconcile must correct the status. The client may write the status in a loop. If the changes
+    /// continue, the delay therefore becomes longer.
     ///
     /// Returns `None` if no reconcile is needed, or if a reconcile that corrects the status is already enqueued.
     pub fn foreign_status(&self, grant: &G, now: Timestamp) -> Option<Duration> {

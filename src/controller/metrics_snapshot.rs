@@ -40,7 +40,7 @@ pub fn grants<G: Grant>(caller: &Requeuer<G>) -> Vec<GrantState> {
 }
 
 /// Returns the states of all stores of one kind. If the operator serves only one namespace, the result contains only
-/// the stores that allow this namespace. It shows this operator's own conditions.
+/// the stores that allow this namespace. In this case the states show the conditions of this operator.
 pub fn stores<S: Store>(
     known: &reflector::Store<DeserializeGuard<S>>,
     stores: &Stores,
@@ -50,8 +50,8 @@ pub fn stores<S: Store>(
         let mut status = store.store_status().cloned().unwrap_or_default();
         let (namespace, name) = (store.meta().namespace.clone(), store.meta().name.clone());
         let (namespace, name) = (namespace.unwrap_or_default(), name.unwrap_or_default());
-        // Access rules that select namespaces by label cannot be evaluated here, because the labels are not known.
-        // The store's status shows if this operator serves the store.
+        // This function does not know the labels of namespaces, so it cannot evaluate access rules that select
+        // namespaces by label. The store's status shows if this operator serves the store.
         let shared = scope.filter(|scope| concern(&store.rules(), scope, &BTreeMap::new()) != Concern::Alone);
         if let Some(scope) = shared {
             condition(
@@ -59,8 +59,8 @@ pub fn stores<S: Store>(
                 merged_conditions::of(scope, ConditionType::Ready.as_str()),
             )?;
             status = merged_conditions::own(&status, scope);
-            // If several operators serve the store, its status does not contain the expiry of this operator's
-            // credentials.
+            // If several operators serve the store, the expiry of this operator's credentials is not in the store's
+            // status. Valet therefore takes the expiry from the cache.
             let end = stores.credentials_end(&(S::KIND, namespace.clone(), name.clone()));
             status.credentials_expiration_time = end.map(Time);
         }
@@ -92,8 +92,8 @@ fn condition(conditions: &[Condition], type_: impl AsRef<str>) -> Option<&Condit
     conditions.iter().find(|c| c.type_ == type_.as_ref())
 }
 
-/// Returns the reason of the condition `Ready`. Returns `Pending` if the object has no such condition, because it is
-/// older than the CRD version with default conditions.
+/// Returns the reason of the condition `Ready`. Returns `Pending` if the object has no such condition, because
+/// somebody created the object before the CRD had default conditions.
 fn reason(conditions: &[Condition]) -> String {
     condition(conditions, ConditionType::Ready).map_or(Reason::Pending.as_str().to_owned(), |c| c.reason.clone())
 }

@@ -1,6 +1,6 @@
-//! The controllers. They read facts, execute the steps that [`crate::core::decide`] returns, and reconcile a grant
-//! again at the time that `decide` returns. All decisions are made in `core`. Only this module has a Kubernetes
-//! client.
+//! The controllers. A controller reads facts and executes the steps that [`crate::core::decide`] returns. It
+//! reconciles a grant again at the time in the last step. The module `core` makes all decisions, and only this module
+//! has a Kubernetes client.
 
 mod apiserver;
 mod clock;

@@ -1,8 +1,9 @@
-//! Limits concurrent reconciles fairly. Each namespace may use a share of them. Further objects of the namespace wait
-//! in a queue and do not delay other namespaces.
+//! Distributes the concurrent reconciles fairly among namespaces. Each namespace may use only a part of them. If a
+//! namespace has reached its limit, its further objects wait in a queue. They do not delay the objects of different
+//! namespaces.
 //!
-//! ObjectStores and their grants have a separate pool. Stores that tenants create therefore do not delay
-//! ClusterObjectStores and their grants.
+//! ObjectStores and their grants have a separate pool of permits. Tenants create ObjectStores. With the separate
+//! pool, slow ObjectStores do not delay ClusterObjectStores and their grants.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -13,13 +14,15 @@ use crate::api::StoreKind;
 
 /// In the pool for ClusterObjectStores, one namespace may use one quarter of the concurrent reconciles.
 const SHARE: usize = 4;
-/// In the pool for ObjectStores, one namespace may use one eighth of the configured concurrency (`OWN_SHARE`). The
-/// whole pool has four times the configured concurrency (`OWN_TIMES`). Stores that do not answer in up to 31
-/// namespaces therefore do not delay another namespace.
+/// These values apply to the pool for ObjectStores. One namespace may use one eighth of the configured concurrency
+/// (`OWN_SHARE`). The whole pool has four times the configured concurrency (`OWN_TIMES`).
+///
+/// The pool therefore has room for 32 namespaces. If the ObjectStores of 31 namespaces do not answer, the reconciles
+/// of one more namespace still run.
 const OWN_SHARE: usize = 8;
 const OWN_TIMES: usize = 4;
 
-/// The running reconciles of one kind of resource.
+/// The permits for reconciles of one kind of resource, for example UploadGrants.
 #[derive(Debug)]
 pub struct NamespaceLimiter {
     /// The pool for ClusterObjectStores and their grants.
@@ -30,9 +33,9 @@ pub struct NamespaceLimiter {
 
 #[derive(Debug)]
 struct Pool {
-    /// The maximum number of concurrent reconciles in the whole pool.
+    /// The maximum number of concurrent reconciles in this pool.
     most: usize,
-    /// The maximum number of concurrent reconciles for one namespace.
+    /// The maximum number of concurrent reconciles for one namespace in this pool.
     each: usize,
     state: Mutex<State>,
 }
@@ -41,8 +44,8 @@ struct Pool {
 struct State {
     under_way: usize,
     namespaces: HashMap<String, Line>,
-    /// The namespaces that have waiting objects, in the order in which they are served. Each namespace is in the list
-    /// once.
+    /// The namespaces that have waiting objects. The next permit goes to an object of the first namespace. Each
+    /// namespace is in the list once.
     round: VecDeque<String>,
 }
 
@@ -78,16 +81,17 @@ impl NamespaceLimiter {
         }
     }
 
-    /// Returns the maximum number of concurrent reconciles of one kind of resource. The controller must allow this
-    /// number. Otherwise one pool would have to wait for the other pool.
+    /// Returns the maximum number of concurrent reconciles of one kind of resource. The controller must allow at
+    /// least this number. Otherwise reconciles for ObjectStores would have to wait for reconciles for
+    /// ClusterObjectStores.
     pub fn concurrency(&self) -> u16 {
         u16::try_from(self.shared.most + self.own.most).unwrap_or(u16::MAX)
     }
 
     /// Takes a permit for this object if its namespace has a free permit. Otherwise the object joins the queue.
     ///
-    /// When a reconcile ends, `call` enqueues the next waiting object and returns true if that object exists. An
-    /// object that no longer exists is skipped.
+    /// When a reconcile ends, the limiter calls `call` with the next waiting object. `call` enqueues the object and
+    /// returns true if the object exists. If it returns false, the limiter continues with the object after it.
     pub fn take<'a, F: FnMut(&str, &str) -> bool>(
         &'a self,
         kind: StoreKind,
@@ -132,7 +136,7 @@ impl Pool {
         false
     }
 
-    /// Makes the permit of a finished reconcile free again.
+    /// Releases the permit of a finished reconcile.
     fn end(&self, namespace: &str) {
         let mut state = self.lock();
         state.under_way = state.under_way.saturating_sub(1);
@@ -230,8 +234,7 @@ mod tests {
         );
     }
 
-    /// Stores of tenants that do not answer do not affect the pool for ClusterObjectStores, even if many namespaces
-    /// have such stores.
+    /// The ObjectStores of many namespaces do not answer. Reconciles for ClusterObjectStores still receive permits.
     #[test]
     fn tenant_stores_take_no_permits_of_cluster_object_stores() {
         let turns = NamespaceLimiter::new(32, false);
@@ -262,7 +265,7 @@ mod tests {
         );
     }
 
-    /// If all permits of a pool are in use, the waiting namespaces are served one after the other.
+    /// If all permits of a pool are in use, the waiting namespaces receive the next permits in turn.
     #[test]
     fn waiting_namespaces_are_served_in_rotation() {
         let turns = NamespaceLimiter::new(1, false);

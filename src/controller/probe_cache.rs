@@ -1,5 +1,5 @@
-//! Runs probes and conformance checks of stores in background tasks. Readers receive the last result at once, and
-//! they are notified when there is a new result.
+//! Runs probes and conformance checks of stores in background tasks. A reconcile receives the last result at once.
+//! When a task has a new result, the cache calls a listener.
 
 use std::{
     collections::HashMap,
@@ -23,33 +23,34 @@ use crate::{
 
 /// The time limit of one probe. If a probe takes longer, Valet treats the store as unreachable.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The time limit of one conformance check, including the deletion of its test objects. Normally a check ends earlier
-/// by itself.
+/// Valet cancels a conformance check after 70 seconds. This time includes the deletion of the test objects. Normally
+/// a conformance check ends earlier.
 const CANARY_TIMEOUT: Duration = Duration::from_secs(70);
 /// The minimum time between the starts of two conformance checks of one store.
 const CANARY_PAUSE: Duration = Duration::from_secs(60);
-/// The maximum number of attempts for one conformance check. An attempt is interrupted if the store stops answering.
+/// The maximum number of attempts for one requested conformance check. An attempt fails if the store stops answering.
 const MAX_CANARIES: u32 = 3;
-/// The maximum number of ObjectStores of one namespace that are probed at the same time. The limit exists because one
-/// tenant can create many stores.
+/// Valet probes at most 4 ObjectStores of one namespace at one time. The limit exists because one tenant can create
+/// many ObjectStores.
 const AT_A_TIME: usize = 4;
-/// The maximum number of ClusterObjectStores that are probed at the same time.
+/// Valet probes at most 16 ClusterObjectStores at one time.
 const SHARED_AT_A_TIME: usize = 16;
-/// A grant can wait this long for the first probe of its store before its condition reports the wait.
+/// If the first probe of a store takes longer than 12 seconds, the condition of a waiting grant reports that the
+/// grant waits for the probe.
 const SILENCE: Duration = Duration::from_secs(12);
 
-/// The last result for one store, with the store's current settings and credentials. All grants of the store share
-/// this result.
+/// The last result of the probe and the conformance check of one store. The result belongs to the store's current
+/// settings and credentials. All grants of the store use this result.
 pub struct StoreProbe(Mutex<State>);
 
 struct State {
     last: Option<Outcome>,
-    /// True if a background task probes the store now, or waits for a permit to probe it.
+    /// True if a background task probes the store now or waits for a permit to probe the store.
     under_way: bool,
     /// The time at which the first probe became necessary.
     since: Instant,
-    /// The last value of the annotation that requests a conformance check. The number says how many checks were made
-    /// for this value.
+    /// The last value of the annotation that requests a conformance check, and the number of checks that Valet
+    /// started for this value.
     canaries: (String, u32),
 }
 
@@ -61,7 +62,8 @@ pub struct Outcome {
     pub probed: Probed,
     /// The result of the last conformance check, if one was requested.
     pub canary: Option<ProbeResult>,
-    /// True if a probe has shown that the store can be used, while the clocks agreed.
+    /// True if a probe has shown that Valet can use the store. The probe counts only if the clocks of the store and
+    /// the operator agreed.
     has_answered: bool,
 }
 
@@ -92,7 +94,7 @@ impl StoreProbe {
         lock(&self.0)
     }
 
-    /// Returns a reason and a message if the first probe of the store is overdue. Returns `None` otherwise.
+    /// Returns a reason and a message if the first probe of the store takes too long. Returns `None` otherwise.
     pub fn overdue(&self) -> Option<Problem> {
         let state = self.lock();
         let is_overdue = state.last.is_none() && state.since.elapsed() > SILENCE;
@@ -110,8 +112,8 @@ impl StoreProbe {
         let is_news = before.as_ref().is_none_or(|before| before.probed != probed);
         state.last = Some(Outcome {
             when: Instant::now(),
-            // An answer does not count while the clocks differ, because the store may have rejected the probe only
-            // for that reason.
+            // Valet ignores the answer of a probe while the clocks differ, because the clock difference alone can be
+            // the reason for a rejection.
             has_answered: probed.finding == Finding::Usable && probed.skew.is_none()
                 || before.as_ref().is_some_and(|o| o.has_answered),
             canary: before.and_then(|o| o.canary),
@@ -141,8 +143,8 @@ impl StoreProbe {
 }
 
 impl State {
-    /// Returns true if this request needs a conformance check. The minimum time between two checks is not considered
-    /// here.
+    /// Returns true if this request needs a conformance check. The method does not check the minimum time between two
+    /// conformance checks.
     fn wants_canary(&self, request: Option<&String>) -> bool {
         let (Some(request), Some(outcome)) = (request, &self.last) else {
             return false;
@@ -165,8 +167,8 @@ pub type Listener = Arc<dyn Fn(&StoreId, bool) + Send + Sync>;
 pub struct ProbeCache {
     /// Limits the concurrent probes of each namespace. ClusterObjectStores use the empty namespace.
     permits: Mutex<HashMap<String, Arc<Semaphore>>>,
-    /// The start time of the last conformance check of each store. The entry stays when the store is deleted.
-    /// Deleting and recreating a store therefore does not allow an earlier check.
+    /// The start time of the last conformance check of each store. Valet keeps the entry after the store was deleted.
+    /// A user therefore cannot get an earlier conformance check by deleting the store and creating it again.
     canaries: Mutex<HashMap<StoreId, Instant>>,
     listeners: Mutex<HashMap<StoreKind, Listener>>,
 }
@@ -186,8 +188,8 @@ impl ProbeCache {
         lock(&self.listeners).insert(kind, listener);
     }
 
-    /// Returns the last result, if there is one. This method also starts a background task if the result is older
-    /// than `age` or if `request` needs a conformance check. It does not wait for the task.
+    /// Returns the last result, if there is one. If the result is older than `age`, or if `request` needs a
+    /// conformance check, this method also starts a background task. It does not wait for the task.
     pub fn outcome(
         self: &Arc<Self>,
         id: &StoreId,
@@ -212,21 +214,21 @@ impl ProbeCache {
         state.last.clone()
     }
 
-    /// Returns true if the last conformance check of the store started long enough ago.
+    /// Returns true if the minimum time since the start of the store's last conformance check has passed.
     fn may_check(&self, id: &StoreId) -> bool {
         let mut canaries = lock(&self.canaries);
         canaries.retain(|_, began| began.elapsed() < CANARY_PAUSE);
         !canaries.contains_key(id)
     }
 
-    /// Returns the semaphore that limits concurrent probes for this store and the other stores of its namespace.
+    /// Returns the semaphore that limits the concurrent probes of all stores in the namespace of this store.
     fn permits(&self, id: &StoreId) -> Arc<Semaphore> {
         let most = match id.0 {
             StoreKind::ObjectStore => AT_A_TIME,
             StoreKind::ClusterObjectStore => SHARED_AT_A_TIME,
         };
         let mut all = lock(&self.permits);
-        // Entries of namespaces without running probes are removed.
+        // If a namespace has no running probes, its entry is removed.
         all.retain(|_, permits| Arc::strong_count(permits) > 1);
         all.entry(id.1.clone())
             .or_insert_with(|| Arc::new(Semaphore::new(most)))
@@ -287,8 +289,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Outcome {
-    /// Returns true if the clocks agreed at the time of the result and differ now, or the other way round. Valet must
-    /// then probe the store again, because a clock difference changes what a result means.
+    /// Returns true if a clock difference has started or ended since the last result. In both cases Valet must probe
+    /// the store again, because a clock difference can change the result of a probe.
     fn is_of_another_time(&self, provider: &dyn Provider) -> bool {
         let is_answer = !matches!(self.probed.finding, Finding::Unreachable(_));
         let differed = self.probed.skew.is_some();
@@ -296,14 +298,14 @@ impl Outcome {
         is_answer && now.is_some() && is_skewed(now) != differed && self.when.elapsed() >= FRESHNESS
     }
 
-    /// Returns a reason and a message if no credential of the store may be signed. `is_to_be_tried` is true if a
-    /// conformance check is requested.
+    /// Returns a reason and a message if Valet must not sign a credential for this store. `is_to_be_tried` is true if
+    /// somebody has requested a conformance check.
     pub fn forbids(&self, is_to_be_tried: bool) -> Option<Problem> {
         let worthless = self.canary.as_ref().and_then(|tried| tried.found.worthless.as_ref());
         match &self.probed.finding {
             Finding::Broken(reason, message) => Some((*reason, message.clone())),
-            // A user who requests a conformance check does not want credentials before the check has a result. Some
-            // credentials could be weaker than their grants.
+            // The store does not answer, and a requested conformance check has no result yet. Valet signs no
+            // credentials, because it does not know if the store enforces their constraints.
             Finding::Unreachable(why) if is_to_be_tried && self.canary.is_none() => Some((
                 Reason::StoreUnreachable,
                 format!(
@@ -324,7 +326,7 @@ impl Outcome {
     }
 
     /// Returns the reason why Valet does not know yet which constraints the store enforces. Returns `None` if a probe
-    /// has already answered this, or if the provider needs no probe.
+    /// has shown which constraints the store enforces, or if the provider needs no probe.
     pub fn untried(&self, provider: &dyn Provider) -> Option<Untried> {
         let only_write_once = !provider.requires_probe();
         if self.has_answered || only_write_once && !provider.write_once_requires_probe() {
@@ -343,9 +345,9 @@ impl Outcome {
     }
 }
 
-/// Returns the maximum age of a result that is used for signing a credential. What a store enforces does not change
-/// by itself, so the age of a result is normally not limited. A store that did not answer is probed again, but not
-/// for every grant.
+/// Returns the maximum age of a probe result with which Valet signs a credential. Normally there is no maximum,
+/// because the constraints that a store enforces do not change by themselves. If the store did not answer, there is a
+/// maximum age. It is long enough that Valet does not probe the store again for every grant.
 pub fn age_for_grants(outcome: &Outcome) -> Duration {
     match outcome.probed.finding {
         Finding::Usable | Finding::Broken(..) => Duration::MAX,
@@ -353,8 +355,8 @@ pub fn age_for_grants(outcome: &Outcome) -> Duration {
     }
 }
 
-/// Returns the maximum age of a result that is used for a store's status. The age is 50 seconds if the result may
-/// change soon, and 5 minutes otherwise.
+/// Returns the maximum age of a probe result that Valet writes to a store's status. The maximum is 50 seconds if the
+/// result may change soon, and 5 minutes otherwise.
 pub fn age_for_status(outcome: &Outcome) -> Duration {
     let is_interrupted = outcome.canary.as_ref().is_some_and(|c| c.found.interrupted);
     match outcome.probed.finding {

@@ -34,10 +34,11 @@ use crate::{
     telemetry::{Health, Metrics, Progress, REPEATS, States, serve},
 };
 
-/// The pause between two cleanups that remove the metric series of deleted objects.
+/// Valet removes the metric series of deleted objects every 60 seconds.
 const FORGETTING: Duration = Duration::from_secs(60);
 
-/// A future that resolves when the operator is told to stop. All clones of the future resolve.
+/// A future that resolves when the operator must stop, for example after SIGTERM. All clones of the future also
+/// resolve.
 pub type ConnectError = Shared<BoxFuture<'static, ()>>;
 
 /// The state that all controllers share.
@@ -47,25 +48,25 @@ pub struct SharedContext {
     pub stores: Arc<Stores>,
     /// Limits the number of live grants, if an access rule sets a limit.
     pub places: Arc<Quotas>,
-    /// Limits how many reconciles may wait for one store at the same time.
+    /// Limits the number of reconciles that may wait for one store at one time.
     pub requests: Arc<StoreLimiter>,
     pub metrics: Arc<Metrics>,
-    /// Records whether reconciles finish, for the liveness probe.
+    /// Records the ends of reconciles, for the liveness probe.
     pub progress: Arc<Progress>,
     /// The state behind `/livez` and `/readyz`.
     pub health: Health,
-    /// The index of expected uploads, with which Valet finds the grant for a notification. `None` if there is no
-    /// notification receiver.
+    /// The index of expected uploads. With this index, Valet finds the grant for a notification. The value is `None`
+    /// if the notification receiver is off.
     pub awaited: Option<Arc<UploadIndex>>,
     /// The settings from the command line.
     pub options: Options,
-    /// Resolves when the operator is told to stop.
+    /// Resolves when the operator must stop.
     pub stop: ConnectError,
 }
 
 /// The number of watches that must complete their first list before the operator is ready. These are the watches of
-/// two kinds of grant, two kinds of store, and namespaces. If [`Options::watch_secrets`] is set, the watch of Secrets
-/// is added.
+/// UploadGrants, DownloadGrants, ObjectStores, ClusterObjectStores and namespaces. With [`Options::watch_secrets`],
+/// the operator also watches Secrets.
 const WATCHES: usize = 5;
 
 /// Runs the operator until `stop` resolves and running reconciles have finished.
@@ -148,7 +149,8 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
         parts.metrics.clone(),
         parts.stop.clone(),
     );
-    // An error of the HTTP server at startup ends the operator. A normal stop of the server does not.
+    // If the HTTP server ends with an error, the operator ends with this error. If the HTTP server stops normally,
+    // the operator continues to finish its reconciles.
     let http = async { http.await.and(std::future::pending().await) };
     let leader = Arc::new(Leader::default());
     let receiver = receive(&parts, leader.clone()).await?;
@@ -275,7 +277,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Logs summaries of repeated failures. Such failures are not logged one by one.
+/// Logs summaries of repeated failures. Valet does not log each of these failures separately.
 async fn log_repeats() {
     loop {
         sleep(Duration::from_secs(1)).await;
@@ -285,7 +287,7 @@ async fn log_repeats() {
     }
 }
 
-/// Runs the notification receiver if it is configured. The future ends only if an error occurs.
+/// Runs the notification receiver if the options configure it. The future ends only if an error occurs.
 async fn receive(
     parts: &SharedContext,
     leader: Arc<Leader>,

@@ -18,8 +18,8 @@ use crate::{
 /// The name under which the apiserver lists Valet's fields in `managedFields`.
 pub const FIELD_MANAGER: &str = "valet";
 
-/// The value of the Accept header for metadata only. Without it, the apiserver would return the Secret's data. If the
-/// answer is truncated, a parse error would quote the data.
+/// With this value of the header `Accept`, the apiserver returns only the metadata of a Secret. Otherwise the answer
+/// would contain the Secret's data, and the error for a truncated answer would quote this data.
 const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
 /// Access to Secrets by name. Valet uses it for the credentials of stores and for the operator's record key.
@@ -29,7 +29,7 @@ pub struct NamedSecrets {
 }
 
 impl NamedSecrets {
-    /// Uses the given client for all requests.
+    /// Creates the value. It sends all requests with the given client.
     pub fn new(client: Client) -> Self {
         Self { client }
     }
@@ -38,7 +38,8 @@ impl NamedSecrets {
         kube::core::Request::new(Secret::url_path(&(), Some(namespace)))
     }
 
-    /// Sends a request and returns the metadata from the answer. The text of the answer is never logged.
+    /// Sends a request and returns the metadata of the Secret from the answer. Valet never logs the text of the
+    /// answer.
     async fn metadata(
         &self,
         what: &'static str,
@@ -82,7 +83,7 @@ impl NamedSecrets {
     ///
     /// # Errors
     ///
-    /// Returns the same errors as [`call`].
+    /// Returns the errors of [`call`].
     pub async fn get(&self, namespace: &str, name: &str) -> Result<Secret, Error> {
         self.read(Self::requests(namespace).get(name, &GetParams::default()))
             .await
@@ -92,7 +93,7 @@ impl NamedSecrets {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Conflict`] if a Secret with this name exists. Otherwise returns the same errors as [`call`].
+    /// Returns [`Error::Conflict`] if a Secret with this name exists. Otherwise returns the errors of [`call`].
     pub async fn create(&self, namespace: &str, secret: &Secret) -> Result<(), Error> {
         let request = Self::requests(namespace).create(&params(), body(secret));
         self.metadata("creating a Secret", request).await.map(|_| ())
@@ -106,22 +107,25 @@ fn params() -> PostParams {
     }
 }
 
-/// All access to grant Secrets. Every write either creates a Secret or has preconditions. The preconditions are the
-/// UID and the resource version of the Secret that was read.
+/// Reads and writes grant Secrets. A write either creates a Secret, or it has two preconditions: the UID and the
+/// resource version of the Secret that Valet read before.
 #[derive(Clone)]
 pub struct Secrets {
     api: NamedSecrets,
-    /// The HMAC key that signs and verifies Valet's own records.
+    /// The record key, with which Valet signs and verifies its records.
     records: RecordKey,
 }
 
-/// Valet tries this many times to delete a Secret with its resource version as a precondition. If another client
-/// keeps changing the Secret, later attempts have only the UID as a precondition. Before that, Valet checks that the
-/// Secret still belongs to the grant.
+/// The first attempts to delete a Secret have its resource version as a precondition. They fail if a client other
+/// than Valet keeps changing the Secret.
+///
+/// After this number of failed attempts, Valet checks that the Secret still belongs to the grant. Then it deletes the
+/// Secret with only the UID as a precondition.
 const DELETIONS_BY_VERSION: usize = 3;
 
 impl Secrets {
-    /// Uses the given client and the HMAC key for records.
+    /// Creates the value. It sends all requests with the given client, and signs records with the record key
+    /// `records`.
     pub fn new(client: Client, records: RecordKey) -> Self {
         let api = NamedSecrets::new(client);
         Self { api, records }
@@ -131,10 +135,10 @@ impl Secrets {
     ///
     /// # Errors
     ///
-    /// Returns the same errors as [`call`].
+    /// Returns the errors of [`call`].
     pub async fn view(&self, grant: &GrantFacts) -> Result<Option<SecretView>, Error> {
-        // The request reads the whole Secret, because the metadata does not contain the type. A Secret of another
-        // type does not belong to Valet.
+        // The request reads the whole Secret, because the metadata does not contain the type of the Secret. Valet
+        // needs the type, because a grant Secret always has the type `valetkey.dev/grant`.
         let request = NamedSecrets::requests(&grant.namespace).get(grant.secret_name(), &GetParams::default());
         match self.api.read(request).await {
             Ok(secret) => Ok(Some(self.seen(
@@ -148,11 +152,13 @@ impl Secrets {
         }
     }
 
-    /// Writes a grant Secret. Either creates the Secret, or replaces exactly the Secret that was read.
+    /// Writes a grant Secret. The method creates the Secret, or it replaces exactly the version of the Secret that
+    /// Valet read before.
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Conflict`] if another Secret has this name. Otherwise returns the same errors as [`call`].
+    /// Returns [`Error::Conflict`] if the Secret already exists, or if it has changed since Valet read it. Otherwise
+    /// returns the errors of [`call`].
     pub async fn publish(
         &self,
         grant: &GrantFacts,
@@ -182,7 +188,7 @@ impl Secrets {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Conflict`] if the Secret has changed since it was read. Otherwise returns the same errors as
+    /// Returns [`Error::Conflict`] if the Secret has changed since Valet read it. Otherwise returns the errors of
     /// [`call`].
     pub async fn retouch(
         &self,
@@ -206,8 +212,8 @@ impl Secrets {
         Ok(self.seen(&meta, Some(SECRET_TYPE), secret.data.as_ref(), grant))
     }
 
-    /// Reads the whole Secret before an update. Returns an error if the Secret has changed since the decision to
-    /// update it.
+    /// Reads the whole Secret before Valet updates it. Returns an error if the Secret has changed since the decision
+    /// to update it.
     async fn judged(&self, grant: &GrantFacts, uid: &str, resource_version: &str) -> Result<Secret, Error> {
         let requests = NamedSecrets::requests(&grant.namespace);
         let secret = self
@@ -225,7 +231,7 @@ impl Secrets {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Conflict`] if the Secret has changed since it was read. Otherwise returns the same errors as
+    /// Returns [`Error::Conflict`] if the Secret has changed since Valet read it. Otherwise returns the errors of
     /// [`call`].
     pub async fn empty(&self, grant: &GrantFacts, uid: &str, resource_version: &str) -> Result<SecretView, Error> {
         let requests = NamedSecrets::requests(&grant.namespace);
@@ -239,13 +245,15 @@ impl Secrets {
         Ok(self.seen(&meta, Some(SECRET_TYPE), None, grant))
     }
 
-    /// Deletes the Secret that was read. It is not an error if the Secret no longer exists. If another client keeps
-    /// changing the Secret, Valet deletes its current version, provided that it still belongs to the grant.
+    /// Deletes the Secret that Valet read before. It is not an error if the Secret no longer exists.
+    ///
+    /// A client other than Valet may keep changing the Secret. In this case Valet deletes the current version of the
+    /// Secret, if the Secret still belongs to the grant.
     ///
     /// # Errors
     ///
     /// Returns [`Error::Conflict`] if the Secret was replaced or no longer belongs to the grant. Otherwise returns
-    /// the same errors as [`call`].
+    /// the errors of [`call`].
     pub async fn withdraw(&self, grant: &GrantFacts, uid: &str, resource_version: &str) -> Result<(), Error> {
         let mut version = resource_version.to_owned();
         for attempt in 1.. {
@@ -294,8 +302,8 @@ impl Secrets {
         annotations.insert(annotation::RECORD_SIGNATURE.into(), signature);
     }
 
-    /// Converts a Secret into facts for the decision about this grant. The facts do not contain the data. They only
-    /// say if the data is as Valet wrote it.
+    /// Converts a Secret into facts for the decision about this grant. The facts do not contain the data of the
+    /// Secret. They only say if somebody has changed the data after Valet wrote it.
     fn seen(
         &self,
         meta: &ObjectMeta,
@@ -340,8 +348,8 @@ fn subject(grant: &GrantFacts) -> Subject<'_> {
     }
 }
 
-/// Returns true if the grant is the only owner of the Secret. If the Secret has another owner, the garbage collector
-/// does not delete it together with the grant.
+/// Returns true if the grant is the only owner of the Secret. If the Secret has a second owner, the garbage collector
+/// does not delete the Secret together with the grant.
 fn has_sole_owner(meta: &ObjectMeta, grant: &GrantFacts) -> bool {
     let wanted = secret_owner(grant);
     let is_wanted = |owner: &OwnerReference| {
@@ -359,7 +367,8 @@ fn body(secret: &Secret) -> Vec<u8> {
 }
 
 /// Returns the owner of the Secret. The Secret belongs to the grant only if the type, the label, the controller
-/// reference and the UID all match. One of them alone proves nothing, because any client can set it.
+/// reference and the UID all match. Any client can set a single one of these values, so one value alone proves
+/// nothing.
 fn owner(meta: &ObjectMeta, type_: Option<&str>, grant: &GrantFacts) -> Owner {
     if type_ != Some(SECRET_TYPE) {
         return Owner::Foreign("the type of the Secret is not valetkey.dev/grant");

@@ -8,14 +8,14 @@ use jiff::Timestamp;
 use crate::core::Signer;
 use crate::core::StoreId;
 
-/// The signer of each store, and the time at which this process first saw the signer. The entry of a store stays
-/// while the store cannot be used, for example while its credentials are replaced.
+/// The signer of each store, and the time at which this process first saw the signer. Valet keeps the entry of a
+/// store that it cannot use now, for example while somebody replaces the store's credentials.
 #[derive(Default)]
 pub struct Signers(Mutex<HashMap<StoreId, Known>>);
 
 struct Known {
     signer: Signer,
-    /// True if the signer has changed and the store's grants were not enqueued yet.
+    /// True if the signer has changed and Valet has not enqueued the grants of the store yet.
     is_news: bool,
 }
 
@@ -35,8 +35,8 @@ impl Signers {
             fingerprint,
             since: Timestamp::now(),
         };
-        // The first signer of a store does not count as a change, because every grant is reconciled at startup
-        // anyway.
+        // The first signer of a store does not count as a change, because Valet reconciles every grant after it
+        // starts.
         let is_news = known.is_some();
         all.insert(
             id.clone(),

@@ -1,5 +1,5 @@
-//! Limits how many reconciles may wait for one store at the same time. A slow store therefore blocks only a part of
-//! the operator.
+//! Limits the number of reconciles that may wait for one store at one time. If one store is slow, the reconciles of
+//! grants for different stores therefore continue.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -12,14 +12,15 @@ use tokio::time::Instant;
 use crate::api::{Operation, StoreKind};
 use crate::core::StoreId;
 
-/// By default, one store may use one quarter of the concurrent reconciles. Stores can therefore block other stores
-/// only if four stores are slow at the same time.
+/// By default, one store may use one quarter of the concurrent reconciles. Slow stores can therefore block the fast
+/// stores only if four stores are slow at one time.
 const SHARE: usize = 4;
-/// An ObjectStore may use at most one sixteenth of the concurrent reconciles. Its spec cannot raise this limit. The
-/// limit is half of the share of a namespace, so that the namespace's other stores can make progress.
+/// An ObjectStore may use at most one sixteenth of the concurrent reconciles, and its spec cannot raise this limit.
+/// One namespace may use one eighth. If one ObjectStore of a namespace is slow, half of this share is still free for
+/// the remaining ObjectStores of the namespace.
 const OWN_SHARE: usize = 16;
-/// A permit stays reserved for this time after its grant was enqueued. After this time the permit is free again,
-/// because the grant may no longer exist.
+/// When Valet enqueues a grant, it reserves a permit for this grant for 5 seconds. If the grant does not take the
+/// permit in this time, the permit is free again, because the grant may no longer exist.
 const KEPT: Duration = Duration::from_secs(5);
 
 /// The operation, namespace and name of a grant.
@@ -28,10 +29,10 @@ type Who = (Operation, String, String);
 /// A function that enqueues the grant with this operation, namespace and name. It returns true if the grant exists.
 pub type Call = Box<dyn Fn(Operation, &str, &str) -> bool + Send + Sync>;
 
-/// The reconciles that use a store or wait for a store, for each store.
+/// For each store, the reconciles that have a permit for the store and the grants that wait for a permit.
 pub struct StoreLimiter {
     most: usize,
-    /// The maximum number of concurrent reconciles for an ObjectStore.
+    /// The maximum number of reconciles that may use one ObjectStore at one time.
     most_of_own: usize,
     stores: Mutex<HashMap<StoreId, Store>>,
     call: Call,
@@ -39,16 +40,17 @@ pub struct StoreLimiter {
 
 #[derive(Debug, Default)]
 struct Store {
-    /// The maximum number of concurrent reconciles from the store's spec.
+    /// The limit from the store's spec: the maximum number of reconciles that may use the store at one time.
     most: Option<usize>,
     under_way: usize,
-    /// The namespaces that have waiting grants, in the order in which they are served. Each namespace is in the list
-    /// once.
+    /// The namespaces that have waiting grants. The next permit goes to a grant of the first namespace. Each
+    /// namespace is in the list once.
     turns: VecDeque<String>,
     /// The waiting grants of each namespace, in order of arrival.
     lines: HashMap<String, VecDeque<Who>>,
     known: HashSet<Who>,
-    /// Grants that were enqueued and have not requested a permit since. A permit is reserved for each of them.
+    /// Grants that Valet has enqueued and that have not requested a permit after that. Valet has reserved a permit
+    /// for each of these grants.
     called: HashMap<Who, Instant>,
 }
 
@@ -59,8 +61,8 @@ pub struct StorePermit {
 }
 
 impl StoreLimiter {
-    /// Creates a limiter for `concurrency` reconciles of each kind. The function `call` enqueues a grant that can
-    /// receive a permit.
+    /// Creates a limiter. The operator runs at most `concurrency` reconciles of each kind of grant. The function
+    /// `call` enqueues a grant that can receive a permit.
     pub fn new(concurrency: u16, call: impl Fn(Operation, &str, &str) -> bool + Send + Sync + 'static) -> Self {
         Self {
             most: usize::from(concurrency).div_ceil(SHARE),
@@ -74,7 +76,7 @@ impl StoreLimiter {
         self.stores.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets the limit from the store's spec. `None` removes the limit.
+    /// Sets the limit from the store's spec. With `None`, only the default limit applies.
     pub fn limit(&self, id: &StoreId, most: Option<i64>) {
         let most = most.and_then(|n| usize::try_from(n).ok());
         let mut stores = self.lock();
@@ -101,8 +103,8 @@ impl StoreLimiter {
     ///
     /// # Errors
     ///
-    /// Returns the number of rounds for which the grant must wait. In each round, other grants use all permits of the
-    /// store.
+    /// Returns the number of rounds for which the grant must wait. In each round, grants that come earlier use all
+    /// permits of the store.
     pub fn take(
         self: &Arc<Self>,
         id: &StoreId,
@@ -134,9 +136,9 @@ impl StoreLimiter {
         Err(store.known.len().div_ceil(most))
     }
 
-    /// Records that a reconcile of this grant has ended. If a permit was reserved for the grant and the reconcile did
-    /// not use it, the next grant receives the permit. For example, the grant was suspended, or it waited for the
-    /// limit of its namespace.
+    /// Records that a reconcile of this grant has ended. If Valet reserved a permit for the grant and the reconcile
+    /// did not use it, the next grant receives the permit. For example, the reconcile needs no permit if the grant is
+    /// suspended.
     pub fn visited(&self, id: &StoreId, (operation, namespace, name): (Operation, &str, &str)) {
         let who = (operation, namespace.to_owned(), name.to_owned());
         let was_called = self.lock().get_mut(id).is_some_and(|s| s.called.remove(&who).is_some());
@@ -255,7 +257,7 @@ mod tests {
         );
     }
 
-    /// A namespace that creates and deletes many grants does not delay grants in other namespaces.
+    /// If one namespace creates and deletes many grants, this does not delay the grants of a second namespace.
     #[test]
     fn permit_reserved_for_a_deleted_grant_goes_to_the_next_one() {
         let called = Arc::new(Mutex::new(vec![]));

@@ -48,16 +48,17 @@ pub struct Context<S> {
     pub recorder: Recorder,
     /// Distributes reconciles fairly among namespaces.
     pub turns: NamespaceLimiter,
-    /// Enqueues a store that had to wait.
+    /// Enqueues a store that waited in the queue of its namespace.
     pub call: Call,
 }
 
-/// The maximum number of concurrent reconciles for each kind of store. Each namespace has an additional, smaller
-/// limit. Limits are needed because reading credentials and resolving host names can take seconds, and one tenant can
-/// create many stores.
+/// Valet reconciles at most 16 stores of each kind at one time. Each namespace also has a smaller limit. The limits
+/// are needed because one tenant can create many stores, and each reconcile can take seconds to read credentials and
+/// to resolve host names.
 pub const AT_A_TIME: u16 = 16;
 
-/// The pause before a store tries again by itself, if it waits because of the limit of its namespace.
+/// A store waits because its namespace has reached the limit of concurrent reconciles. If Valet does not enqueue the
+/// store earlier, the store tries again after 5 seconds.
 const IN_LINE: Duration = Duration::from_secs(5);
 
 /// The type of a condition that is True if the store rejects unsigned headers.
@@ -72,8 +73,8 @@ pub const CLOCK: &str = ConditionType::ClockInSync.as_str();
 /// does not exist otherwise.
 pub const EXPIRATION: &str = ConditionType::CredentialsExpirationKnown.as_str();
 
-/// Updates a store's status, and returns when to reconcile the store again. The store is reconciled at a fixed
-/// interval, because credentials can change without an event.
+/// Updates a store's status, and returns the time of the next reconcile. Valet reconciles each store at a fixed
+/// interval, because the store's credentials can change without an event.
 ///
 /// # Errors
 ///
@@ -93,8 +94,8 @@ pub async fn reconcile<S: Store>(store: Arc<DeserializeGuard<S>>, context: Arc<C
         }
     };
     let (namespace, name) = (store.namespace().unwrap_or_default(), store.name_any());
-    // A ClusterObjectStore has no namespace. For the limiter, each ClusterObjectStore therefore counts as a namespace
-    // of its own.
+    // A ClusterObjectStore has no namespace, and the limiter works by namespace. Each ClusterObjectStore therefore
+    // counts as one namespace for the limiter.
     let is_shared = namespace.is_empty();
     let share = if is_shared { &name } else { &namespace };
     let call = |share: &str, next: &str| {
@@ -119,7 +120,7 @@ async fn describe_now<S: Store>(
     let id = (S::KIND, namespace.to_owned(), name.to_owned());
     let api = (context.api)(context.client.clone(), namespace);
     let previous = store.store_status().cloned().unwrap_or_default();
-    // Several operators can serve one store. Each operator writes only its own conditions.
+    // If several operators serve one store, each operator writes only its own conditions.
     let shared = match context.stores.concern(store, context.scope.as_deref()).await? {
         Concern::Alone => None,
         Concern::Shared => context.scope.as_deref(),
@@ -139,8 +140,8 @@ async fn describe_now<S: Store>(
         Err(Error::NotProbed) => return Ok(Action::requeue(STORE_SWEEP)),
         Err(e) => return Err(e),
     };
-    // The conditions must describe the generation of the store that was checked. It may differ from the generation in
-    // the watch cache.
+    // The conditions describe the generation of the store that Valet has checked. The watch cache may have a
+    // different generation.
     let mut status = match (shared, &context.scope) {
         (Some(scope), _) => merged_conditions::own(&previous, scope),
         (None, Some(scope)) => merged_conditions::without(&previous, scope),
@@ -271,10 +272,11 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
             );
             set(HEADERS, "False", Reason::HeadersObeyed, &message);
         }
-        // The earlier result stays valid while the store does not answer. This also applies while the clocks differ.
+        // While the store does not answer, the earlier result about unsigned headers stays in the status. The result
+        // also stays while the clocks of the store and the operator differ.
         (None, _) if probed.finding != Finding::Usable || probed.skew.is_some() && was_seen => {}
-        // If a probe has shown that the store obeys unsigned headers, this result stays until a later probe shows the
-        // opposite.
+        // An earlier probe has shown that the store obeys unsigned headers. This result stays in the status until a
+        // later probe shows that the store rejects unsigned headers.
         (None, _) if was_unsafe => {}
         (None, _) => {
             let why = probed
@@ -312,7 +314,8 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
     }
 }
 
-/// Returns what the store's owner can do about unsigned headers. The text continues a message after a semicolon.
+/// Returns advice for the owner of a store that obeys unsigned headers. The caller adds this text to a message after
+/// a semicolon.
 fn remedy(capabilities: &Capabilities) -> String {
     let remedy = capabilities.remedies.signed_headers;
     remedy.map_or(String::new(), |remedy| {
@@ -320,7 +323,7 @@ fn remedy(capabilities: &Capabilities) -> String {
     })
 }
 
-/// Writes the result of the conformance check to the status, if a check was requested.
+/// Writes the result of the conformance check to the status, if somebody has requested a check.
 fn describe_canary(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
     let canary = condition.canary.as_ref();
     status.canary = canary.map(|tried| CanaryStatus {
@@ -370,10 +373,10 @@ fn describe_canary(status: &mut StoreStatus, condition: &Condition, now: Timesta
     set_condition(&mut status.conditions, KEYS, value, (reason, &message), generation, now);
 }
 
-/// Returns when to reconcile a store again after an error.
+/// Returns the time of the next reconcile of a store after an error.
 pub fn on_error<S: Store>(store: Arc<DeserializeGuard<S>>, error: &Error, _: Arc<Context<S>>) -> Action {
     if matches!(error, Error::Conflict(_) | Error::Gone(_)) {
-        // The watch has not delivered the newest version of the store yet.
+        // The store has changed, and the watch has not delivered the newest version yet.
         debug!(
             kind = S::KIND.as_str(),
             name = store.name_any(),

@@ -94,7 +94,7 @@ fn cut(text: &mut String, most: usize) {
     text.shrink_to_fit();
 }
 
-/// Removes metadata that Valet does not read: the managed fields, and annotations that do not belong to Valet. For
+/// Removes metadata that Valet does not read: the managed fields, and all annotations that Valet does not use. For
 /// example, `kubectl apply` writes a copy of the object into an annotation. The annotations of one object can have a
 /// size of 256 KiB.
 fn lighten(meta: &mut ObjectMeta) {

@@ -31,10 +31,10 @@ use crate::{
     telemetry::{Health, Progress, warn_once},
 };
 
-/// A grant from a watch. If one grant cannot be parsed, the watch continues with the other grants.
+/// A grant that a watch delivered. If Valet cannot parse one grant, the watch still delivers all remaining grants.
 pub type Watched<G> = DeserializeGuard<G>;
 
-/// Enqueues grants of one kind. An enqueued grant is reconciled soon.
+/// Enqueues grants of one kind. The controller reconciles an enqueued grant soon.
 pub struct Requeuer<G: Grant> {
     known: reflector::Store<Watched<G>>,
     memory: Arc<LocalState<G>>,
@@ -77,25 +77,26 @@ impl<G: Grant> Requeuer<G> {
         if is_there {
             self.progress.due();
         }
-        // Sending fails only while the operator stops. The reconcile is then no longer needed.
+        // Sending fails only while the operator stops. In this case nobody needs the reconcile.
         let _ = self.calls.unbounded_send(reference);
         is_there
     }
 
-    /// Returns true if the watch cache has a grant with the same UID. The grant may have been deleted during its
-    /// reconcile.
+    /// Returns true if the watch cache has a grant with the UID of `grant`. Returns false if the grant was deleted,
+    /// for example during its reconcile.
     pub fn is_there(&self, grant: &impl ResourceExt) -> bool {
         self.watched(grant).is_some()
     }
 
-    /// Returns the version of this grant from the watch cache. The UIDs must be equal.
+    /// Returns the version of this grant from the watch cache. Returns `None` if the grant in the watch cache has a
+    /// different UID.
     pub fn watched(&self, grant: &impl ResourceExt) -> Option<Arc<Watched<G>>> {
         let reference = ObjectRef::new(&grant.name_any()).within(&grant.namespace().unwrap_or_default());
         self.known.get(&reference).filter(|known| known.uid() == grant.uid())
     }
 
-    /// Processes a grant from the watch. If another client has changed its status, this method enqueues a reconcile
-    /// that corrects the status.
+    /// Processes a grant from the watch. If a client other than Valet has changed the status of the grant, this
+    /// method enqueues a reconcile that corrects the status.
     pub fn status_seen(&self, grant: &G) {
         let Some(pause) = self.memory.foreign_status(grant, Timestamp::now()) else {
             return;
@@ -119,7 +120,7 @@ impl<G: Grant> Requeuer<G> {
         }
     }
 
-    /// Enqueues the grant whose object a notification reports. Valet then polls the store for the object.
+    /// Enqueues the grant whose object is in a notification. The reconcile polls the store for this object.
     pub fn heard(&self, call: &Call) {
         self.memory.hear(&call.uid, call.heard);
         self.call(&call.name, &call.namespace);
@@ -150,7 +151,7 @@ impl<G: Grant> Requeuer<G> {
         }
     }
 
-    /// Enqueues the grant of a Secret that another client has changed or deleted.
+    /// Enqueues the grant of a Secret that a client other than Valet has changed or deleted.
     fn secret_changed(&self, owner_name: &str, owner_uid: &str, namespace: &str, version: Option<&str>) {
         if !version.is_some_and(|v| self.memory.is_own_secret(owner_uid, v)) {
             self.call(owner_name, namespace);
@@ -163,12 +164,13 @@ impl<G: Grant> Requeuer<G> {
     }
 }
 
-/// The page size of lists. Valet keeps a whole page in memory before it reduces the objects. One object can have 1.5
-/// MB, which is the limit of etcd.
+/// The maximum number of objects in one page of a list. Valet keeps a whole page in memory before it removes unneeded
+/// data from the objects. One object can have 1.5 MB, which is the limit of etcd.
 const PAGE: u32 = 20;
 
-/// Returns the configuration of watches. One page of a list fits into memory even if every object has the maximum
-/// size. The server ends each watch before the client would treat the watch as dead.
+/// Returns the configuration of watches. With the page size in this configuration, one page fits into memory even if
+/// every object has the maximum size. The apiserver ends each watch after a time that is shorter than the client's
+/// timeout for watches.
 pub fn config() -> watcher::Config {
     watcher::Config::default().page_size(PAGE).timeout(240)
 }
@@ -194,8 +196,8 @@ pub async fn watch_stores<S, U, D>(
     let stores_seen = watcher(api, config()).default_backoff();
     let light = stores_seen.modify(|store: &mut DeserializeGuard<S>| lighten_watched(store, lighten_store));
     let mut events = std::pin::pin!(light.reflect(writer));
-    // A store counts as changed only if it has a new generation or a new check request. Its status gives no
-    // permissions to grants.
+    // A store counts as changed only if it has a new generation or a new request for a conformance check. A new
+    // status does not count, because the decisions about grants do not depend on the status of a store.
     let mut generations: HashMap<ObjectRef<DeserializeGuard<S>>, Seen> = HashMap::new();
     while let Some(event) = events.next().await {
         let Some((store, gone)) = change(S::KIND.as_str(), event, &mut health) else {
@@ -297,8 +299,8 @@ pub async fn watch_secrets<U: Grant, D: Grant>(
     }
 }
 
-/// Returns the object of a watch event, and whether the object was deleted. This function also reports to `health`
-/// when the first list is complete. If a watch fails, the watcher restarts it.
+/// Returns the object of a watch event, and true if the object was deleted. When the first list is complete, this
+/// function also reports this to `health`. If a watch fails, the watcher restarts the watch.
 fn change<K>(
     kind: &str,
     event: Result<watcher::Event<K>, watcher::Error>,
@@ -321,10 +323,12 @@ fn change<K>(
     }
 }
 
-/// Logs a failed watch. Several failures with the same cause are logged only once.
+/// Logs a failed watch. If several watches fail for one reason, Valet logs only the first failure and later a
+/// summary.
 pub fn watch_failed(kind: &str, error: &watcher::Error) {
     let why = brief(error);
-    // The rest of the text contains version numbers, which are different for each failure.
+    // The text after " version" contains numbers that are different for each failure, so the text before it is the
+    // cause.
     let cause = why.split_once(" version").map_or(why.as_str(), |(cause, _)| cause);
     warn_once!(
         &format!("watching {kind}: {cause}"),
@@ -350,6 +354,6 @@ fn brief(error: &watcher::Error) -> String {
     format!("{kind} ({cause})")
 }
 
-/// The maximum time between two reconciles of a store. A store is reconciled even without a change, because
-/// credentials can change without an event.
+/// The maximum time between two reconciles of a store. Valet reconciles a store even if it has not changed, because
+/// the store's credentials can change without an event.
 pub const STORE_SWEEP: Duration = Duration::from_secs(60);

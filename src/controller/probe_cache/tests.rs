@@ -9,7 +9,7 @@ use crate::{
     core::{Access, AllowedRequest, ObjectFact, SignError, Signed},
 };
 
-/// A mock store whose answer the test can set.
+/// A mock store. Each test sets the answer of this store.
 struct Store {
     finding: Mutex<Finding>,
     takes: Duration,
@@ -115,7 +115,7 @@ async fn changed_probe_result_is_reported_and_equal_one_is_not() {
     assert!(look(AT_ONCE).await);
 }
 
-/// A reader receives the last result at once, even if the next probe takes long.
+/// A reader receives the last result at once, even if the next probe takes a long time.
 #[tokio::test(start_paused = true)]
 async fn caller_does_not_wait_for_a_running_probe() {
     let (trials, mut hears) = trials();
@@ -140,7 +140,8 @@ async fn caller_does_not_wait_for_a_running_probe() {
     );
 }
 
-/// If the clocks start or stop to differ, the store is probed again. The age of the last result does not matter.
+/// Valet probes a store again when the clocks of the store and the operator start to differ, and when they agree
+/// again. It does this even if the last result is new.
 #[tokio::test(start_paused = true)]
 async fn store_is_probed_again_when_clock_skew_begins_or_ends() {
     let (trials, _hears) = trials();
@@ -181,7 +182,8 @@ async fn store_is_probed_again_when_clock_skew_begins_or_ends() {
     );
 }
 
-/// Slow stores of one namespace delay each other, but they do not delay stores of other namespaces.
+/// Slow stores of one namespace delay only the probes of stores in this namespace. They do not delay the probes of
+/// stores in a second namespace.
 #[tokio::test(start_paused = true)]
 async fn slow_stores_of_one_namespace_delay_no_probe_of_another() {
     let (trials, mut hears) = trials();
@@ -203,8 +205,8 @@ async fn slow_stores_of_one_namespace_delay_no_probe_of_another() {
     );
 }
 
-/// Each value of the annotation causes only a limited number of conformance checks. If the value changes often, one
-/// check per minute is started at most.
+/// Each value of the annotation causes only a limited number of conformance checks. If somebody changes the value
+/// often, Valet starts at most one check per minute.
 #[tokio::test(start_paused = true)]
 async fn conformance_checks_are_limited_per_request_and_per_minute() {
     let (trials, _hears) = trials();
@@ -236,7 +238,7 @@ async fn conformance_checks_are_limited_per_request_and_per_minute() {
         MAX_CANARIES as usize,
         "an interrupted check must be repeated"
     );
-    // Deleting and recreating a store does not allow additional checks.
+    // If somebody deletes the store and creates it again, Valet still starts at most one check per minute.
     let before = checks();
     for n in 0..60 {
         look(&Arc::new(StoreProbe::default()), n.to_string());
@@ -245,7 +247,8 @@ async fn conformance_checks_are_limited_per_request_and_per_minute() {
     assert!(checks() - before <= 2, "{}", checks() - before);
 }
 
-/// The test covers all combinations of probe result, check request and check result.
+/// The test covers all combinations of the probe result, the request for a conformance check, and the result of the
+/// conformance check.
 #[test]
 fn probe_and_check_results_decide_if_credentials_are_signed() {
     let outcome = |finding, canary: Option<ConformanceReport>| Outcome {
