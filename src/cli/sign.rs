@@ -112,8 +112,8 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
         if g.ask.parts().is_none() {
             return Err("--upload-id is allowed only for a grant with mode: Multipart; remove --upload-id".into());
         }
-        // The user has initiated the multipart upload. The facts therefore say the same as if the operator had
-        // initiated it.
+        // The user has initiated the multipart upload. The facts therefore get the values that they have after the
+        // operator initiated an upload.
         g.held = true;
         g.status.upload_id = Some(upload.clone());
     }

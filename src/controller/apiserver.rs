@@ -159,8 +159,8 @@ impl Service<Request<Body>> for Current {
         let (client, contact) = (lock(&self.client), self.contact.clone());
         Box::pin(async move {
             let answer = client.send(request).await?;
-            // An answer with a 5xx status does not count as an answer of the apiserver, because a load balancer can
-            // send such answers while the apiserver is down.
+            // An answer with a 5xx status does not count as an answer of the apiserver. A load balancer can send such
+            // answers while the apiserver is down.
             if !answer.status().is_server_error() {
                 contact.answered(Instant::now());
             }

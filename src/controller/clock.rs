@@ -11,9 +11,8 @@ use tracing::warn;
 /// The pause between two comparisons of the wall clock with the monotonic clock.
 const PERIOD: Duration = Duration::from_secs(5);
 
-/// Valet ignores steps of the wall clock that are smaller than one second. Such a small difference between the wall
-/// clock and the monotonic clock has harmless causes. For example, a time service corrects the wall clock slowly, or
-/// the process was paused between the reads of the two clocks.
+/// Valet ignores steps of the wall clock that are smaller than one second. Smaller differences between the wall clock
+/// and the monotonic clock have harmless causes. For example, a time service corrects the wall clock slowly.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(1);
 
 /// Detects that somebody set the wall clock.

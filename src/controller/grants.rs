@@ -121,8 +121,8 @@ pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<C
     context.metrics.reconciled(G::OPERATION, began.elapsed().as_secs_f64());
     if result.is_ok() {
         context.memory.succeeded(&uid);
-        // Only a successful reconcile updates the quota. A reconcile can write a Secret and fail after that, so Valet
-        // keeps the quota of a failed reconcile reserved until the next reconcile.
+        // Only a successful reconcile updates the quota. A reconcile can write a Secret and then fail. Valet
+        // therefore keeps the quota of a failed reconcile reserved until the next reconcile.
         let is_there = || context.caller.is_there(watched.as_ref());
         context
             .places

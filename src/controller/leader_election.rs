@@ -1,5 +1,5 @@
 //! Leader election with a Lease (coordination.k8s.io/v1). Only the leader works. All replicas without the Lease wait.
-//! The Lease only avoids duplicate work and duplicate Events, and it does no harm if two replicas act as leader for a
+//! The Lease only avoids duplicate work and duplicate Events. It does no harm if two replicas act as leader for a
 //! short time.
 
 use std::{
@@ -115,9 +115,10 @@ impl Seen {
 }
 
 impl Lease {
-    /// Creates a candidate in the operator's namespace. `identity` must be unique to this process. The leader writes
-    /// the `address` of its notification receiver to the Lease. A replica that is not the leader stores the leader's
-    /// address in `leader`. `term` records the times in which this replica holds the Lease.
+    /// Creates a candidate in the operator's namespace. `identity` must be unique to this process.
+    ///
+    /// The leader writes the `address` of its notification receiver to the Lease. A replica that is not the leader
+    /// stores the leader's address in `leader`. `term` records the times in which this replica holds the Lease.
     pub fn new(
         client: Client,
         namespace: &str,

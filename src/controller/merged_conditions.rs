@@ -156,7 +156,8 @@ fn word(conditions: &[Condition], generation: Option<i64>, alone: bool) -> Optio
     Some((reason, message))
 }
 
-/// Returns the namespace from the type `NAMESPACE/Ready`. Returns `None` for any other type of condition.
+/// Returns the namespace from the type `NAMESPACE/Ready`. Returns `None` if the type of the condition does not have
+/// this form.
 fn is_ready(condition: &Condition) -> Option<&str> {
     condition.type_.strip_suffix(READY)?.strip_suffix('/')
 }

@@ -35,8 +35,8 @@ const MAX_CANARIES: u32 = 3;
 const AT_A_TIME: usize = 4;
 /// Valet probes at most 16 ClusterObjectStores at one time.
 const SHARED_AT_A_TIME: usize = 16;
-/// If the first probe of a store takes longer than 12 seconds, the condition of a waiting grant reports that the
-/// grant waits for the probe.
+/// A grant waits for the first probe of its store. If the probe has no result after 12 seconds, the grant's condition
+/// `Ready` reports this.
 const SILENCE: Duration = Duration::from_secs(12);
 
 /// The last result of the probe and the conformance check of one store. The result belongs to the store's current
@@ -345,9 +345,11 @@ impl Outcome {
     }
 }
 
-/// Returns the maximum age of a probe result with which Valet signs a credential. Normally there is no maximum,
-/// because the constraints that a store enforces do not change by themselves. If the store did not answer, there is a
-/// maximum age. It is long enough that Valet does not probe the store again for every grant.
+/// Returns the maximum age of a probe result with which Valet signs a credential. Normally the age has no maximum,
+/// because the constraints that a store enforces do not change by themselves.
+///
+/// If the store did not answer, the maximum age is [`FRESHNESS`]. Valet therefore probes the store again, but not for
+/// every grant.
 pub fn age_for_grants(outcome: &Outcome) -> Duration {
     match outcome.probed.finding {
         Finding::Usable | Finding::Broken(..) => Duration::MAX,

@@ -16,7 +16,7 @@ use crate::{
     core::{self, GrantFacts, QuotaCandidate, QuotaFact, QuotaLimits, StoreId, store_id},
 };
 
-/// UploadGrants and DownloadGrants share the same quotas. Valet must therefore list all UploadGrants and all
+/// UploadGrants and DownloadGrants share one quota for each limit. Valet must therefore list all UploadGrants and all
 /// DownloadGrants before it gives quota to a grant.
 const KINDS: usize = 2;
 

@@ -41,8 +41,8 @@ impl RecordKeyStore {
     ///
     /// Returns a message with the name of the Secret and advice for the user.
     pub async fn open(&self) -> Result<RecordKey, String> {
-        // If two replicas start at the same time, both may find no Secret. Only the first request to create the
-        // Secret succeeds. The replica whose request fails then reads the Secret.
+        // If two replicas start together, both may find no Secret. Only the first request to create the Secret
+        // succeeds. The replica whose request fails then reads the Secret.
         for _ in 0..3 {
             if let Some(key) = self.read().await? {
                 return Ok(key);

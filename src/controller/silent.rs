@@ -34,9 +34,10 @@ struct Comparison {
 }
 
 impl Comparison {
-    /// Returns the number of objects whose changes the watch has missed. A listed object counts if its version has
-    /// not changed since the last list, but the watch cache has a different version. An object in the watch cache
-    /// also counts if the last two lists did not contain it.
+    /// Returns the number of objects whose changes the watch has missed.
+    ///
+    /// A listed object counts if its version has not changed since the last list, but the watch cache has a different
+    /// version. An object in the watch cache also counts if the last two lists did not contain it.
     fn missed(&mut self, listed: Versions, watched: Versions) -> usize {
         let unchanged = |(uid, version): &(&String, &String)| self.listed.get(*uid) == Some(version);
         let otherwise = listed

@@ -53,8 +53,8 @@ pub struct Context<S> {
 }
 
 /// Valet reconciles at most 16 stores of each kind at one time. Each namespace also has a smaller limit. The limits
-/// are needed because one tenant can create many stores, and each reconcile can take seconds to read credentials and
-/// to resolve host names.
+/// are needed because one tenant can create many stores. Each reconcile can take seconds, because it reads
+/// credentials and resolves host names.
 pub const AT_A_TIME: u16 = 16;
 
 /// A store waits because its namespace has reached the limit of concurrent reconciles. If Valet does not enqueue the

@@ -238,7 +238,8 @@ pub async fn watch_namespaces<U: Grant, D: Grant>(
 ) {
     let api: Api<PartialObjectMeta<Namespace>> = Api::all(client);
     let config = match namespace {
-        // An operator that serves only one namespace does not need permission to watch other namespaces.
+        // If the operator serves only one namespace, it watches only this namespace. It then needs no permission to
+        // watch all namespaces.
         Some(name) => config().fields(&format!("metadata.name={name}")),
         None => config(),
     };

@@ -67,8 +67,8 @@ impl Evaluator<'_> {
         if issued_before && matches!(self.f.secret, SecretFact::Unread) {
             return Step::Read(Read::Secret);
         }
-        // A user can suspend or revoke a grant even if the Secret with the name from its spec belongs to a different
-        // owner. Valet does not change a Secret that belongs to a different owner.
+        // The Secret with the name from the grant's spec may belong to a different owner. Valet does not change such
+        // a Secret, but a user can still suspend or revoke the grant.
         let key = self.key();
         let is_suspended = self.g.terms.is_suspended();
         if !is_suspended && let Some(refusal) = self.past_total(key) {
@@ -111,8 +111,8 @@ impl Evaluator<'_> {
     }
 
     /// Returns the lifetime of the issued credential. It comes from the Secret, or from the status if the Secret does
-    /// not exist. A Secret that is being deleted is ignored, because any user with permission to create Secrets can
-    /// create a Secret that looks like it.
+    /// not exist. Valet ignores a Secret that is being deleted, because any user with permission to create Secrets
+    /// can imitate it.
     pub(super) fn key(&self) -> Option<Lifetime> {
         let recorded = self.own_secret().and_then(|s| s.issued_at.zip(s.expires_at));
         let status = &self.g.status;

@@ -132,7 +132,8 @@ fn remedy(ask: &Ask, (missing, field): (Capability, &str), can: &Capabilities) -
         }
         (_, UploadMode::Put) if form_can => {
             // The message lists all changes to the spec at once. With only one change per message, a user could
-            // switch to a POST form, and Valet would then refuse a second constraint that POST forms cannot enforce.
+            // switch to a POST form and be refused again. The reason would be a second constraint, which POST forms
+            // cannot enforce.
             let to_form = if write_once && form.is_some_and(|f| !f.contains(&Capability::WriteOnce)) {
                 "set spec.mode to PostForm and spec.constraints.overwrite to Allow, because a POST form cannot be write-once"
             } else {

@@ -70,8 +70,8 @@ pub struct GrantFacts {
     /// The namespace of the grant and of its Secret.
     pub namespace: String,
     pub name: String,
-    /// The grant's UID. If a grant is deleted and created again with the same name, the two grants have different
-    /// UIDs.
+    /// The grant's UID. If a user deletes a grant and creates a new grant with its name, the two grants have
+    /// different UIDs.
     pub uid: String,
     /// The `metadata.generation` of the grant.
     pub generation: i64,
@@ -359,7 +359,8 @@ impl SecretView {
 pub enum Owner {
     /// The Secret belongs to this grant: the type, the label, the controller reference and the UID all match.
     ThisGrant,
-    /// The Secret belongs to a deleted grant with the same kind and name. The garbage collector deletes this Secret.
+    /// The Secret belongs to a deleted grant that had the kind and the name of this grant. The garbage collector
+    /// deletes this Secret.
     Predecessor,
     /// The Secret does not belong to this grant. The text says how Valet knows this.
     Foreign(&'static str),
@@ -375,9 +376,11 @@ pub enum ObjectFact {
     Present {
         /// The store's description of the object.
         object: ObservedObject,
-        /// The time at which the object was last modified, by the operator's clock. The store's response contains its
-        /// current time and the modification time. The difference is the age of the object, and Valet subtracts this
-        /// age from the time of the response. The value is `None` if the store does not return a time.
+        /// The time at which the object was last modified, by the operator's clock. The value is `None` if the store
+        /// does not return a time.
+        ///
+        /// The store's response contains its current time and the modification time. The difference is the age of the
+        /// object, and Valet subtracts this age from the time of the response.
         modified_at: Option<Timestamp>,
     },
     /// The store's credentials do not have permission to read the object.

@@ -134,15 +134,16 @@ impl Evaluator<'_> {
                 if self.anew_at(secret, key).is_none_or(|due| due > self.now) {
                     return Break(self.published(Some(key), is_due.then(end_soon).as_deref()));
                 }
-                // The store has new signing credentials. Valet therefore signs a credential with the same lifetime
-                // again.
+                // The store has new signing credentials. Valet therefore signs a new credential with the issue time
+                // and the expiry of the old credential.
                 match fresh {
                     Ok(fresh) => Ok(key.again(fresh, asked)),
                     Err(_) => return Break(self.published(Some(key), Some(&end_soon()))),
                 }
             }
-            // The Secret was deleted, but its credential is still valid and matches the spec. Valet signs the same
-            // lifetime again, because a user must not get a longer lifetime by deleting the Secret.
+            // The Secret was deleted, but its credential is still valid and matches the spec. Valet signs the
+            // credential again with its old issue time and expiry, because a user must not get a longer lifetime by
+            // deleting the Secret.
             (None, Some(key)) if !is_renewal && self.is_as_asked(key) => fresh.map(|fresh| key.again(fresh, asked)),
             (secret, live) => {
                 if let Some(refusal) = self.cut_short(fresh, store) {

@@ -1,10 +1,12 @@
 use thiserror::Error;
 
-/// An object key that every store, client and proxy interprets in the same way.
+/// An object key that every store, client and proxy interprets in one way.
 ///
 /// Stores interpret the segments `.` and `..` and empty segments differently. HTTP clients resolve these segments,
-/// and some proxies decode a URL twice. The store could then use an object key that Valet did not sign. Valet
-/// therefore refuses object keys with such segments, and never changes an object key that it accepts.
+/// and some proxies decode a URL twice. The store could then use an object key that Valet did not sign.
+///
+/// Valet refuses object keys that have a segment `.` or `..` or an empty segment. It never changes an object key that
+/// it accepts.
 ///
 /// In modes that support prefixes, a key that ends with '/' is a prefix. A prefix stands for every object key that
 /// starts with it.

@@ -14,8 +14,10 @@ const FIRST_LOOK: SignedDuration = SignedDuration::from_secs(2);
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_secs(60);
 
 /// Valet polls the store again 60, 300 and 900 seconds after a grant finished without an upload. An upload that
-/// started before the credential expired can finish after the expiry. Most uploads need less than one minute. In 15
-/// minutes a client can upload 5 GiB at 6 MB/s.
+/// started before the credential expired can finish after the expiry.
+///
+/// Most uploads need less than one minute, and the last poll follows after 15 minutes. In 15 minutes a client can
+/// upload 5 GiB at 6 MB/s.
 const LATE_LOOKS: [i64; 3] = [60, 300, 900];
 
 /// The start and the end of the time in which a credential is valid. Both times are whole seconds, because times in
@@ -77,8 +79,10 @@ impl Lifetime {
     }
 
     /// Returns the lifetime with which Valet signs an issued credential again. `self` is the recorded lifetime of
-    /// that credential, and `fresh` is the lifetime that a new credential would have now. The result never ends later
-    /// than `fresh`. The reason is that a client other than Valet may have changed the recorded lifetime.
+    /// that credential, and `fresh` is the lifetime that a new credential would have now.
+    ///
+    /// The result never ends later than `fresh`, because a client other than Valet may have changed the recorded
+    /// lifetime.
     pub fn again(self, fresh: Self, expiration_seconds: i64) -> Self {
         let is_credible = self.issued_at <= fresh.issued_at && self.seconds() <= expiration_seconds;
         Self {
@@ -122,8 +126,10 @@ pub fn add(t: Timestamp, d: SignedDuration) -> Timestamp {
 }
 
 /// Returns the time of the next poll for an upload. `last` is the time of the last poll. The first poll takes place 2
-/// s after the credential was issued. The pauses between later polls double up to one minute. The result depends only
-/// on the issue time and the last poll. Valet therefore stores no poll times in the API.
+/// s after the credential was issued. The pauses between later polls double up to one minute.
+///
+/// The time of the next poll depends only on the issue time and the last poll. Valet therefore stores no poll times
+/// in the API.
 pub fn next_poll(issued_at: Timestamp, last: Option<Timestamp>) -> Timestamp {
     let mut pause = FIRST_LOOK;
     let mut look = add(issued_at, pause);

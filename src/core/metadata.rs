@@ -8,9 +8,9 @@ use crate::api::{Reason, SecretTemplate};
 /// The domains of labels and annotations that grants may set on their Secrets. Names without a domain are always
 /// allowed.
 ///
-/// Many controllers select Secrets by labels and annotations with their own domain. For example, with a label of Argo
-/// CD a tenant's Secret could become a repository configuration or a cluster configuration of Argo CD. The platform
-/// team therefore decides which domains are allowed.
+/// Many controllers select Secrets by labels and annotations with their own domain. For example, Argo CD treats a
+/// Secret with one of its labels as the configuration of a repository or a cluster. The platform team therefore
+/// decides which domains are allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MetadataDomains(Arc<[String]>);
 

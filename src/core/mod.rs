@@ -3,8 +3,10 @@
 //! no random numbers.
 //!
 //! A decision is one [`Step`]. Valet reads a missing fact, writes one object, or waits until a time. The controller
-//! executes the step, updates the facts and calls [`decide`] again. Each write is therefore based on current facts.
-//! If the operator crashes, the next call of [`decide`] starts with the state of the cluster.
+//! executes the step, updates the facts and calls [`decide`] again.
+//!
+//! Each write is based on current facts, because the controller updates the facts after every step. If the operator
+//! crashes, the next call of [`decide`] starts with the state of the cluster.
 
 pub mod credential;
 mod decide;

@@ -1,9 +1,11 @@
 //! Multipart uploads: this module decides when the uploaded parts are complete, and how Valet cleans up unfinished
 //! uploads.
 //!
-//! The store keeps and bills uploaded parts until the upload is completed or aborted. A grant with a multipart upload
-//! therefore has a finalizer, which Valet adds before it initiates the upload. The finalizer stays until the upload
-//! has ended, or until Valet gives up the cleanup after a limited time.
+//! The store keeps uploaded parts until the upload is completed or aborted, and the user must pay for them.
+//!
+//! A grant with a multipart upload has a finalizer, so that Valet can abort the upload before the grant is deleted.
+//! Valet adds the finalizer before it initiates the upload. The finalizer stays until the upload has ended, or until
+//! Valet gives up the cleanup after a limited time.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -89,7 +91,7 @@ pub(super) fn assemble(parts: &Parts, arrived: &[ArrivedPart]) -> Assembled {
         if number < parts.count() && !is_short {
             continue;
         }
-        // Clients upload parts in parallel, so the last part can arrive before other parts.
+        // Clients upload parts in parallel, so the last part can arrive before earlier parts.
         let beyond = arrived
             .iter()
             .any(|other| other.number > number && other.number <= parts.count());

@@ -148,9 +148,10 @@ impl AbortAccess {
 }
 
 /// Returns the permission to abort a multipart upload that Valet itself initiated for this grant. The function does
-/// not check the access rules, because Valet must also abort an upload after an access rule became stricter. The
-/// caller must prove that Valet initiated the upload. The proof must come from a source that only Valet can write,
-/// see [`Facts::own_upload`].
+/// not check the access rules, because Valet must also abort an upload after an access rule became stricter.
+///
+/// The caller must prove that Valet initiated the upload. The proof must come from a source that only Valet can
+/// write, see [`Facts::own_upload`].
 ///
 /// [`Facts::own_upload`]: super::Facts::own_upload
 pub(super) fn abort_own(grant: &GrantFacts, own_upload: &str) -> Option<AbortAccess> {

@@ -46,8 +46,8 @@ pub enum QuotaLimit {
 }
 
 impl QuotaLimit {
-    /// Returns the message for the tenant. The message contains nothing that changes while the grant waits. Otherwise
-    /// every change would cause a write for each waiting grant.
+    /// Returns the message for the tenant. The message stays equal while the grant waits, because every new message
+    /// causes a write of the grant's status.
     pub(super) fn message(self, grant: &GrantFacts) -> String {
         let (store, namespace) = (&grant.terms.store_ref, &grant.namespace);
         match self {
@@ -111,9 +111,10 @@ pub struct QuotaLedger {
 struct Namespace {
     holders: HashMap<String, Holder>,
     waiting: BTreeMap<Turn, Waiting>,
-    /// Grants that were never reconciled, each with the time at which this process first saw the grant. Such a grant
-    /// receives quota before younger grants, until its first reconcile or until a limited time has passed. With this
-    /// order, an operator chooses the same grants after a crash as before it.
+    /// Grants that were never reconciled, each with the time at which this process first saw the grant.
+    ///
+    /// Such a grant receives quota before younger grants, until its first reconcile or until a limited time has
+    /// passed. Because of this order, a crash of the operator does not change which grants receive quota.
     new: BTreeMap<Turn, Timestamp>,
 }
 
@@ -295,8 +296,10 @@ impl QuotaLedger {
     }
 
     /// Returns the waiting grants that can receive quota, in the order in which they receive it. The first grant is
-    /// the oldest waiting grant of the namespace with the fewest live grants. Each later grant is chosen in this way
-    /// again. The list ends when a limit is reached, or after the grant `last`.
+    /// the oldest waiting grant of the namespace with the fewest live grants. The function chooses each later grant
+    /// in this way again.
+    ///
+    /// The list ends when a limit is reached, or after the grant `last`.
     fn served(&self, now: Timestamp, last: Option<&Turn>) -> Vec<(String, Turn)> {
         let mut lines: Vec<_> = self
             .namespaces

@@ -53,8 +53,9 @@ impl RenewRequest {
 }
 
 /// Returns the time at which a credential is renewed. Valet renews a credential when a third of its lifetime is left.
-/// If a third is less than [`CARRY`], Valet renews the credential when [`CARRY`] is left. A hash of the grant's UID
-/// moves the renewal earlier, by up to a twelfth of the lifetime.
+/// If a third is less than [`CARRY`], Valet renews the credential when [`CARRY`] is left.
+///
+/// A hash of the grant's UID moves the renewal earlier, by up to a twelfth of the credential's lifetime.
 ///
 /// A renewal never takes place before half of the lifetime has passed. This matters if the lifetime is very short,
 /// because the store's signing credentials expire soon.
@@ -70,8 +71,8 @@ pub fn renewal_due(key: Lifetime, uid: &str) -> Timestamp {
     add(key.expires_at, SignedDuration::from_secs(-lead - early))
 }
 
-/// Computes an FNV-1a hash. Every version of Valet must return the same number for a UID. Otherwise an upgrade would
-/// move the times of renewals.
+/// Computes an FNV-1a hash. The hash of a UID must never change between versions of Valet. Otherwise an upgrade of
+/// Valet would move the times of renewals.
 pub(super) fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -79,9 +80,10 @@ pub(super) fn hash(text: &str) -> u64 {
 }
 
 impl Evaluator<'_> {
-    /// Returns the time at which the grant ends if nobody changes it. If the grant has no renewal, it ends when its
-    /// credential expires. If the grant has renewal, it ends at the deadline, or when its last credential expires
-    /// shortly before the deadline. `None` means that the grant does not end.
+    /// Returns the time at which the grant ends if nobody changes it. `None` means that the grant does not end.
+    ///
+    /// If the grant has no renewal, it ends when its credential expires. If the grant has renewal, it ends at the
+    /// deadline, or when its last credential expires shortly before the deadline.
     pub(super) fn over_at(&self, key: Option<Lifetime>) -> Option<Timestamp> {
         let deadline = self.deadline();
         match key {

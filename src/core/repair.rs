@@ -68,8 +68,8 @@ impl Repairs {
 }
 
 impl Evaluator<'_> {
-    /// Returns true if Valet is about to publish the same credential again, because a client other than Valet deleted
-    /// or changed the Secret.
+    /// Returns true if Valet is about to restore the grant Secret with an issued credential. The cause is that a
+    /// client other than Valet deleted or changed the Secret.
     pub(super) fn is_repair(&self, live: Option<Lifetime>, next: Lifetime) -> bool {
         let is_same = live.is_some_and(|live| live.issued_at == next.issued_at);
         is_same && self.f.repairs.is_expected && self.own_secret().is_none()

@@ -1,6 +1,8 @@
 //! Handles a store whose clock differs from the operator's clock. A store compares the times in a signature with its
-//! own clock. If the store's clock is ahead, a signed URL can already be expired when Valet issues it. If the store's
-//! clock is behind, a signed URL can work longer than the grant allows.
+//! own clock.
+//!
+//! If the store's clock is ahead, a signed URL can already be expired when Valet issues it. If the store's clock is
+//! behind, a signed URL can work longer than the grant allows.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -44,17 +46,19 @@ fn is_too_much(skew: SignedDuration, lifetime: Lifetime) -> bool {
 }
 
 impl Evaluator<'_> {
-    /// If the clocks of the store and the operator differ too much to sign a URL with this lifetime, returns a reason
-    /// and a message for the condition.
+    /// Returns a reason and a message for the condition if Valet cannot sign a URL with this lifetime. The cause is
+    /// that the clocks of the store and the operator differ too much.
     pub(super) fn clock_trouble(&self, store: &StoreView, lifetime: Lifetime) -> Option<(Reason, String)> {
         let skew = store.skew.filter(|skew| is_too_much(*skew, lifetime))?;
         let effect = "a URL signed now would become valid and expire at other times than the grant specifies";
         Some((Reason::ClockSkewed, format!("{skew}; {effect}", skew = skewed(skew))))
     }
 
-    /// Returns the time at which the store's clock reaches `end`, and a message, if the clocks differ and this time
-    /// is in the future. If the operator's clock has already passed `end`, one of the clocks is wrong. Valet then
-    /// waits for the store's clock, because it cannot undo a final status.
+    /// Returns the time at which the store's clock reaches `end`, and a message. Returns `None` if the clocks agree,
+    /// or if this time has passed.
+    ///
+    /// If the operator's clock has already passed `end`, one of the clocks is wrong. Valet then waits for the store's
+    /// clock, because it cannot undo a final status.
     pub(super) fn ends_later_at_store(&self, end: Timestamp) -> Option<(Timestamp, String)> {
         let StoreFact::Usable(store) = &self.f.store else {
             return None;

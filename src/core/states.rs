@@ -17,9 +17,9 @@ use super::{
 };
 use crate::api::{Ask, ConditionType, ObservedObject, Reason, annotation};
 
-/// A user deleted a grant and created a new grant with the same name. Valet waits 60 seconds until the garbage
-/// collector has deleted the Secret of the deleted grant. After that, the status of the new grant reports the Secret
-/// as a conflict.
+/// A user deleted a grant and created a new grant with its name. Valet waits 60 seconds until the garbage collector
+/// has deleted the Secret of the deleted grant. After that, the status of the new grant reports the Secret as a
+/// conflict.
 const PREDECESSOR_PATIENCE: SignedDuration = SignedDuration::from_secs(60);
 
 /// The reason why Valet cannot detect the end of an upload to a prefix.

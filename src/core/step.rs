@@ -134,8 +134,8 @@ pub struct Publish {
     pub is_repair: bool,
 }
 
-/// Says if Valet creates the grant Secret or replaces it. Valet never uses a request that does both. If two writers
-/// act at the same time, only one of them therefore succeeds.
+/// Says if Valet creates the grant Secret or replaces it. Valet never uses a request that does both. If two operators
+/// write at one time, only one of them therefore succeeds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PublishMode {
     /// Create the Secret with a POST request, because it does not exist.

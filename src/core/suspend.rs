@@ -11,7 +11,7 @@ use crate::api::{ConditionType, Reason};
 
 impl Evaluator<'_> {
     /// Handles `spec.suspend`: Valet deletes the Secret and signs nothing. If a user suspends a grant, the expiry of
-    /// its credential and its deadline stay the same.
+    /// its credential and its deadline do not change.
     pub(super) fn suspended(&self, key: Option<Lifetime>) -> Step {
         let message = match self.copies_until(key) {
             Some(end) if end > self.now => {
@@ -78,9 +78,10 @@ impl Evaluator<'_> {
             .unwrap_or_else(|| self.settle(&situation, None))
     }
 
-    /// Returns the next step for a grant whose Secret must be deleted. If the status does not describe the credential
-    /// yet, Valet writes the status before it deletes the Secret. Otherwise no record of the credential would exist
-    /// after the deletion. Returns `None` if nothing is left to do.
+    /// Returns the next step for a grant whose Secret must be deleted. Returns `None` if nothing is left to do.
+    ///
+    /// If the status does not describe the credential yet, Valet writes the status before it deletes the Secret.
+    /// Otherwise no record of the credential would exist after the deletion.
     fn withhold(&self, situation: &Situation, first: impl FnOnce() -> Option<Step>) -> Option<Step> {
         if matches!(self.f.secret, SecretFact::Unread) {
             return Some(Step::Read(Read::Secret));

@@ -38,9 +38,9 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Copies facts about the credential from the Secret and from the memory of this process into the status, if the
-    /// status lacks them. Otherwise Valet could not distinguish the grant from a new grant after the Secret is
-    /// deleted.
+    /// The Secret and the memory of this process can contain facts about the credential that the status lacks. This
+    /// method copies these facts into the status. Otherwise Valet would treat the grant as a new grant after the
+    /// Secret is deleted.
     fn report_evidence(&self) -> Option<Step> {
         let (key, upload) = (self.key(), self.upload());
         let is_known = key.is_none_or(|key| self.is_reported(key)) && self.g.status.upload_id.as_deref() == upload;
@@ -93,8 +93,9 @@ impl Evaluator<'_> {
     }
 
     pub(super) fn situation(&self, reason: Reason, message: String, finished: bool) -> Step {
-        // If Valet cannot issue a credential now, it retries after a pause. If Valet refuses the grant, it waits
-        // until somebody changes the grant or the store, or until the earlier credential of the grant expires.
+        // If Valet cannot issue a credential now, it retries after a pause. If Valet refuses the grant, it does not
+        // retry. It waits for a change of the grant or the store, or for the expiry of the grant's earlier
+        // credential.
         let retry = match reason {
             Reason::SecretConflict => Some(add(self.now, CONFLICT_PAUSE)),
             Reason::ExpirationTooLong if self.is_cut_short() => Some(add(self.now, CONFLICT_PAUSE)),
@@ -258,8 +259,8 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Returns a reason and a message if Valet cannot sign an upload credential yet, because it does not know which
-    /// constraints the store enforces.
+    /// Returns a reason and a message if Valet does not know yet which constraints the store enforces. In this case
+    /// Valet cannot sign an upload credential.
     pub(super) fn untried(&self, store: &StoreView) -> Option<(Reason, String)> {
         let untried = store.untried.as_ref();
         let untried = untried.filter(|u| self.is_upload() && (!u.only_write_once || self.write_once()))?;

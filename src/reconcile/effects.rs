@@ -153,8 +153,8 @@ pub trait Effects {
 
     /// Removes the data of the Secret.
     ///
-    /// # Errors
-    /// Returns [`Error::Refused`] if the Secret is immutable. Returns another error if the write fails.
+    /// # Errors Returns [`Error::Refused`] if the Secret is immutable. Returns a different error if the write fails
+    /// for any other reason.
     fn empty_secret(
         &mut self,
         grant: &GrantFacts,
@@ -199,8 +199,8 @@ pub trait Effects {
     /// Returns an error if the write fails.
     fn delete_grant(&mut self, grant: &GrantFacts) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Publishes a Kubernetes Event about the grant. A failure is not an error, because the status contains the same
-    /// information.
+    /// Publishes a Kubernetes Event about the grant. A failure is not an error, because the status of the grant also
+    /// contains the information.
     fn publish_event(&mut self, grant: &GrantFacts, event: GrantEvent) -> impl Future<Output = ()> + Send;
 
     /// Remembers that this process polled the store for the grant's object at this time.

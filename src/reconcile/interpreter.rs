@@ -33,7 +33,7 @@ impl<'e, E: Effects> Reconcile<'e, E> {
         Self { effects, facts, now }
     }
 
-    /// Executes one step after the other, until nothing is left to do.
+    /// Executes the steps of the reconcile in order, until nothing is left to do.
     ///
     /// # Errors Returns an [`Error`] if a step fails. Valet does not undo the steps before this step. The next
     /// reconcile starts with the state that these steps have left.
@@ -157,8 +157,9 @@ impl<'e, E: Effects> Reconcile<'e, E> {
     }
 
     /// Returns true if the grant or its store has changed since the decision to sign. Signing can take seconds, and a
-    /// change in this time can forbid the credential. Valet must then not publish the credential. The method also
-    /// removes the outdated facts, so that Valet reads them again.
+    /// change in this time can forbid the credential. Valet must then not publish the credential.
+    ///
+    /// The method also removes the outdated facts, so that Valet reads them again.
     pub(super) async fn is_stale(&mut self) -> Result<bool, Error> {
         if self.effects.has_newer_grant(&self.facts.grant)? {
             self.read_grant().await?;

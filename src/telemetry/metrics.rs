@@ -271,8 +271,9 @@ impl Metrics {
         self.notification_to_completed.observe(seconds);
     }
 
-    /// Removes the counters of namespaces without grants and of deleted stores, one hour after the last grant or the
-    /// store was deleted. The operator must call this method about once a minute.
+    /// Removes old counters. The counters of a store are removed one hour after the store was deleted. The counters
+    /// of a namespace are removed one hour after its last grant was deleted. The operator must call this method about
+    /// once a minute.
     pub fn forget_gone(&self, now: Instant) {
         let States { grants, stores, .. } = (self.watched.states)();
         let namespaces: HashSet<_> = grants.iter().map(|g| g.namespace.as_str()).collect();

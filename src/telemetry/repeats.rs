@@ -100,8 +100,9 @@ impl Repeats {
 }
 
 /// Logs a failure at level WARN if it is the first failure of its cause in the current period. Valet counts further
-/// failures of this cause, and logs a summary at the end of the period. The first argument is the cause. The macro
-/// passes the remaining arguments to [`tracing::warn!`].
+/// failures of this cause, and logs a summary at the end of the period.
+///
+/// The first argument is the cause. The macro passes the remaining arguments to [`tracing::warn!`].
 macro_rules! warn_once {
     ($cause:expr, $($line:tt)+) => {
         if $crate::telemetry::REPEATS.is_first($cause, std::time::Instant::now()) {

@@ -78,7 +78,7 @@ impl<'a, G: Grant> ClusterEffects<'a, G> {
         })
     }
 
-    /// Waits for the result of a request that signs a credential. The method has the same deadline as
+    /// Waits for the result of a request that signs a credential. The deadline is the one of
     /// [`ClusterEffects::within`].
     async fn signed_within<T>(&self, work: impl Future<Output = Result<T, SignError>>) -> Result<T, SignError> {
         self.within(work).await.unwrap_or_else(|message| {

@@ -9,9 +9,11 @@ use super::{IN_LINE, LONGEST_PAUSE};
 use crate::core::GrantFacts;
 
 /// Returns when to reconcile a grant that waits in the queue of its store. Normally the limiter of the store enqueues
-/// the grant earlier. If the limiter does not enqueue it, the grant tries again after a pause. The pause is longer if
-/// more rounds come before the grant. The grant is reconciled at the latest when its credential expires, so that
-/// Valet deletes the Secret in time.
+/// the grant earlier.
+///
+/// If the limiter does not enqueue the grant, the grant tries again after a pause. The pause is longer if more rounds
+/// come before the grant. The pause ends at the latest when the grant's credential expires, so that Valet deletes the
+/// Secret in time.
 pub(super) fn wait_in_line(grant: &GrantFacts, rounds: usize, now: Timestamp) -> Action {
     let rounds = u32::try_from(rounds).unwrap_or(u32::MAX);
     let pause = IN_LINE.saturating_mul(rounds).min(LONGEST_PAUSE);

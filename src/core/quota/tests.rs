@@ -189,7 +189,7 @@ fn grant_not_yet_reconciled_is_before_younger_grants() {
     assert_eq!(places.ask(&who("a", 4), TWO, now), Err(QuotaLimit::Namespace(2)));
 }
 
-/// A grant that is never reconciled blocks other grants only for some seconds.
+/// A grant that is never reconciled blocks younger grants only for some seconds.
 #[test]
 fn grant_not_reconciled_blocks_other_grants_only_for_seconds() {
     let mut places = QuotaLedger::default();
