@@ -348,7 +348,7 @@ impl Outcome {
 /// Returns the maximum age of a probe result with which Valet signs a credential. Normally the age has no maximum,
 /// because the constraints that a store enforces do not change by themselves.
 ///
-/// If the store did not answer, the maximum age is [`FRESHNESS`]. Valet therefore probes the store again, but not for
+/// If the store did not answer, the maximum age is 2 seconds. Valet therefore probes the store again, but not for
 /// every grant.
 pub fn age_for_grants(outcome: &Outcome) -> Duration {
     match outcome.probed.finding {

@@ -177,7 +177,8 @@ async fn describe_now<S: Store>(
     Ok(Action::requeue(STORE_SWEEP))
 }
 
-/// Writes the status if it has changed. Returns an error if the store has changed since it was read.
+/// Writes the store's status if the status has changed. Returns an error if the store has changed since Valet read
+/// it.
 async fn write<S: Store>(api: &Api<S>, store: &S, previous: &StoreStatus, status: StoreStatus) -> Result<(), Error> {
     if status == *previous {
         return Ok(());

@@ -39,7 +39,8 @@ pub(super) struct Record {
     pub(super) renewals: i64,
     /// The fingerprint of the store's signing credentials, if Valet knows it.
     pub(super) signed_with: Option<String>,
-    /// The latest expiry of all earlier credentials, if it is later than the expiry of this credential.
+    /// The latest expiry of all earlier credentials of the grant, if this expiry is later than the expiry of the
+    /// current credential.
     pub(super) earlier: Option<Timestamp>,
 }
 
@@ -141,8 +142,8 @@ impl Evaluator<'_> {
             .max(0)
     }
 
-    /// Returns the latest expiry of all earlier credentials, if it is later than the expiry of the current
-    /// credential.
+    /// Returns the latest expiry of all earlier credentials of the grant, if this expiry is later than the expiry of
+    /// the current credential.
     pub(super) fn earlier(&self) -> Option<Timestamp> {
         let status = self.g.status.earlier_expiration_time.as_ref().map(|t| second(t.0));
         let recorded = self.own_secret().map_or(status, |s| s.earlier_expires_at.map(second));

@@ -18,7 +18,7 @@ pub struct Facts {
     pub grant: GrantFacts,
     /// The grant's store.
     pub store: StoreFact,
-    /// The access rules of the store, if the store cannot be used now and its rules are known.
+    /// The access rules of the store, if Valet cannot use the store now but knows its access rules.
     pub rules: Option<RulesView>,
     /// The Secret that has the name from the grant's spec.
     pub secret: SecretFact,
@@ -218,17 +218,17 @@ pub enum StoreFact {
     Unread,
     /// The store does not exist.
     Missing,
-    /// The store exists, but it cannot be used now.
+    /// The store exists, but Valet cannot use the store now.
     Unusable {
         reason: Reason,
         /// The message for the owner of the store. The message contains no secrets.
         message: String,
     },
-    /// The store can be used.
+    /// Valet can use the store.
     Usable(StoreView),
 }
 
-/// The facts about a store that can be used.
+/// The facts about a store that Valet can use.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoreView {
     /// The maximum number of live grants of the store in all namespaces together.
@@ -326,7 +326,7 @@ pub struct SecretView {
     pub signed_with: Option<String>,
     /// The number of credentials that Valet issued for the grant before the credential in the Secret.
     pub renewals: Option<i64>,
-    /// The latest expiry of all earlier credentials, if it is later than `expires_at`.
+    /// The latest expiry of all earlier credentials of the grant, if this expiry is later than `expires_at`.
     pub earlier_expires_at: Option<Timestamp>,
     /// The upload ID of the multipart upload. The part URLs in the Secret belong to this upload.
     pub upload_id: Option<String>,
@@ -398,7 +398,7 @@ pub enum ObjectFact {
 pub enum UploadFact {
     /// Valet has not asked the store about the multipart upload yet.
     Unread,
-    /// The upload is in progress and has these parts.
+    /// The multipart upload is in progress, and clients have uploaded these parts.
     Open(Vec<ArrivedPart>),
     /// The store no longer has the upload, because somebody completed or aborted it.
     Gone,

@@ -1,4 +1,4 @@
-//! Labels and annotations that a grant may set on its Secret.
+//! Decides which labels and annotations a grant may set on its Secret.
 
 use std::{fmt, sync::Arc};
 

@@ -1,5 +1,5 @@
-//! Multipart uploads: this module decides when the uploaded parts are complete, and how Valet cleans up unfinished
-//! uploads.
+//! This module handles multipart uploads. It decides when all parts of an upload have arrived, and how Valet cleans
+//! up unfinished uploads.
 //!
 //! The store keeps uploaded parts until the upload is completed or aborted, and the user must pay for them.
 //!

@@ -166,7 +166,8 @@ pub(super) fn abort_own(grant: &GrantFacts, own_upload: &str) -> Option<AbortAcc
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub reason: Reason,
-    /// Names the field, says what is wrong with its value, and says what the user can do.
+    /// The message for the user. It names the field, says what is wrong with the field's value, and says what the
+    /// user can do.
     pub message: String,
 }
 

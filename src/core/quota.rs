@@ -138,7 +138,7 @@ impl Holder {
 
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
-    /// The limits of the grant when it was last evaluated. The value has no limits if this process has not evaluated
+    /// The limits from the last evaluation of the grant. The value has no limits if this process has not evaluated
     /// the grant yet.
     most: QuotaLimits,
     /// True if Valet has enqueued the grant after its last evaluation.

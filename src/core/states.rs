@@ -28,11 +28,11 @@ const NO_ONE_OBJECT: &str =
 
 /// The result of the check for an upload that may still be in progress after the credential expired.
 enum Late {
-    /// Valet must take this step.
+    /// Valet must execute this step next.
     Next(Box<Step>),
     /// Valet polls the store at this time.
     At(Timestamp),
-    /// Valet does not poll again.
+    /// Valet does not poll the store again for this upload.
     Never,
 }
 

@@ -14,11 +14,12 @@ use crate::api::{Ask, GrantStatus, ObservedObject, Reason};
 /// The next step that the controller executes for a grant.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
-    /// Read the missing fact, and then decide again.
+    /// Valet reads the missing fact, and then decides again.
     Read(Read),
-    /// Sign a credential, write it to the Secret, and then decide again.
+    /// Valet signs a credential, writes it to the grant Secret, and then decides again.
     Publish(Box<Publish>),
-    /// Update the Secret's labels, annotations and owner without changing the credential, and then decide again.
+    /// Valet updates the labels, annotations and owner of the grant Secret, and then decides again. The credential
+    /// does not change.
     UpdateMetadata {
         /// The UID of the Secret on which the decision is based.
         uid: String,
@@ -31,43 +32,45 @@ pub enum Step {
         /// True if the metadata was correct and a client other than Valet changed it.
         is_repair: bool,
     },
-    /// Remove the data of a Secret that was deleted but that finalizers still keep, and then decide again.
+    /// Valet removes the data of the grant Secret, and then decides again. The Secret was deleted, but its finalizers
+    /// still keep it.
     Empty {
         /// The UID of the Secret on which the decision is based.
         uid: String,
         /// The resource version of the Secret on which the decision is based.
         resource_version: String,
     },
-    /// Delete the Secret, and then decide again.
+    /// Valet deletes the grant Secret, and then decides again.
     DeleteSecret {
         /// The UID of the Secret on which the decision is based.
         uid: String,
         /// The resource version of the Secret on which the decision is based.
         resource_version: String,
     },
-    /// Write the status and an Event, and then decide again.
+    /// Valet writes the grant's status and publishes an Event, and then decides again.
     Report {
         /// The complete new status.
         status: Box<GrantStatus>,
         /// The Event that Valet publishes if a user must do something.
         notice: Option<GrantEvent>,
     },
-    /// Add the finalizer for multipart uploads to the grant, and then decide again.
+    /// Valet adds the finalizer for multipart uploads to the grant, and then decides again.
     AddFinalizer,
-    /// Complete the multipart upload in the store, and then decide again.
+    /// Valet completes the multipart upload in the store, and then decides again.
     Complete(Access, Assembly),
-    /// Abort the multipart upload that the grant's Secret or status records, and then decide again.
+    /// Valet aborts the multipart upload whose ID is in the grant Secret or in the status, and then decides again.
     Abort(AbortAccess),
-    /// Abort multipart uploads of the grant's object key that no Secret has ever recorded, and then decide again.
+    /// Valet aborts multipart uploads of the grant's object key whose IDs were never in a Secret. Then it decides
+    /// again.
     AbortOrphans(Vec<AbortAccess>),
-    /// Remove the finalizer for multipart uploads, write an Event, and then decide again.
+    /// Valet removes the finalizer for multipart uploads and publishes an Event, and then decides again.
     RemoveFinalizer {
         /// The Event that Valet publishes if uploaded parts stay in the store.
         notice: Option<GrantEvent>,
     },
-    /// Delete the grant, because it has finished and its TTL has passed.
+    /// Valet deletes the grant, because the grant has finished and its TTL has passed.
     DeleteGrant,
-    /// Wait until this time, or until the grant, its Secret or its store changes.
+    /// Valet waits until the time `until`, or until the grant, its Secret or its store changes.
     Rest {
         /// The time of the next decision. `None` means that only a change causes the next decision.
         until: Option<Timestamp>,
@@ -78,20 +81,20 @@ pub enum Step {
 /// [`Access`]. The `Access` proves that the access rules allow this read.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Read {
-    /// Read the grant's store, with its access rules and the expiry of its credentials.
+    /// Valet reads the grant's store, with its access rules and the expiry of its credentials.
     Store,
-    /// Read the Secret of the grant.
+    /// Valet reads the Secret of the grant.
     Secret,
-    /// Find out if the object is in the store. Valet then reads the multipart upload again, because the store may
-    /// have completed it in the meantime.
+    /// Valet finds out if the object is in the store. Valet then reads the multipart upload again, because the store
+    /// may have completed it in the meantime.
     Object(Access),
-    /// Find out if the quota allows one more live grant. If so, Valet reserves quota for this grant until its
+    /// Valet finds out if the quota allows one more live grant. If so, Valet reserves quota for this grant until its
     /// reconcile ends.
     Quota(QuotaLimits),
-    /// List the parts of this multipart upload. If the upload no longer exists, Valet reads the object again, because
-    /// the store may have completed the upload.
+    /// Valet lists the parts of the multipart upload with this upload ID. If the upload no longer exists, Valet reads
+    /// the object again, because the store may have completed the upload.
     Upload(Access, String),
-    /// List the multipart uploads that are in progress for the grant's object key.
+    /// Valet lists the multipart uploads that are in progress for the grant's object key.
     Uploads(Access),
 }
 
@@ -122,7 +125,7 @@ pub enum Completion {
     Unreachable(String),
 }
 
-/// A credential to sign, and the Secret into which it is written.
+/// A credential that Valet signs, and the Secret to which Valet writes it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Publish {
     /// Says if Valet creates or replaces the Secret.
@@ -138,9 +141,9 @@ pub struct Publish {
 /// write at one time, only one of them therefore succeeds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PublishMode {
-    /// Create the Secret with a POST request, because it does not exist.
+    /// Valet creates the Secret with a POST request, because the Secret does not exist.
     Create,
-    /// Replace the Secret with a PUT request that contains its `resourceVersion`.
+    /// Valet replaces the Secret with a PUT request that contains the `resourceVersion` of the Secret.
     Replace {
         /// The UID of the Secret on which the decision is based.
         uid: String,
@@ -154,7 +157,7 @@ pub enum PublishMode {
 #[derive(Clone, Debug, PartialEq)]
 pub struct SigningRequest {
     pub key: ObjectKey,
-    /// The operation with all its constraints.
+    /// The operation (upload or download) with all its constraints.
     pub ask: Ask,
     /// The start and end of the credential's validity, in whole seconds.
     pub lifetime: Lifetime,

@@ -227,7 +227,7 @@ pub trait Effects {
 /// The result of reading a store.
 pub struct StoreReading {
     pub fact: StoreFact,
-    /// The access rules of the store, if the store cannot be used now and its rules are known.
+    /// The access rules of the store, if Valet cannot use the store now but knows its access rules.
     pub rules: Option<RulesView>,
 }
 

@@ -14,7 +14,7 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The reason why a step of a reconcile failed. The messages contain no data of Secrets.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The object has changed since it was read. The next attempt must read the object and decide again.
+    /// The object has changed since Valet read it. The next attempt must read the object and decide again.
     #[error("another client has changed the object in the meantime: {0}")]
     Conflict(&'static str),
     /// The object that the step must change no longer exists.
