@@ -90,8 +90,8 @@ impl Quotas {
     /// Records how the grant counts for the quota after its reconcile. The grant's status shows if the grant is live
     /// or waits.
     ///
-    /// The grant may have been deleted during the reconcile. Therefore `is_there` must return false before
-    /// [`Quotas::seen`] receives the deletion.
+    /// If the grant was deleted during the reconcile, this method records nothing. The function `is_there` returns false
+    /// as soon as the watch cache no longer has the grant.
     pub fn visited<G: Grant>(&self, grant: &G, memory: &LocalState<G>, is_there: impl Fn() -> bool) {
         self.note(grant, memory, Some(&is_there));
     }

@@ -327,7 +327,7 @@ mod tests {
         requests.limit(&id, None);
         assert!(
             requests.take(&id, (Operation::Download, "a", "1")).is_ok(),
-            "the default limit of 8 requests, a quarter of 32, must apply again"
+            "without a limit of its own, the store must have the default limit of 8 requests"
         );
         let gone = store("gone");
         requests.limit(&gone, Some(1));

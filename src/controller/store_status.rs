@@ -304,7 +304,7 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
         ),
         Some(skew) => {
             let message = format!(
-                "signed URLs are valid according to the store's clock, and Valet ignores probe results until the clocks agree: {difference}",
+                "the clocks of the store and the operator differ: {difference}; the store checks the expiry of signed URLs with its own clock; Valet ignores the results of probes until the clocks agree",
                 difference = skewed(skew)
             );
             set(CLOCK, "False", Reason::ClockSkewed, &message);

@@ -396,8 +396,8 @@ struct Usable {
 }
 
 impl Connection {
-    /// Returns the facts about a store that can be used to sign a credential with the expiry `wanted_until`. If the
-    /// store cannot be used, returns the reason.
+    /// Finds out if the store can sign a credential that is valid until `wanted_until`. If yes, returns the settings
+    /// and capabilities of the store. If not, returns the reason.
     async fn usable(
         self,
         id: &StoreId,

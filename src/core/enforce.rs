@@ -310,7 +310,7 @@ pub(super) fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), 
                 remedy
             };
             let message = format!(
-                "{store} obeys unsigned headers, or Valet does not know whether {store} rejects unsigned headers (SignedHeadersOnly); the holder of an upload URL could copy any object that the store's credentials can read; see the store's condition UnsignedHeadersRefused; {remedy}"
+                "{store} does not have the capability SignedHeadersOnly (see its condition UnsignedHeadersRefused); the holder of an upload URL could therefore add a header and copy any object that the store's credentials can read; {remedy}"
             );
             return Err(Refusal::new(Reason::CapabilityMissing, message));
         }

@@ -120,9 +120,10 @@ pub struct AzureBlob {
 }
 
 impl AzureBlob {
-    /// Creates the provider from the store's settings and credentials. If a tenant owns the store, `outward` is set.
-    /// The provider then sends requests only to hosts that this egress policy permits. The function itself reads
-    /// nothing and sends no request.
+    /// Creates the provider from the store's settings and credentials, without any request.
+    ///
+    /// The argument `outward` is the egress policy of a store that a tenant owns. With this policy, the provider sends
+    /// requests only to hosts that the policy permits.
     pub fn new(store: AzureBlobStore, credentials: Credentials, outward: Option<EgressPolicy>) -> Self {
         let revocation = match (&credentials, &store.stored_access_policy) {
             (Credentials::Identity(_), _) => {

@@ -136,9 +136,9 @@ impl Gcs {
                     }
                     source => source,
                 };
-                // The egress policy applies only to the token endpoint that a service account key file names, because
-                // a tenant can provide this file. The platform team sets the metadata server and the federation file,
-                // so the hosts in them can be private.
+                // A tenant can provide the service account key file. Therefore, the egress policy applies to the token
+                // endpoint in this file. The platform team sets the address of the metadata server and the addresses
+                // in the federation file. Therefore, Valet does not apply the egress policy to these addresses.
                 let tokens = match &source {
                     Source::Key(_) => Http::new(outward.clone()),
                     _ => Http::new(None),

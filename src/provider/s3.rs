@@ -107,9 +107,10 @@ pub struct S3 {
 }
 
 impl S3 {
-    /// Creates the provider from the store's settings and a source of credentials. If a tenant owns the store,
-    /// `outward` is set. The provider then sends requests only to hosts that this egress policy permits. The function
-    /// itself reads nothing and sends no request.
+    /// Creates the provider from the store's settings and a source of credentials, without any request.
+    ///
+    /// The argument `outward` is the egress policy of a store that a tenant owns. With this policy, the provider sends
+    /// requests only to hosts that the policy permits.
     pub fn new(store: S3Store, credentials: SharedCredentialsProvider, outward: Option<EgressPolicy>) -> Self {
         let role = store.credentials.as_ref().and_then(|c| c.assume_role.as_ref());
         let capabilities = Arc::new(capabilities::of(role));

@@ -272,9 +272,9 @@ pub enum Note<'a> {
     UploadAborted {
         parts: usize,
     },
-    /// Valet stopped the cleanup of a multipart upload, so its parts stay in the store. The text says why.
+    /// Valet stopped the cleanup of a multipart upload, so its parts stay in the store. The value is the reason.
     UploadAbandoned(&'a str),
-    /// Valet could not abort a multipart upload whose ID is in no Secret. The text says why.
+    /// Valet could not abort a multipart upload whose ID is in no Secret. The value is the reason.
     AbortFailed(&'a str),
     GrantDeleted,
 }

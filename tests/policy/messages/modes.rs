@@ -263,9 +263,9 @@ pub fn cases() -> Vec<Case> {
             |can| {
                 can.enforced.remove(&Capability::SignedHeadersOnly);
             },
-            "ClusterObjectStore media obeys unsigned headers, or Valet does not know whether ClusterObjectStore \
-             media rejects unsigned headers (SignedHeadersOnly); the holder of an upload URL could copy any object \
-             that the store's credentials can read; see the store's condition UnsignedHeadersRefused; ask the \
+            "ClusterObjectStore media does not have the capability SignedHeadersOnly (see its condition \
+             UnsignedHeadersRefused); the holder of an upload URL could therefore add a header and copy any object \
+             that the store's credentials can read; ask the \
              store's owner to set spec.s3.credentials.assumeRole, or spec.s3.unsignedHeaders: Tolerate; \
              alternatively, use a POST form: set spec.mode to PostForm and spec.constraints.overwrite to Allow",
         ),
