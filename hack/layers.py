@@ -2,7 +2,7 @@
 """Checks the direction of dependencies between the modules of src/.
 
     hack/layers.py            prints each wrong import (exit status 1), or nothing
-    hack/layers.py --circles  also reports files that import each other in a circle
+    hack/layers.py --circles  also reports the circles in CIRCLES
     hack/layers.py --graph    prints the modules and what each of them imports
 
 A module may import the modules above it in ORDER. The script ignores test code (`#[cfg(test)]` modules and files named
@@ -35,6 +35,8 @@ ONLY = {
     "provider": {"api", "core", "net", "conformance"},
     "notifications": {"api", "core", "net", "telemetry"},
 }
+# Files of these modules may import each other in a circle until they are split. No other circle is allowed.
+CIRCLES = [("core",), ("net",), ("provider", "gcs"), ("provider", "s3")]
 SRC = Path(__file__).resolve().parent.parent / "src"
 
 
@@ -205,7 +207,9 @@ def main():
             elif rank[there] >= rank[here] or (allowed is not None and there not in allowed):
                 names = "::".join(target)
                 wrong.append(f"{crate.files[module].relative_to(SRC.parent)} imports {names}: {here} may not import {there}")
-    for circle in circles(graph) if "--circles" in sys.argv else []:
+    for circle in circles(graph):
+        if "--circles" not in sys.argv and any(all(m[: len(c)] == c for m in circle) for c in CIRCLES):
+            continue
         files = ", ".join(str(crate.files[module].relative_to(SRC.parent)) for module in circle)
         wrong.append(f"these files import each other in a circle: {files}")
     if "--graph" in sys.argv:

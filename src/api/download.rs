@@ -1,8 +1,8 @@
-use kube::{CustomResource, CustomResourceExt, KubeSchema};
+use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Ask, Grant, GrantStatus, Operation, Terms, rules::Rules};
+use super::{GrantStatus, Terms};
 
 /// The permission to read one object for a limited time.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -130,28 +130,4 @@ pub struct ResponseHeaders {
     #[schemars(length(min = 1, max = 255))]
     #[x_kube(validation = Rule::new(r"self.matches('^[\\x20-\\x7e]+$')").message("spec.response.cacheControl must contain only printable ASCII characters; remove all other characters"))]
     pub cache_control: Option<String>,
-}
-
-impl Grant for DownloadGrant {
-    const OPERATION: Operation = Operation::Download;
-    fn terms(&self) -> &Terms {
-        &self.spec.terms
-    }
-    fn ask(&self) -> Ask {
-        Ask::Download {
-            mode: self.spec.mode,
-            version: self.spec.version.clone(),
-            response: self.spec.response.clone().unwrap_or_default(),
-        }
-    }
-    fn grant_status(&self) -> Option<&GrantStatus> {
-        self.status.as_ref()
-    }
-    fn grant_status_mut(&mut self) -> Option<&mut GrantStatus> {
-        self.status.as_mut()
-    }
-    fn check(&self) -> Result<(), Vec<String>> {
-        static RULES: Rules = Rules::new(DownloadGrant::crd);
-        RULES.check(self)
-    }
 }

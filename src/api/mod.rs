@@ -10,8 +10,10 @@
 mod bounds;
 mod capability;
 mod condition;
+mod constraints;
 mod download;
 mod grant;
+mod grant_kinds;
 mod limits;
 mod multipart;
 mod observed;
@@ -25,6 +27,7 @@ mod upload;
 
 pub use capability::{Capabilities, Capability, Remedies};
 pub use condition::{ConditionType, set_condition, set_ready};
+pub use constraints::{LengthRange, Overwrite, UploadConstraints};
 pub use download::{DownloadGrant, DownloadGrantSpec, DownloadMode, ResponseHeaders};
 pub use grant::{Ask, Grant};
 pub use limits::StoreLimits;
@@ -40,7 +43,7 @@ pub use store::{
     SecretRef, ShortSessions, Store, StoreStatus, UnsignedHeaders,
 };
 pub use terms::{Renewal, RenewalPolicy, SecretTemplate, StoreKind, StoreRef, Terms};
-pub use upload::{LengthRange, Overwrite, UploadConstraints, UploadGrant, UploadGrantSpec, UploadMode};
+pub use upload::{UploadGrant, UploadGrantSpec, UploadMode};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray,

@@ -1,5 +1,6 @@
 //! The subcommands of the program: `valet controller`, `valet crds` and `valet sign`.
 
+mod print;
 mod sign;
 
 use std::{
@@ -312,15 +313,5 @@ fn print_crds() -> Result<(), String> {
         text.push_str("---\n");
         text.push_str(&yaml);
     }
-    print_text(&text)
-}
-
-/// Prints a text to standard output. It is not an error if a program such as `head` closes the pipe early.
-fn print_text(text: &str) -> Result<(), String> {
-    use std::io::{ErrorKind, Write};
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(format!("cannot write to standard output: {e}")),
-        _ => Ok(()),
-    }
+    print::print_text(&text)
 }

@@ -1,85 +1,25 @@
 mod account;
+mod args;
 mod documents;
 mod effects;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
-use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 
+pub use self::args::SignArgs;
 use self::{
+    args::Output,
     documents::{Documents, only},
     effects::FileEffects,
 };
-use super::print_text;
+use super::print::print_text;
 use crate::{
     api::{Grant, Store, StoreKind, data},
     core::{Facts, GrantFacts, MetadataDomains, SecretFact, Settings, StoreFact, StoreView},
     provider::Provider,
     reconcile::{Error, Reconcile},
 };
-
-#[derive(Debug, Args)]
-pub struct SignArgs {
-    /// YAML or JSON files with one grant and its store, in any order, with one or more documents per file. '-' is
-    /// standard input. If the store's rules select namespaces by label, add the Namespace with its labels.
-    #[arg(short, long = "filename", value_name = "FILE", required = true)]
-    filename: Vec<PathBuf>,
-
-    /// Namespace of a grant without metadata.namespace.
-    #[arg(
-        short,
-        long,
-        env = "VALET_NAMESPACE",
-        value_name = "NAMESPACE",
-        default_value = "default"
-    )]
-    namespace: String,
-
-    /// What to print: the Secret as yaml or json, only the url, a configuration file for curl, or the parts of a
-    /// multipart upload (parts.json).
-    #[arg(short, long, value_enum, default_value = "yaml")]
-    output: Output,
-
-    /// For a grant with mode: Multipart: the ID of a multipart upload that you have initiated. Its parts are signed.
-    /// You must complete the upload yourself. For grants in a cluster, the operator initiates and completes uploads.
-    #[arg(long, value_name = "ID")]
-    upload_id: Option<String>,
-
-    /// Allow requests to other systems: STS (assumeRole, web identity), Azure and Google for the signatures of an
-    /// identity, the metadata service of the machine, and a profile's credential_process. Without it no request is
-    /// sent, and a grant that needs one is refused.
-    #[arg(long)]
-    online: bool,
-
-    /// With --online: an address in a ClusterObjectStore that can receive the identity of the environment although it
-    /// is not a public host of a cloud provider. Can be repeated.
-    #[arg(long, value_name = "URL", requires = "online")]
-    trust_endpoint: Vec<String>,
-
-    /// Networks (CIDRs, separated by commas) with non-public addresses that the endpoints of ObjectStores can use, as
-    /// for the operator.
-    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
-    allow_private_endpoints: Vec<ipnet::IpNet>,
-
-    /// Networks (CIDRs, separated by commas) that the endpoints of ObjectStores cannot use, as for the operator.
-    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
-    deny_endpoints: Vec<ipnet::IpNet>,
-
-    /// Domains (separated by commas) of the labels and annotations that grants can set on their Secrets, as for the
-    /// operator.
-    #[arg(long, value_name = "DOMAIN", value_delimiter = ',', default_value = MetadataDomains::DEFAULT)]
-    allow_secret_metadata: Vec<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Yaml,
-    Json,
-    Url,
-    Curl,
-    Parts,
-}
 
 pub async fn run(args: SignArgs) -> Result<(), String> {
     let documents = Documents::read(&args.filename)?;

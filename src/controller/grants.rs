@@ -1,3 +1,4 @@
+mod context;
 mod effects;
 mod queued;
 mod record;
@@ -5,32 +6,20 @@ mod record;
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use kube::{
-    Client, ResourceExt,
-    core::DeserializeGuard,
-    runtime::{controller::Action, events::Recorder},
-};
+use kube::{ResourceExt, core::DeserializeGuard, runtime::controller::Action};
 use tracing::{debug, warn};
 
-use self::{effects::ClusterEffects, queued::wait_in_line};
-use super::{
-    local_state::LocalState,
-    namespace_limiter::NamespaceLimiter,
-    quota::Quotas,
-    secrets::{FIELD_MANAGER, Secrets},
-    store_limiter::StoreLimiter,
-    stores::Stores,
-    watch::Requeuer,
+pub use self::context::Context;
+use self::{
+    effects::ClusterEffects,
+    queued::{IN_LINE, LONGEST_PAUSE, wait_in_line},
 };
 use crate::{
     api::{Grant, GrantStatus},
-    core::{Facts, QuotaFact, Settings, store_id},
+    core::{Facts, QuotaFact, store_id},
     reconcile::{CALL_TIMEOUT, DEADLINE, Error, Outcome, Reconcile},
-    telemetry::{Metrics, Progress, warn_once},
+    telemetry::warn_once,
 };
-
-/// The maximum pause before Valet repeats a failed reconcile.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// The apiserver answered that a grant does not exist, but the watch cache may still have the grant. Valet reconciles
 /// the grant again after this pause.
@@ -40,42 +29,9 @@ const GONE: Duration = Duration::from_secs(10);
 /// for quota can then receive it.
 const PATIENCE: u32 = 4;
 
-/// A grant waits in the queue of its namespace. Normally Valet enqueues the grant when a running reconcile of the
-/// namespace ends. If this does not happen, the grant tries again after 5 seconds.
-const IN_LINE: Duration = Duration::from_secs(5);
-
 /// A grant waits for the first probe of its store. Normally Valet enqueues the grant when the probe has a result. If
 /// this does not happen, the grant tries again after 15 seconds.
 const PROBED: Duration = Duration::from_secs(15);
-
-/// The state that all reconciles of one kind of grant share.
-pub struct Context<G: Grant> {
-    pub client: Client,
-    /// The cached stores and their connections.
-    pub stores: Arc<Stores>,
-    /// Reads and writes grant Secrets.
-    pub secrets: Secrets,
-    /// Facts about grants that are only in the memory of this process, and not in its watch cache.
-    pub memory: Arc<LocalState<G>>,
-    /// Writes Kubernetes Events.
-    pub recorder: Recorder,
-    pub metrics: Arc<Metrics>,
-    /// Distributes reconciles fairly among namespaces.
-    pub turns: NamespaceLimiter,
-    /// Records the ends of reconciles, for the liveness probe.
-    pub progress: Arc<Progress>,
-    /// Limits the number of live grants, if an access rule sets a limit.
-    pub places: Arc<Quotas>,
-    /// Limits the number of reconciles that may wait for one store at one time.
-    pub requests: Arc<StoreLimiter>,
-    /// Enqueues grants that waited, for example for quota or for a probe.
-    pub caller: Requeuer<G>,
-    /// The default values from the command line.
-    pub settings: Settings,
-    /// The resync period. Valet reconciles each grant again after this time, because the watch may have missed a
-    /// change.
-    pub sweep: Duration,
-}
 
 /// Reconciles one grant. Valet reads missing facts and executes steps until nothing is left to do now. Then the
 /// function returns the time of the next reconcile.
@@ -151,20 +107,6 @@ async fn execute<G: Grant>(context: &Context<G>, grant: Arc<G>) -> Result<Action
         Err(Error::InLine(rounds)) => Ok(wait_in_line(&facts.grant, rounds, now)),
         Err(Error::NotProbed) => Ok(Action::requeue(PROBED)),
         Err(e) => Err(e),
-    }
-}
-
-impl<G: Grant> Context<G> {
-    /// Returns true if the grant was deleted during its reconcile. In this case the method removes all facts about
-    /// the grant from memory, and Valet does not reconcile the grant again.
-    fn forget_if_gone(&self, grant: &impl ResourceExt) -> bool {
-        let is_gone = !self.caller.is_there(grant);
-        if is_gone {
-            let uid = grant.uid().unwrap_or_default();
-            self.memory.forget(&uid);
-            self.places.gone(&uid);
-        }
-        is_gone
     }
 }
 

@@ -7,12 +7,17 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::store_status::{CLOCK, EXPIRATION, HEADERS, KEYS};
 use crate::api::{ConditionType, Reason, StoreStatus, set_ready};
 
 /// If several operators serve a store, each operator adds its namespace to conditions of these types, in the form
 /// `NAMESPACE/TYPE`.
-const OWN: [&str; 5] = [READY, HEADERS, CLOCK, KEYS, EXPIRATION];
+const OWN: [&str; 5] = [
+    READY,
+    ConditionType::UnsignedHeadersRefused.as_str(),
+    ConditionType::ClockInSync.as_str(),
+    ConditionType::KeysEnforced.as_str(),
+    ConditionType::CredentialsExpirationKnown.as_str(),
+];
 /// The types of the summary conditions, which kstatus evaluates.
 const SUMMARY: [&str; 3] = [
     READY,
@@ -44,10 +49,15 @@ pub fn own(status: &StoreStatus, namespace: &str) -> StoreStatus {
     if is_alone(status, namespace) {
         // If only one operator serves the store, its conditions have no namespace in the type. The exception is
         // `Ready`.
-        let rest = status
-            .conditions
-            .iter()
-            .filter(|c| [HEADERS, CLOCK, KEYS, EXPIRATION].contains(&c.type_.as_str()));
+        let rest = status.conditions.iter().filter(|c| {
+            [
+                ConditionType::UnsignedHeadersRefused.as_str(),
+                ConditionType::ClockInSync.as_str(),
+                ConditionType::KeysEnforced.as_str(),
+                ConditionType::CredentialsExpirationKnown.as_str(),
+            ]
+            .contains(&c.type_.as_str())
+        });
         conditions.extend(rest.cloned());
     }
     StoreStatus {
@@ -181,7 +191,7 @@ mod tests {
         set_ready(&mut status.conditions, (reason, &message), Some(generation), at(now));
         set_condition(
             &mut status.conditions,
-            HEADERS,
+            ConditionType::UnsignedHeadersRefused.as_str(),
             "True",
             (Reason::HeadersRefused, "so"),
             Some(generation),
@@ -217,7 +227,10 @@ mod tests {
     #[test]
     fn single_operator_sets_all_summary_conditions() {
         let status = says(&fresh(), "a", Reason::Ready, 1, 1);
-        assert_eq!(types(&status), [READY, HEADERS, "a/Ready"]);
+        assert_eq!(
+            types(&status),
+            [READY, ConditionType::UnsignedHeadersRefused.as_str(), "a/Ready"]
+        );
         assert_eq!(ready(&status), "True Ready: operator a checked the store");
         assert!(!status.capabilities.is_empty() && status.canary.is_some());
         assert_eq!(status.credentials_expiration_time, Some(Time(at(1000))));

@@ -20,6 +20,7 @@ mod quota;
 mod record_key;
 mod run;
 mod secrets;
+mod shared_context;
 mod signers;
 mod silent;
 mod slot;

@@ -13,13 +13,16 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{slot::FRESHNESS, stores::Problem};
+use super::slot::FRESHNESS;
 use crate::{
     api::{Reason, StoreKind, annotation},
     conformance::ConformanceReport,
     core::{StoreId, Untried, is_skewed, skewed},
     provider::{Finding, Probed, Provider},
 };
+
+/// The reason and the message that a condition shows for a store that cannot be used.
+pub type Problem = (Reason, String);
 
 /// The time limit of one probe. If a probe takes longer, Valet treats the store as unreachable.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);

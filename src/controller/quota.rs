@@ -90,7 +90,7 @@ impl Quotas {
     /// Records how the grant counts for the quota after its reconcile. The grant's status shows if the grant is live
     /// or waits.
     ///
-    /// If the grant was deleted during the reconcile, this method records nothing. The function `is_there` returns false
+    /// If the grant was deleted during the reconcile, the grant does not count. The function `is_there` returns false
     /// as soon as the watch cache no longer has the grant.
     pub fn visited<G: Grant>(&self, grant: &G, memory: &LocalState<G>, is_there: impl Fn() -> bool) {
         self.note(grant, memory, Some(&is_there));

@@ -3,11 +3,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{
-    FutureExt,
-    future::{BoxFuture, Shared},
-};
-use kube::{Api, Client};
+use futures::FutureExt;
+use kube::Api;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
@@ -22,6 +19,7 @@ use super::{
     options::Options,
     quota::Quotas,
     record_key::RecordKeyStore,
+    shared_context::SharedContext,
     silent::went_silent,
     store_limiter::StoreLimiter,
     stores::{Stores, scoped},
@@ -30,39 +28,12 @@ use super::{
 use crate::{
     api::{ClusterObjectStore, DownloadGrant, ObjectStore, Operation, UploadGrant},
     net::EgressPolicy,
-    notifications::{GOOGLE_CERTIFICATES, GoogleTokens, Leader, Receiver, Tokens, Topics, UploadIndex},
+    notifications::{GOOGLE_CERTIFICATES, GoogleTokens, Leader, Receiver, Tokens, Topics},
     telemetry::{Health, Metrics, Progress, REPEATS, States, serve},
 };
 
 /// Valet removes the metric series of deleted objects every 60 seconds.
 const FORGETTING: Duration = Duration::from_secs(60);
-
-/// A future that resolves when the operator must stop, for example after SIGTERM. All clones of the future also
-/// resolve.
-pub type ConnectError = Shared<BoxFuture<'static, ()>>;
-
-/// The state that all controllers share.
-pub struct SharedContext {
-    pub client: Client,
-    /// The cached stores and their connections.
-    pub stores: Arc<Stores>,
-    /// Limits the number of live grants, if an access rule sets a limit.
-    pub places: Arc<Quotas>,
-    /// Limits the number of reconciles that may wait for one store at one time.
-    pub requests: Arc<StoreLimiter>,
-    pub metrics: Arc<Metrics>,
-    /// Records the ends of reconciles, for the liveness probe.
-    pub progress: Arc<Progress>,
-    /// The state behind `/livez` and `/readyz`.
-    pub health: Health,
-    /// The index of expected uploads. With this index, Valet finds the grant for a notification. The value is `None`
-    /// if the notification receiver is off.
-    pub awaited: Option<Arc<UploadIndex>>,
-    /// The settings from the command line.
-    pub options: Options,
-    /// Resolves when the operator must stop.
-    pub stop: ConnectError,
-}
 
 /// The number of watches that must complete their first list before the operator is ready. These are the watches of
 /// UploadGrants, DownloadGrants, ObjectStores, ClusterObjectStores and namespaces. With [`Options::watch_secrets`],

@@ -1,5 +1,8 @@
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -10,6 +13,11 @@ use super::error::Error;
 /// Valet signs a credential only with data that is at most 2 seconds old. The data is the store, its credentials, and
 /// the labels of the namespace. Within these 2 seconds, all grants of the store use the result of one read.
 pub const FRESHNESS: Duration = Duration::from_secs(2);
+
+/// Locks a mutex. The value stays usable if another thread has panicked while it had the lock.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A cached value. If several tasks need a new value, only one of them reads it. The value is valid for the time
 /// [`FRESHNESS`], or until Valet notices a change.

@@ -7,7 +7,7 @@ mod labels;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -21,10 +21,10 @@ use labels::NamespaceLabels;
 
 use super::{
     error::Error,
-    probe_cache::{ProbeCache, ProbeResult, StoreProbe, age_for_grants, age_for_status},
+    probe_cache::{ProbeCache, ProbeResult, Problem, StoreProbe, age_for_grants, age_for_status},
     secrets::NamedSecrets,
     signers::Signers,
-    slot::Slot,
+    slot::{Slot, lock},
     store_limiter::StoreLimiter,
 };
 use crate::{
@@ -60,9 +60,6 @@ pub struct Stores {
     /// Runs probes and conformance checks.
     pub trials: Arc<ProbeCache>,
 }
-
-/// The reason and the message that a condition shows for a store that cannot be used.
-pub type Problem = (Reason, String);
 
 /// The reason why Valet cannot connect a store. Either the store itself has a problem, or a call to the apiserver
 /// failed.
@@ -446,10 +443,6 @@ async fn in_time<T>(work: impl Future<Output = Result<T, SignError>>) -> Result<
                 message,
             })
         })
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Returns the `Api` of a namespaced kind, for one namespace or for all namespaces.

@@ -9,10 +9,7 @@ use kube::{
 };
 use tracing::info;
 
-use super::{
-    error::call,
-    store_status::{CLOCK, HEADERS, KEYS},
-};
+use super::error::call;
 use crate::{
     api::{ConditionType, Store, StoreKind, printable},
     telemetry::warn_once,
@@ -20,7 +17,12 @@ use crate::{
 
 /// The types of conditions whose changes are reported. `Reconciling` and `Stalled` are not in the list, because they
 /// only repeat `Ready`.
-const VERDICTS: [&str; 4] = [ConditionType::Ready.as_str(), HEADERS, CLOCK, KEYS];
+const VERDICTS: [&str; 4] = [
+    ConditionType::Ready.as_str(),
+    ConditionType::UnsignedHeadersRefused.as_str(),
+    ConditionType::ClockInSync.as_str(),
+    ConditionType::KeysEnforced.as_str(),
+];
 
 /// A change of a condition: the old condition and the new condition.
 #[derive(Clone, Debug, PartialEq)]
@@ -100,7 +102,14 @@ mod tests {
         let mut conditions = Vec::new();
         let now = Timestamp::UNIX_EPOCH;
         set_ready(&mut conditions, (Reason::Ready, "the store answers"), Some(1), now);
-        set_condition(&mut conditions, CLOCK, "True", (Reason::Ready, "in sync"), Some(1), now);
+        set_condition(
+            &mut conditions,
+            ConditionType::ClockInSync.as_str(),
+            "True",
+            (Reason::Ready, "in sync"),
+            Some(1),
+            now,
+        );
         let seen = |before: &[Condition], after: &[Condition]| {
             changes(before, after)
                 .into_iter()
@@ -117,14 +126,17 @@ mod tests {
         };
         assert_eq!(
             seen(&[], &conditions),
-            [of("Ready", None, "True", "Ready"), of(CLOCK, None, "True", "Ready")]
+            [
+                of("Ready", None, "True", "Ready"),
+                of(ConditionType::ClockInSync.as_str(), None, "True", "Ready")
+            ]
         );
         assert_eq!(seen(&conditions, &conditions), []);
 
         let before = conditions.clone();
         set_condition(
             &mut conditions,
-            CLOCK,
+            ConditionType::ClockInSync.as_str(),
             "True",
             (Reason::Ready, "in sync, still"),
             Some(2),
@@ -134,7 +146,7 @@ mod tests {
         set_ready(&mut conditions, (Reason::CredentialsRefused, "no"), Some(2), now);
         set_condition(
             &mut conditions,
-            CLOCK,
+            ConditionType::ClockInSync.as_str(),
             "False",
             (Reason::ClockSkewed, "60 s"),
             Some(2),
@@ -142,7 +154,7 @@ mod tests {
         );
         set_condition(
             &mut conditions,
-            HEADERS,
+            ConditionType::UnsignedHeadersRefused.as_str(),
             "True",
             (Reason::HeadersRefused, "refused"),
             Some(2),
@@ -152,8 +164,18 @@ mod tests {
             seen(&before, &conditions),
             [
                 of("Ready", Some("True Ready"), "False", "CredentialsRefused"),
-                of(HEADERS, None, "True", "HeadersRefused"),
-                of(CLOCK, Some("True Ready"), "False", "ClockSkewed"),
+                of(
+                    ConditionType::UnsignedHeadersRefused.as_str(),
+                    None,
+                    "True",
+                    "HeadersRefused"
+                ),
+                of(
+                    ConditionType::ClockInSync.as_str(),
+                    Some("True Ready"),
+                    "False",
+                    "ClockSkewed"
+                ),
             ]
         );
         // A change in the opposite direction also counts. A new reason with an unchanged status also counts.

@@ -5,6 +5,7 @@ mod conformance;
 mod delegation;
 mod probe;
 mod requests;
+mod responses;
 mod sas;
 mod tokens;
 
@@ -27,7 +28,7 @@ pub use tokens::{Identity, Source};
 
 use self::{
     delegation::Delegation,
-    requests::{date, error_code, http_date},
+    responses::{date, error_code, http_date},
     sas::{SasParams, SasSigner, encoded},
 };
 use super::{Finding, Probed, Provider, clock::StoreClock, probe::ONLY_READ};

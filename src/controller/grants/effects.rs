@@ -13,10 +13,10 @@ use kube::{
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use super::{Context, FIELD_MANAGER};
+use super::context::Context;
 use crate::{
     api::{Grant, GrantStatus, MULTIPART_FINALIZER, Operation, Reason, UploadMode, printable},
-    controller::{error::call, store_limiter::StorePermit, strip_metadata::lighten_grant},
+    controller::{error::call, secrets::FIELD_MANAGER, store_limiter::StorePermit, strip_metadata::lighten_grant},
     core::{
         AbortAccess, Access, AllowedRequest, Assembly, Completion, Facts, GrantEvent, GrantFacts, ObjectFact,
         PublishMode, QuotaFact, QuotaLimits, Repairs, SecretView, SignError, Signed, StoreFact, StoreView,

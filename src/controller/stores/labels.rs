@@ -8,12 +8,11 @@ use std::{
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client, api::PartialObjectMeta};
 
-use super::lock;
 use crate::{
     api::ClusterAccessRule,
     controller::{
         error::{Error, call},
-        slot::Slot,
+        slot::{Slot, lock},
     },
 };
 

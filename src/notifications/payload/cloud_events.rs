@@ -5,7 +5,11 @@
 use http::{HeaderMap, header::CONTENT_TYPE};
 use serde::Deserialize;
 
-use super::{MAX_OBJECTS, Malformed, Notification, event_grid, keys::decoded};
+use super::{
+    event_grid,
+    keys::decoded,
+    notification::{MAX_OBJECTS, Malformed, Notification},
+};
 
 /// The only CloudEvents version that Valet supports. Events of the specifications 1.0.1 and 1.0.2 also contain the
 /// version text "1.0".

@@ -3,7 +3,10 @@
 
 use serde::Deserialize;
 
-use super::{MAX_OBJECTS, Malformed, Notification, ObjectCreated, readings};
+use super::{
+    keys::readings,
+    notification::{MAX_OBJECTS, Malformed, Notification, ObjectCreated},
+};
 
 /// The text before the container name in the subject of an event. The `/` before this text can be missing in
 /// CloudEvents, as in Microsoft's example.

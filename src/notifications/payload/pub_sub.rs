@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Malformed, ObjectCreated};
+use super::notification::{Malformed, ObjectCreated};
 
 /// A Pub/Sub message. Valet reads only its attributes, because they name the object.
 #[derive(Deserialize)]

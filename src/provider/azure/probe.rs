@@ -8,7 +8,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     AzureBlob, BACK_DATED, Credentials, OWN, PROBE_BLOB,
-    requests::{Trouble, date, error_code},
+    requests::Trouble,
+    responses::{date, error_code},
     sas::{SasParams, SasSigner, encoded},
 };
 use crate::{

@@ -1,0 +1,53 @@
+//! The two kinds of grants as one trait.
+
+use kube::CustomResourceExt;
+
+use super::{Ask, DownloadGrant, Grant, GrantStatus, Operation, Terms, UploadGrant, rules::Rules};
+
+impl Grant for UploadGrant {
+    const OPERATION: Operation = Operation::Upload;
+    fn terms(&self) -> &Terms {
+        &self.spec.terms
+    }
+    fn ask(&self) -> Ask {
+        Ask::Upload {
+            mode: self.spec.mode,
+            multipart: self.spec.multipart.unwrap_or_default(),
+            constraints: self.spec.constraints.clone().unwrap_or_default(),
+        }
+    }
+    fn grant_status(&self) -> Option<&GrantStatus> {
+        self.status.as_ref()
+    }
+    fn grant_status_mut(&mut self) -> Option<&mut GrantStatus> {
+        self.status.as_mut()
+    }
+    fn check(&self) -> Result<(), Vec<String>> {
+        static RULES: Rules = Rules::new(UploadGrant::crd);
+        RULES.check(self)
+    }
+}
+
+impl Grant for DownloadGrant {
+    const OPERATION: Operation = Operation::Download;
+    fn terms(&self) -> &Terms {
+        &self.spec.terms
+    }
+    fn ask(&self) -> Ask {
+        Ask::Download {
+            mode: self.spec.mode,
+            version: self.spec.version.clone(),
+            response: self.spec.response.clone().unwrap_or_default(),
+        }
+    }
+    fn grant_status(&self) -> Option<&GrantStatus> {
+        self.status.as_ref()
+    }
+    fn grant_status_mut(&mut self) -> Option<&mut GrantStatus> {
+        self.status.as_mut()
+    }
+    fn check(&self) -> Result<(), Vec<String>> {
+        static RULES: Rules = Rules::new(DownloadGrant::crd);
+        RULES.check(self)
+    }
+}

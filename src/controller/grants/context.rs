@@ -1,0 +1,56 @@
+use std::{sync::Arc, time::Duration};
+
+use kube::{Client, ResourceExt, runtime::events::Recorder};
+
+use crate::{
+    api::Grant,
+    controller::{
+        local_state::LocalState, namespace_limiter::NamespaceLimiter, quota::Quotas, secrets::Secrets,
+        store_limiter::StoreLimiter, stores::Stores, watch::Requeuer,
+    },
+    core::Settings,
+    telemetry::{Metrics, Progress},
+};
+
+/// The state that all reconciles of one kind of grant share.
+pub struct Context<G: Grant> {
+    pub client: Client,
+    /// The cached stores and their connections.
+    pub stores: Arc<Stores>,
+    /// Reads and writes grant Secrets.
+    pub secrets: Secrets,
+    /// Facts about grants that are only in the memory of this process, and not in its watch cache.
+    pub memory: Arc<LocalState<G>>,
+    /// Writes Kubernetes Events.
+    pub recorder: Recorder,
+    pub metrics: Arc<Metrics>,
+    /// Distributes reconciles fairly among namespaces.
+    pub turns: NamespaceLimiter,
+    /// Records the ends of reconciles, for the liveness probe.
+    pub progress: Arc<Progress>,
+    /// Limits the number of live grants, if an access rule sets a limit.
+    pub places: Arc<Quotas>,
+    /// Limits the number of reconciles that may wait for one store at one time.
+    pub requests: Arc<StoreLimiter>,
+    /// Enqueues grants that waited, for example for quota or for a probe.
+    pub caller: Requeuer<G>,
+    /// The default values from the command line.
+    pub settings: Settings,
+    /// The resync period. Valet reconciles each grant again after this time, because the watch may have missed a
+    /// change.
+    pub sweep: Duration,
+}
+
+impl<G: Grant> Context<G> {
+    /// Returns true if the grant was deleted during its reconcile. In this case the method removes all facts about
+    /// the grant from memory, and Valet does not reconcile the grant again.
+    pub(super) fn forget_if_gone(&self, grant: &impl ResourceExt) -> bool {
+        let is_gone = !self.caller.is_there(grant);
+        if is_gone {
+            let uid = grant.uid().unwrap_or_default();
+            self.memory.forget(&uid);
+            self.places.gone(&uid);
+        }
+        is_gone
+    }
+}

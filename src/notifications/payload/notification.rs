@@ -1,0 +1,36 @@
+use thiserror::Error;
+
+use super::sns::Subscription;
+
+/// Valet accepts at most 100 objects in one message. A store sends one object per message, so a message with more
+/// than 100 objects does not come from a store.
+pub const MAX_OBJECTS: usize = 100;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notification {
+    /// The message reports that these objects were created. The list is empty for a test message, and for an event
+    /// that does not report a created object.
+    Arrived(Vec<ObjectCreated>),
+    /// An SNS topic asks Valet to confirm a subscription.
+    Subscription(Subscription),
+    /// Event Grid validates a subscription. Valet must return this code in its answer.
+    Validation(String),
+}
+
+/// An object that was created, as a notification reports it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectCreated {
+    pub bucket: String,
+    /// All object keys that the text in the notification can mean. S3 encodes object keys as form data, EventBridge
+    /// does not encode them, and the remaining services use percent-encoding.
+    ///
+    /// Therefore one text can mean several object keys. If Valet polls a wrong object key, this does no harm.
+    pub keys: Vec<String>,
+}
+
+/// The error for a message that is not a valid notification. The error contains no text from the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error(
+    "the message is not a notification of S3, MinIO, versitygw, EventBridge, SNS, Event Grid or Google Cloud Storage"
+)]
+pub struct Malformed;
