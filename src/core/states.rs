@@ -362,9 +362,12 @@ impl Evaluator<'_> {
         // the future, somebody set the clock back. Valet ignores such a poll.
         let last_poll = self.f.last_poll.filter(|last| *last <= self.now);
         let look = next_poll(self.began(key), last_poll);
+        // The status records the credential before the poll. The poll can have to wait for the store, and without the
+        // record Valet would issue another credential if a client deleted the Secret in the meantime.
+        let is_due = self.is_reported(key) && (self.f.poll_requested || look <= self.now);
         let mut arrival = Arrival::Unchanged;
         let gathered = match &access {
-            Some(access) if self.is_in_parts() => self.gather(access, self.f.poll_requested || look <= self.now),
+            Some(access) if self.is_in_parts() => self.gather(access, is_due),
             _ => Gathered::Over,
         };
         if let Gathered::Next(step) = gathered {
@@ -378,7 +381,7 @@ impl Evaluator<'_> {
             && let Some(access) = access
         {
             match &self.f.object {
-                ObjectFact::Unread if self.f.poll_requested || look <= self.now => {
+                ObjectFact::Unread if is_due => {
                     return Step::Read(Read::Object(access));
                 }
                 ObjectFact::Present { object, modified_at } if self.is_newer(Some(key), *modified_at) => {

@@ -2,13 +2,13 @@
 
 use jiff::SignedDuration;
 use valet::{
-    api::Reason,
+    api::{Overwrite, Reason},
     core::{POLL_PATIENCE, Read, Step, StoreFact},
 };
 
 use crate::{
     checks::{condition, ready},
-    common::{around, at, rule, store, upload},
+    common::{around, at, constrain, rule, store, upload},
     lives::life,
     play::play,
     world::{Bucket, Memory, World},
@@ -254,4 +254,23 @@ fn failed_poll_does_not_change_the_status() {
     }
     assert_eq!(world.counts, before);
     assert!(matches!(world.next(), Step::Read(_) | Step::Rest { until: Some(_) }));
+}
+
+/// Valet records a new credential in the status before it waits for a busy store. Otherwise Valet would issue another
+/// credential if a client deleted the Secret in the meantime.
+#[test]
+fn new_credential_is_recorded_before_a_poll_of_a_busy_store() {
+    let mut world = World::new(upload(), store([rule()]));
+    constrain(world.grant.as_mut().unwrap(), |c| c.overwrite = Overwrite::Allow);
+    world.notify();
+    world.meddler = Some(Box::new(|w: &mut World| w.is_busy |= w.counts.creates == 1));
+    world.reconcile();
+    assert_eq!(world.grant().status.issued_time.as_ref().map(|t| t.0), Some(world.now));
+    world.delete_secret();
+    world.is_busy = false;
+    world.meddler = None;
+    world.now = at(5);
+    world.reconcile();
+    assert_eq!(world.keys.len(), 2);
+    assert_eq!(world.keys[0], world.keys[1], "the credential must keep its lifetime");
 }

@@ -201,7 +201,11 @@ fn random_event_sequences_pass_all_checks() {
         let mut between = Dice::new(walk + 1_000_000);
         world.meddler = Some(Box::new(move |w: &mut World| {
             if between.one_in(12) {
+                // A reconcile that has a permit for requests keeps it until it writes to the apiserver. The limit of
+                // requests therefore changes only between two reconciles.
+                let is_busy = w.is_busy;
                 happen(w, &mut between);
+                w.is_busy = is_busy;
             }
         }));
         let mut wake = world.reconcile();
