@@ -18,7 +18,7 @@ use strum::VariantArray;
     strum::VariantArray,
 )]
 pub enum Reason {
-    // With these reasons, the grant has its credential, or the grant is finished or suspended.
+    // Reasons of a grant that needs no action: the credential is issued, or the grant is finished or suspended.
     /// The credential is in the grant Secret.
     Issued,
     /// The upload arrived in the store, and Valet deleted the grant Secret.
@@ -32,7 +32,7 @@ pub enum Reason {
     /// `spec.revoke` is true, and the grant is finished.
     Revoked,
 
-    // With these reasons, the grant waits. It continues without a change by a user.
+    // Reasons of a grant that waits and continues by itself.
     /// The store that the grant names does not exist.
     StoreNotFound,
     /// The store does not answer.
@@ -56,7 +56,7 @@ pub enum Reason {
     /// Somebody deleted the grant, but a finalizer that is not Valet's keeps it. Valet deleted the grant Secret.
     Deleting,
 
-    // With these reasons, Valet refused the grant or the grant failed. A user must change something.
+    // Reasons of a refused or failed grant. A user must change something.
     /// The credential of an upload expired before an upload arrived, or a refused grant reached its deadline.
     ExpiredUnused,
     /// The object in the store does not match the constraints of the grant.
@@ -87,7 +87,7 @@ pub enum Reason {
     /// A Secret with the name of the grant Secret exists, and this Secret does not belong to the grant.
     SecretConflict,
 
-    // These reasons occur in additional conditions and in events of a grant.
+    // Reasons of additional conditions and events of a grant.
     /// The credential expires earlier than the grant requested, because the signing credentials expire then.
     ExpiryTruncated,
     /// The credential expires soon, and its renewal fails.
@@ -101,7 +101,7 @@ pub enum Reason {
     /// The operator cannot find out whether the object exists.
     NotObservable,
 
-    // These are the reasons of a store.
+    // Reasons of a store.
     /// The settings and the credentials of the store are usable.
     Ready,
     /// The settings or access rules of the store are invalid.

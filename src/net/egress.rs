@@ -437,7 +437,7 @@ mod tests {
         }
         assert!(
             outward.without_clients().check_literal("52.218.0.1").is_err(),
-            "the policy of the HTTP clients must also deny the address"
+            "a copy of the policy without HTTP clients must deny the same addresses as the policy"
         );
     }
 

@@ -426,8 +426,8 @@ impl Provider for Gcs {
     fn credentials_expire(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
         async {
             self.pen.is_ready().await?;
-            // A service account key and an account have no expiry. An access token expires, but a URL that Google's
-            // IAM signed with the token stays valid after that.
+            // A service account key does not expire. If Google's IAM signs instead, the access token for IAM expires,
+            // but the signed URL stays valid.
             Ok(None)
         }
         .boxed()

@@ -294,7 +294,7 @@ impl Transport for Bucket<'_> {
                     (own, is_all)
                 }
                 // The listing can fail because the credentials are not allowed to list, or because the store keeps no
-                // versions. The check then deletes each object without a version ID.
+                // versions. The check then deletes its test objects with requests that contain no version ID.
                 Err(_) => (written.iter().map(|key| (key.clone(), None)).collect(), true),
             };
             for (key, version) in versions {

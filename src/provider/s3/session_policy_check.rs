@@ -18,7 +18,7 @@ const TRIAL: (&[u8], &str) = (b"valet", "AAAAAAAAAAAAAAAAAAAAAA==");
 pub enum Shown {
     /// The store enforces the session policy, or the store uses no sessions.
     Confined,
-    /// The session allows more than its session policy. The text is a message to the store's owner.
+    /// The session allows more than its session policy. The value is the message for the owner of the store.
     More(String),
     /// The probe gave no result. The error contains the reason.
     Untried(SignError),
