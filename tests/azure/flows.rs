@@ -398,7 +398,7 @@ fn identities_sign_with_user_delegation_keys() {
             env,
             ..OperatorOptions::default()
         };
-        let operator = Operator::start(VALET.as_ref(), &t.world.plane, &options).unwrap();
+        let operator = Operator::start(&VALET, &t.world.plane, &options).unwrap();
         t.apply(&[t.grant("UploadGrant", name, json!({}))]);
         t.reason(&format!("ug/{name}"), "Issued");
         let up = t.mount(name);
@@ -432,7 +432,7 @@ fn identities_sign_with_user_delegation_keys() {
         env: env(&[("AZURE_POD_IDENTITY_AUTHORITY_HOST", &fake.endpoint())]),
         ..OperatorOptions::default()
     };
-    let _operator = Operator::start(VALET.as_ref(), &t.world.plane, &options).unwrap();
+    let _operator = Operator::start(&VALET, &t.world.plane, &options).unwrap();
     t.apply(&[t.grant("UploadGrant", "week", json!({"expirationSeconds": 604_800}))]);
     let week = t.reason("ug/week", "Issued");
     assert_eq!(says(&week, "Active"), "True ExpiryTruncated");

@@ -1,8 +1,6 @@
 //! Tests of Azure Blob Storage: signatures compared with Microsoft's own, credentials on Azurite, and identities
 //! whose servers fail.
 
-#[path = "../common/access.rs"]
-mod access;
 mod conformance;
 mod container;
 mod delegation;
@@ -11,6 +9,6 @@ mod identities;
 mod notifications;
 mod proxies;
 mod signatures;
-#[path = "../cluster/world.rs"]
-#[allow(dead_code, reason = "each test binary uses its part")]
-mod world;
+
+use valet_test_support::access;
+use valet_test_support::world;

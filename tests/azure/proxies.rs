@@ -34,7 +34,7 @@ fn proxy_is_used_for_shared_containers_but_not_for_tenant_ones() {
         ],
         ..OperatorOptions::default()
     };
-    let _operator = Operator::start(VALET.as_ref(), &t.world.plane, &options).unwrap();
+    let _operator = Operator::start(&VALET, &t.world.plane, &options).unwrap();
     // The proxy cannot reach this address. The message names the proxy variables.
     let waits = t.reason("ug/up", "StoreUnreachable");
     let message = condition(&waits, "Ready").unwrap()["message"].to_string();

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -194,7 +194,7 @@ impl<'a> Account<'a> {
             args,
             ..OperatorOptions::default()
         };
-        Operator::start(Path::new(VALET), &self.home.world.plane, &options).expect("the operator starts")
+        Operator::start(&VALET, &self.home.world.plane, &options).expect("the operator starts")
     }
 }
 

@@ -123,7 +123,7 @@ impl Site {
             args: vec!["--leader-elect".into()],
             ..OperatorOptions::default()
         };
-        Operator::start(VALET.as_ref(), &self.plane, &options).expect("the operator starts")
+        Operator::start(&VALET, &self.plane, &options).expect("the operator starts")
     }
 }
 
@@ -321,7 +321,7 @@ fn upgrade_uninstall_and_reinstall_lose_no_grant() {
 /// With `--take-ownership` helm takes over CRDs that a user applied by hand.
 #[test]
 fn helm_takes_over_crds_that_were_applied_by_hand() {
-    let site = Site::new(vec![crds(VALET.as_ref()).expect("valet crds runs")]);
+    let site = Site::new(vec![crds(&VALET).expect("valet crds runs")]);
     let refused = site.helm_run(&["install", "valet", CHART]);
     assert!(
         !refused.status.success() && refused.stderr.contains("invalid ownership metadata"),

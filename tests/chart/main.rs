@@ -1,10 +1,6 @@
 //! Tests of the Helm chart: what helm renders, and how a real apiserver treats it. The operator runs with the rights
 //! of the chart, and tests try what its account may not do.
 
-#[allow(dead_code, reason = "the world is shared with tests/cluster, and each uses its part")]
-#[path = "../cluster/world.rs"]
-mod world;
-
 mod account;
 mod confined;
 mod docs;
@@ -19,3 +15,5 @@ mod rendered;
 mod scraped;
 mod users;
 mod values;
+
+use valet_test_support::world;

@@ -459,7 +459,7 @@ fn release_namespace_is_protected_unless_it_is_served() {
 /// The chart's CRDs are those that the program prints. An uninstall keeps them and their objects by default.
 #[test]
 fn crds_of_the_chart_equal_those_of_the_program() {
-    let printed = valet_harness::operator::crds(crate::world::VALET.as_ref()).expect("valet crds runs");
+    let printed = valet_harness::operator::crds(&crate::world::VALET).expect("valet crds runs");
     let printed = Objects::parse(&printed);
     for (keep, annotations) in [
         ("true", json!({"helm.sh/resource-policy": "keep"})),

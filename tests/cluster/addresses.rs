@@ -142,7 +142,7 @@ fn store_without_credentials_uses_default_provider_chain() {
         namespace: Some(t.name().to_owned()),
         ..OperatorOptions::default()
     };
-    let without = Operator::start(VALET.as_ref(), &t.world.plane, &options).unwrap();
+    let without = Operator::start(&VALET, &t.world.plane, &options).unwrap();
     let grant = t.reason("ug/g", "CredentialsInvalid");
     assert_eq!(t.kstatus(&grant), "InProgress");
     let message = crate::world::condition(&grant, "Ready").unwrap()["message"]
@@ -158,7 +158,7 @@ fn store_without_credentials_uses_default_provider_chain() {
         ],
         ..options
     };
-    let operator = Operator::start(VALET.as_ref(), &t.world.plane, &options).unwrap();
+    let operator = Operator::start(&VALET, &t.world.plane, &options).unwrap();
     t.reason("ug/g", "Issued");
     assert_eq!(t.mount("g").upload(&t.file("f", b"x")).0, 200);
     // The metrics contain the expiry of each live credential and the number of grants in each state.

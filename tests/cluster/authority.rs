@@ -77,7 +77,7 @@ fn store_with_private_ca_is_used_only_if_ca_is_trusted() {
         env: as_the_chart_does(&t, &authority),
         ..OperatorOptions::default()
     };
-    let _operator = Operator::start(VALET.as_ref(), &t.world.plane, &options).expect("the operator starts");
+    let _operator = Operator::start(&VALET, &t.world.plane, &options).expect("the operator starts");
     t.reason_within("ug/g", "Issued", std::time::Duration::from_secs(90));
     let key = t.mount("g");
     assert!(key.files["url"].starts_with(&endpoint), "the URL has the same address");

@@ -251,7 +251,7 @@ fn post_form_for_prefix_is_refused_by_file_based_store() {
 /// The Secret that `valet sign` makes offline with this access key.
 fn signed(t: &Tenant, store: &Value, grant: &Value, id: &str, secret: &str) -> Mounted {
     let text = format!("{store}\n---\n{grant}\n");
-    let output = valet_harness::process::clean(std::process::Command::new(VALET))
+    let output = valet_harness::process::clean(std::process::Command::new(VALET.as_path()))
         .args(["sign", "-o", "json", "-f"])
         .arg(t.file("documents.yaml", text.as_bytes()))
         .envs([("AWS_ACCESS_KEY_ID", id), ("AWS_SECRET_ACCESS_KEY", secret)])
@@ -276,7 +276,7 @@ fn offline_post_form_with_session_requires_session_token() {
         json!({"mode": "PostForm", "constraints": constraints}),
     );
     let text = format!("{}\n---\n{grant}\n", t.store());
-    let output = valet_harness::process::clean(std::process::Command::new(VALET))
+    let output = valet_harness::process::clean(std::process::Command::new(VALET.as_path()))
         .args(["sign", "-o", "json", "-f"])
         .arg(t.file("documents.yaml", text.as_bytes()))
         .envs([

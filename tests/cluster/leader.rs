@@ -20,7 +20,7 @@ fn standby_takes_over_when_the_leader_stops() {
         args: vec!["--leader-elect".into(), format!("--operator-namespace={}", t.name())],
         ..OperatorOptions::default()
     };
-    let replica = || Operator::start(VALET.as_ref(), &t.world.plane, &options).unwrap();
+    let replica = || Operator::start(&VALET, &t.world.plane, &options).unwrap();
     let serve = |name: &str| {
         t.apply(&[t.grant("DownloadGrant", name, json!({"expirationSeconds": 600}))]);
         t.reason(&format!("dg/{name}"), "Issued");

@@ -24,7 +24,7 @@ fn credentials_appear_in_no_log_event_status_or_metric() {
         env: vec![("RUST_BACKTRACE".into(), "1".into())],
         ..OperatorOptions::default()
     };
-    let operator = Operator::start(VALET.as_ref(), &t.world.plane, &options).unwrap();
+    let operator = Operator::start(&VALET, &t.world.plane, &options).unwrap();
     t.apply(&[
         t.grant("UploadGrant", "up", json!({})),
         t.grant(

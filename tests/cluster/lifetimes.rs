@@ -1,8 +1,6 @@
 //! Tests that no URL is valid longer than the credentials that signed it, and that renewals end at the total time of
 //! the access rule.
 
-use std::path::Path;
-
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use valet_harness::{
@@ -46,7 +44,7 @@ fn operator_with_session(t: &Tenant, end: Option<&str>) -> Operator {
             .collect(),
         ..OperatorOptions::default()
     };
-    Operator::start(Path::new(VALET), &t.world.plane, &options).expect("the operator starts")
+    Operator::start(&VALET, &t.world.plane, &options).expect("the operator starts")
 }
 
 fn seconds_left(grant: &Value) -> i64 {

@@ -6,8 +6,6 @@
 
 mod abandoned;
 mod addresses;
-#[path = "../fixtures/mod.rs"]
-mod fixtures;
 
 mod authority;
 mod checksums;
@@ -42,5 +40,7 @@ mod store_conditions;
 mod suspended;
 mod texts;
 mod user_agent;
-mod world;
 mod writes;
+
+use valet_test_support::fixtures;
+use valet_test_support::world;

@@ -1,6 +1,6 @@
 //! Tests of the metrics: after a fixed list of grants and stores, each metric has the expected value.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -249,7 +249,7 @@ fn gauges_of_deleted_objects_are_removed() {
         ],
         ..OperatorOptions::default()
     };
-    let operator = Operator::start(Path::new(VALET), &t.world.plane, &options).expect("the operator starts");
+    let operator = Operator::start(&VALET, &t.world.plane, &options).expect("the operator starts");
     let by_own = json!({"storeRef": {"kind": "ObjectStore", "name": "own"}, "renewal": {"policy": "Always"}, "expirationSeconds": 900});
     t.apply(&[
         t.grant("UploadGrant", "up", by_own),
@@ -342,7 +342,7 @@ fn failed_reconcile_is_counted() {
         token: Some(plane.service_account_token(t.name(), "weak").expect("it has a token")),
         ..OperatorOptions::default()
     };
-    let operator = Operator::start(Path::new(VALET), plane, &options).expect("the operator starts");
+    let operator = Operator::start(&VALET, plane, &options).expect("the operator starts");
     t.apply(&[t.grant("DownloadGrant", "g", json!({}))]);
     t.mount("g");
     let series = r#"valet_reconcile_errors_total{kind="DownloadGrant"}"#;

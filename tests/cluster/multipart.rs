@@ -384,7 +384,7 @@ fn multipart_upload_with_unenforceable_constraint_is_refused() {
         t.store(),
         in_parts(&t, "off", json!({"constraints": {"contentLength": 3}}))
     );
-    let output = process::clean(Command::new(crate::world::VALET))
+    let output = process::clean(Command::new(crate::world::VALET.as_path()))
         .args(["sign", "-f"])
         .arg(Path::new(&t.file("documents.yaml", text.as_bytes())))
         .envs([("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "wJalr")])

@@ -42,7 +42,7 @@ impl NotificationSetup {
     }
 
     fn operator(&self) -> Operator {
-        Operator::start(VALET.as_ref(), &self.t.world.plane, &self.options(self.port)).expect("the operator starts")
+        Operator::start(&VALET, &self.t.world.plane, &self.options(self.port)).expect("the operator starts")
     }
 
     /// Starts an S3 server for this test and points the tenant's ClusterObjectStore to it.
@@ -288,7 +288,7 @@ fn notification_with_a_token_of_another_store_causes_no_request() {
     let mut options = setup.options(setup.port);
     options.args.push("--allow-private-endpoints=127.0.0.0/8".into());
     options.args.push("--tenant-store-requests=All".into());
-    let operator = Operator::start(VALET.as_ref(), &t.world.plane, &options).expect("the operator starts");
+    let operator = Operator::start(&VALET, &t.world.plane, &options).expect("the operator starts");
     let server = S3Server::start_with(&t.world.tools, S3Options::default()).expect("the S3 server starts");
     server.create_bucket(t.name()).expect("a bucket can be made");
     let mut credentials = t.credentials(server.access_key(), server.secret_key());
@@ -356,7 +356,7 @@ fn standby_forwards_notifications_to_the_leader() {
             .args
             .extend(["--leader-elect".into(), format!("--operator-namespace={}", t.name())]);
         options.env.push(("VALET_POD_IP".into(), "127.0.0.1".into()));
-        Operator::start(VALET.as_ref(), &t.world.plane, &options).unwrap()
+        Operator::start(&VALET, &t.world.plane, &options).unwrap()
     };
     let first = replica(setup.port);
     eventually(SOON, "the first replica to become the leader", || {

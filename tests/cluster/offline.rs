@@ -9,7 +9,7 @@ use crate::world::{Tenant, VALET};
 
 fn sign(t: &Tenant, documents: &[Value], args: &[&str], credentials: bool) -> Output {
     use std::io::Write;
-    let mut command = valet_harness::process::clean(Command::new(VALET));
+    let mut command = valet_harness::process::clean(Command::new(VALET.as_path()));
     command
         .args(["sign", "-f", "-"])
         .args(args)
@@ -100,7 +100,7 @@ fn offline_signature_with_session_covers_the_session_token() {
         "documents.yaml",
         documents.map(|d| format!("---\n{d}\n")).concat().as_bytes(),
     );
-    let output = valet_harness::process::clean(Command::new(VALET))
+    let output = valet_harness::process::clean(Command::new(VALET.as_path()))
         .args(["sign", "-o", "url", "-f"])
         .arg(file)
         .envs([

@@ -60,7 +60,7 @@ fn proxy_is_used_for_shared_stores_but_not_for_tenant_stores() {
         ],
         ..OperatorOptions::default()
     };
-    let operator = Operator::start(VALET.as_ref(), &t.world.plane, &options).expect("the operator starts");
+    let operator = Operator::start(&VALET, &t.world.plane, &options).expect("the operator starts");
 
     t.reason_within("ug/g", "Issued", Duration::from_secs(60));
     let key = t.mount("g");

@@ -1,8 +1,6 @@
 //! Tests of operators that each serve one namespace: which ClusterObjectStores they ignore, and how they share the
 //! status of a ClusterObjectStore.
 
-use std::path::Path;
-
 use serde_json::{Value, json};
 use valet_harness::{AuditMark, Operator, OperatorOptions, eventually};
 
@@ -15,7 +13,7 @@ fn apart(t: &Tenant) -> Operator {
         args: vec![format!("--operator-namespace={}", t.name())],
         ..OperatorOptions::default()
     };
-    Operator::start(Path::new(VALET), &t.world.plane, &options).expect("the operator starts")
+    Operator::start(&VALET, &t.world.plane, &options).expect("the operator starts")
 }
 
 fn store(t: &Tenant, name: &str) -> Value {

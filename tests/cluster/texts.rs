@@ -131,7 +131,7 @@ fn walk(schema: &serde_json::Value, path: &str, silent: &mut Vec<String>) {
 #[test]
 fn every_flag_has_a_description_and_an_environment_variable() {
     let run = |args: &[&str]| {
-        let output = std::process::Command::new(VALET)
+        let output = std::process::Command::new(VALET.as_path())
             .args(args)
             .env("COLUMNS", "100")
             .output()
@@ -172,7 +172,7 @@ fn every_flag_has_a_description_and_an_environment_variable() {
 /// The committed CRDs are equal to the output of `valet crds`.
 #[test]
 fn crds_are_up_to_date() {
-    let printed = valet_harness::operator::crds(VALET.as_ref()).expect("valet crds runs");
+    let printed = valet_harness::operator::crds(&VALET).expect("valet crds runs");
     let committed =
         std::fs::read_to_string(concat!(env!("VALET_ROOT"), "/crds/valet.yaml")).expect("it is committed");
     assert!(

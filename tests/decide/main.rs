@@ -13,9 +13,6 @@
 //! - `skew` tests clocks that differ.
 //! - `walk` has random tests.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod checks;
 mod clocks;
 mod forged;
@@ -30,3 +27,5 @@ mod rotation;
 mod skew;
 mod walk;
 mod world;
+
+use valet_test_support::grants as common;

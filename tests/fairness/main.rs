@@ -2,12 +2,10 @@
 //! other namespaces must not wait.
 
 mod stalled;
-#[path = "../cluster/world.rs"]
-#[allow(dead_code, reason = "each test binary uses its part")]
-mod world;
+
+use valet_test_support::world;
 
 use std::{
-    path::Path,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -35,7 +33,7 @@ fn operator(args: &[&str]) -> Operator {
         args: args.iter().map(|arg| (*arg).to_owned()).collect(),
         ..OperatorOptions::default()
     };
-    Operator::start(Path::new(VALET), &WORLD.plane, &options).expect("the operator starts")
+    Operator::start(&VALET, &WORLD.plane, &options).expect("the operator starts")
 }
 
 /// The number of the tenant's UploadGrants that are issued.

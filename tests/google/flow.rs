@@ -342,7 +342,7 @@ fn operator_with_workload_identity_signs_through_google() {
         ],
         ..OperatorOptions::default()
     };
-    let operator = Operator::start(Path::new(VALET), &t.world.plane, &options).unwrap();
+    let operator = Operator::start(&VALET, &t.world.plane, &options).unwrap();
     t.apply(&[
         t.grant(
             "UploadGrant",
@@ -428,7 +428,7 @@ fn offline_signing_uses_googles_credentials_file() {
     own["spec"]["gcs"].as_object_mut().unwrap().remove("credentials");
     let grant = t.grant("UploadGrant", "up", json!({"constraints": {"contentLength": 5}}));
     let sign = |credentials: Option<&Path>| {
-        let mut command = process::clean(Command::new(VALET));
+        let mut command = process::clean(Command::new(VALET.as_path()));
         command.args(["sign", "--output", "url", "--filename", "-"]);
         match credentials {
             Some(path) => command.env("GOOGLE_APPLICATION_CREDENTIALS", path),

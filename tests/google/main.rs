@@ -1,12 +1,6 @@
 //! Tests of Google Cloud Storage: signatures compared with Google's own client and verified by a checker in another
 //! language, token and signing endpoints with good and bad answers, and end-to-end tests on fake-gcs-server.
 
-#[path = "../common/access.rs"]
-mod access;
-#[path = "../cluster/world.rs"]
-#[allow(dead_code, reason = "each test binary uses its part")]
-mod world;
-
 mod checksums;
 mod conformance;
 mod fake;
@@ -16,6 +10,9 @@ mod flow;
 mod identity;
 mod requests;
 mod signatures;
+
+use valet_test_support::access;
+use valet_test_support::world;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};

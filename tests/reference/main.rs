@@ -2,8 +2,8 @@
 
 mod links;
 mod refusals;
-#[path = "../common/rules.rs"]
-mod rules;
+
+use valet_test_support::rules;
 
 use std::{collections::BTreeSet, process::Command, sync::Arc, time::Instant};
 

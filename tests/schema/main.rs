@@ -1,10 +1,9 @@
 //! Tests of the CEL rules without an API server, as `valet sign` and the operator run them.
 
 mod bounds;
-#[path = "../fixtures/mod.rs"]
-mod fixtures;
-#[path = "../common/rules.rs"]
-mod rules;
+
+use valet_test_support::fixtures;
+use valet_test_support::rules;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,8 +1,6 @@
 //! Tests of what Valet finds out about stores and how it reacts: one store behaves as Amazon documents, and one obeys
 //! unsigned headers.
 
-#[path = "../common/access.rs"]
-mod access;
 mod bounds;
 mod conformance;
 mod internal_addresses;
@@ -15,11 +13,11 @@ mod slow;
 mod temporary_credentials;
 mod unconfined;
 mod versity;
-#[path = "../cluster/world.rs"]
-#[allow(dead_code, reason = "each test binary uses its part")]
-mod world;
 
-use std::{path::Path, time::Duration};
+use valet_test_support::access;
+use valet_test_support::world;
+
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use valet_harness::{Operator, OperatorOptions, S3Options, S3Server, Software, eventually};
@@ -314,7 +312,7 @@ fn unreachable_store_is_reported_and_recovers_after_its_return() {
         namespace: Some(t.name().to_owned()),
         ..OperatorOptions::default()
     };
-    let _operator = Operator::start(Path::new(VALET), &t.world.plane, &options).unwrap();
+    let _operator = Operator::start(&VALET, &t.world.plane, &options).unwrap();
     let name = format!("costore/{}", t.name());
     t.reason(&name, "StoreUnreachable");
     t.apply(&[

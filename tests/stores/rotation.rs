@@ -2,7 +2,7 @@
 //! shorter than a grant asks for. Each test also checks what a user sees.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -191,7 +191,7 @@ impl Identity<'_> {
             env: env.map(|(name, value)| (name.to_owned(), value)).into(),
             ..OperatorOptions::default()
         };
-        Operator::start(Path::new(VALET), &self.t.world.plane, &options).expect("the operator starts")
+        Operator::start(&VALET, &self.t.world.plane, &options).expect("the operator starts")
     }
 
     /// Writes a new token to the place where the kubelet would write it.

@@ -18,7 +18,12 @@ use valet_harness::{
 };
 
 /// The path of the program under test.
-pub const VALET: &str = env!("CARGO_BIN_EXE_valet");
+pub static VALET: LazyLock<PathBuf> = LazyLock::new(|| {
+    // Cargo builds the operator together with the tests. The programs of the tests are in the folder `deps`, next to it.
+    let test = std::env::current_exe().expect("the path of the test program");
+    let folder = test.ancestors().nth(2).expect("the test program is in a folder");
+    folder.join("valet")
+});
 
 /// The timeout for events that need no timer of their own. It is long enough for a heavily loaded machine, and much
 /// shorter than the resync interval of ten minutes.
@@ -37,7 +42,7 @@ pub static WORLD: LazyLock<World> = LazyLock::new(|| {
     let tools = Tools::locate().expect("the tools build");
     let options = ControlPlaneOptions {
         manifests: vec![
-            crds(Path::new(VALET)).expect("valet crds runs"),
+            crds(&VALET).expect("valet crds runs"),
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "valet-system"}}).to_string(),
         ],
         ..ControlPlaneOptions::default()
@@ -192,7 +197,7 @@ impl Tenant {
             args: args.iter().map(|a| (*a).to_owned()).collect(),
             ..OperatorOptions::default()
         };
-        Operator::start(Path::new(VALET), &self.world.plane, &options).expect("the operator starts")
+        Operator::start(&VALET, &self.world.plane, &options).expect("the operator starts")
     }
 
     /// Applies objects as `kubectl apply` does.

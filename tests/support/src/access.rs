@@ -1,6 +1,5 @@
 //! Creates values of `Access` for the tests of providers. A provider signs only with such a value, which proves that
 //! the access rules allow the request. The rules of the store here allow everything.
-#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::sync::Arc;
 

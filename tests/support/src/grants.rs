@@ -1,5 +1,4 @@
 //! A valid grant and a valid store. Each test changes one detail of them.
-#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -291,7 +290,7 @@ impl Dice {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -300,7 +299,7 @@ impl Dice {
 
     /// A random number below `n`.
     pub fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
+        (self.draw() % n as u64) as usize
     }
 
     /// True in one of `n` calls, on average.
