@@ -41,12 +41,13 @@ test: ## Run all tests, with a real apiserver and a real S3 server
 	@$(TEST_CHECK); hack/azure.sh >/dev/null; export VALET_TOOLS=$$(hack/tools.sh chart stores); hack/test.sh $(TESTS)
 
 .PHONY: lint
-lint: check-tools ## Check formatting, lints, generated files, version numbers, module order, pinned images, and licences and advisories of crates
+lint: check-tools ## Check formatting, lints, prose, generated files, version numbers, module order, pinned images, and licences and advisories of crates
 	@cargo fmt --all --check
 	@cargo clippy --workspace --all-targets --quiet -- --deny warnings
 	@hack/generate.sh --check
 	@hack/version.sh --check
 	@hack/layers.py
+	@hack/prose.sh
 	@hack/pinned.sh
 	@hack/deny.sh
 
