@@ -11,6 +11,7 @@
 //! - `repairs` tests a client that changes or deletes the Secret again and again.
 //! - `refused` tests forged records beside a grant that the access rules refuse.
 //! - `skew` tests clocks that differ.
+//! - `stale` tests changes while Valet signs a credential.
 //! - `walk` has random tests.
 
 mod checks;
@@ -25,6 +26,7 @@ mod renewal;
 mod repairs;
 mod rotation;
 mod skew;
+mod stale;
 mod walk;
 mod world;
 
