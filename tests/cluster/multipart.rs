@@ -392,7 +392,7 @@ fn multipart_upload_with_unenforceable_constraint_is_refused() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(
-        !output.status.success() && said.contains("needs the operator"),
+        !output.status.success() && said.contains("only the operator initiates"),
         "{said}"
     );
 }

@@ -190,7 +190,7 @@ async fn probe_detects_missing_or_ignored_write_once_uploads() {
     for (answer, remark) in [
         ((501, "NotImplemented"), "501 NotImplemented"),
         ((400, "InvalidArgument"), "InvalidArgument"),
-        ((200, ""), "replaces"),
+        ((200, ""), "replaced an existing object"),
     ] {
         let fake = behaves(move |asked| asked.header("if-none-match").map(|_| error(answer.0, answer.1)));
         let s3 = s3(&fake, None);
