@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use valet::api::Reason;
+
 use crate::{
     checks::ready,
     common::{download, rule, store},
@@ -12,7 +14,11 @@ use crate::{
 /// Runs a reconcile of a new DownloadGrant. The change happens after the effect with the number `after`: 0 reads the
 /// store, and 1 signs.
 fn changed(after: usize, change: fn(&mut World)) -> World {
-    let mut world = World::new(download(), store([rule()]));
+    changed_in(World::new(download(), store([rule()])), after, change)
+}
+
+/// As [`changed`], in this world.
+fn changed_in(mut world: World, after: usize, change: fn(&mut World)) -> World {
     world.meddler = Some(Box::new(move |w: &mut World| {
         if w.steps == after + 1 {
             change(w);
@@ -59,4 +65,15 @@ fn status_of_a_changed_grant_is_not_written() {
         world.counts.reports, 1,
         "the status with the reason `Issued` must not be written"
     );
+}
+
+/// An Event belongs to a written status. If the status cannot be written, Valet publishes no Event.
+#[test]
+fn event_of_a_status_that_is_not_written_is_not_published() {
+    let refused = || World::new(download(), store([]));
+    let mut world = refused();
+    world.reconcile();
+    assert_eq!(world.notices, [Reason::NamespaceNotAllowed]);
+    let world = changed_in(refused(), 0, |w| w.edit(|g| g.terms.suspend = Some(true)));
+    assert_eq!((ready(world.grant()), world.notices.as_slice()), ("Suspended", &[][..]));
 }
