@@ -37,6 +37,14 @@ pub enum ConditionType {
 }
 
 impl ConditionType {
+    /// The types of conditions with which probes and conformance checks report what they found about a store.
+    pub const FOUND_BY_PROBES: [&'static str; 4] = [
+        Self::UnsignedHeadersRefused.as_str(),
+        Self::ClockInSync.as_str(),
+        Self::KeysEnforced.as_str(),
+        Self::CredentialsExpirationKnown.as_str(),
+    ];
+
     /// Returns the name of the condition type in `status.conditions[].type`.
     pub const fn as_str(self) -> &'static str {
         self.into_str()

@@ -64,13 +64,12 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
     } = store_of(g, documents, args).await?;
     let terms = &g.terms;
     let mut effects = FileEffects {
-        store: fact.clone(),
+        store: fact,
         provider,
         is_tried,
         requested: (terms.expiration_seconds, terms.deadline_time.as_ref().map(|t| t.0)),
         result: None,
     };
-    facts.store = fact;
     facts.secret = SecretFact::Absent;
     let outcome = Reconcile::new(&mut effects, facts, Timestamp::now()).run().await;
     match (effects.result, outcome) {

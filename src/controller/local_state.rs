@@ -322,7 +322,16 @@ impl<G: Grant> LocalState<G> {
     /// Reads or changes the multipart upload that this process initiated for the grant. No program can change this
     /// value from outside of the process, unlike the annotation and the status.
     pub fn initiated_upload<T>(&self, uid: &str, change: impl FnOnce(&mut Option<InitiatedUpload>) -> T) -> T {
-        self.of(uid, |r| change(&mut r.upload))
+        let mut lock = self.lock();
+        if let Some(r) = lock.get_mut(uid) {
+            return change(&mut r.upload);
+        }
+        let mut upload = None;
+        let result = change(&mut upload);
+        if upload.is_some() {
+            lock.entry(uid.to_owned()).or_default().upload = upload;
+        }
+        result
     }
 
     /// Returns the remembered connection to the store that has the grant's multipart upload.

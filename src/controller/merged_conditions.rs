@@ -49,15 +49,10 @@ pub fn own(status: &StoreStatus, namespace: &str) -> StoreStatus {
     if is_alone(status, namespace) {
         // If only one operator serves the store, its conditions have no namespace in the type. The exception is
         // `Ready`.
-        let rest = status.conditions.iter().filter(|c| {
-            [
-                ConditionType::UnsignedHeadersRefused.as_str(),
-                ConditionType::ClockInSync.as_str(),
-                ConditionType::KeysEnforced.as_str(),
-                ConditionType::CredentialsExpirationKnown.as_str(),
-            ]
-            .contains(&c.type_.as_str())
-        });
+        let rest = status
+            .conditions
+            .iter()
+            .filter(|c| ConditionType::FOUND_BY_PROBES.contains(&c.type_.as_str()));
         conditions.extend(rest.cloned());
     }
     StoreStatus {

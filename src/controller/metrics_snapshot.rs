@@ -5,12 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{core::DeserializeGuard, runtime::reflector};
 
-use super::{
-    merged_conditions,
-    store_status::{CLOCK, EXPIRATION, HEADERS, KEYS},
-    stores::Stores,
-    watch::Requeuer,
-};
+use super::{merged_conditions, stores::Stores, watch::Requeuer};
 use crate::{
     api::{ConditionType, Grant, Reason, Store},
     core::{Concern, concern},
@@ -75,7 +70,7 @@ pub fn stores<S: Store>(
             conditions: status
                 .conditions
                 .iter()
-                .filter(|c| [HEADERS, CLOCK, KEYS, EXPIRATION].contains(&c.type_.as_str()))
+                .filter(|c| ConditionType::FOUND_BY_PROBES.contains(&c.type_.as_str()))
                 .map(|c| (c.type_.clone(), c.status.clone()))
                 .collect(),
         })

@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::slot::FRESHNESS;
+use super::slot::{FRESHNESS, lock};
 use crate::{
     api::{Reason, StoreKind, annotation},
     conformance::ConformanceReport,
@@ -285,10 +285,6 @@ impl ProbeCache {
             listener(id, is_news);
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Outcome {

@@ -61,18 +61,6 @@ pub const AT_A_TIME: u16 = 16;
 /// store earlier, the store tries again after 5 seconds.
 const IN_LINE: Duration = Duration::from_secs(5);
 
-/// The type of a condition that is True if the store rejects unsigned headers.
-pub const HEADERS: &str = ConditionType::UnsignedHeadersRefused.as_str();
-/// The type of a condition that is True if the store enforces the constraints of credentials. The condition exists
-/// only if a conformance check was requested.
-pub const KEYS: &str = ConditionType::KeysEnforced.as_str();
-/// The type of a condition that is True if the clocks of the store and the operator agree.
-pub const CLOCK: &str = ConditionType::ClockInSync.as_str();
-
-/// The type of a condition that is False while Valet does not know when the store's credentials expire. The condition
-/// does not exist otherwise.
-pub const EXPIRATION: &str = ConditionType::CredentialsExpirationKnown.as_str();
-
 /// Updates a store's status, and returns the time of the next reconcile. Valet reconciles each store at a fixed
 /// interval, because the store's credentials can change without an event.
 ///
@@ -163,7 +151,7 @@ async fn describe_now<S: Store>(
             status.canary = None;
             status
                 .conditions
-                .retain(|c| ![HEADERS, CLOCK, KEYS, EXPIRATION].contains(&c.type_.as_str()));
+                .retain(|c| !ConditionType::FOUND_BY_PROBES.contains(&c.type_.as_str()));
             let generation = status.observed_generation;
             set_ready(&mut status.conditions, (*reason, why), generation, Timestamp::now());
         }
@@ -224,7 +212,10 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
     status.credentials_expiration_time = credentials_expire.map(|end| Time(second(end)));
     status.capabilities = capabilities.listed();
     let generation = status.observed_generation;
-    let seen = status.conditions.iter().find(|c| c.type_ == HEADERS);
+    let seen = status
+        .conditions
+        .iter()
+        .find(|c| c.type_ == ConditionType::UnsignedHeadersRefused.as_str());
     let was_seen = seen.is_some_and(|c| c.status != "Unknown");
     let was_unsafe = seen.is_some_and(|c| c.status == "False");
     let (reason, message) = match &probed.finding {
@@ -241,12 +232,12 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
         ),
     };
     set_ready(&mut status.conditions, (reason, &message), generation, now);
-    let mut set = |type_: &str, value: &str, reason: Reason, message: &str| {
+    let mut set = |type_: ConditionType, value: &str, reason: Reason, message: &str| {
         set_condition(&mut status.conditions, type_, value, (reason, message), generation, now);
     };
     if *expiry_is_unknown {
         set(
-            EXPIRATION,
+            ConditionType::CredentialsExpirationKnown,
             "False",
             Reason::ExpirationUnknown,
             "the store's credentials have a session token without an expiry time, so no signed URL is valid for more than 15 minutes; set AWS_CREDENTIAL_EXPIRATION together with AWS_SESSION_TOKEN",
@@ -255,13 +246,13 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
     let is_safe = capabilities.enforced.contains(&Capability::SignedHeadersOnly);
     match (probed.refuses_unsigned, is_safe) {
         (Some(true), _) => set(
-            HEADERS,
+            ConditionType::UnsignedHeadersRefused,
             "True",
             Reason::HeadersRefused,
             "the store rejects unsigned request headers with which a client could do more than a signed URL allows",
         ),
         (Some(false), true) => set(
-            HEADERS,
+            ConditionType::UnsignedHeadersRefused,
             "False",
             Reason::HeadersObeyed,
             "the store obeys unsigned headers; Valet still issues PUT URLs, because assumeRole restricts each URL, or because unsignedHeaders is set to Tolerate",
@@ -271,7 +262,12 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
             let message = format!(
                 "the store obeys unsigned headers, so the holder of a PUT URL could copy any object that the credentials can read; Valet issues no PUT URLs{remedy}"
             );
-            set(HEADERS, "False", Reason::HeadersObeyed, &message);
+            set(
+                ConditionType::UnsignedHeadersRefused,
+                "False",
+                Reason::HeadersObeyed,
+                &message,
+            );
         }
         // While the store does not answer, the earlier result about unsigned headers stays in the status. The result
         // also stays while the clocks of the store and the operator differ.
@@ -290,14 +286,19 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
             };
             let unknown = format!("Valet does not know whether the store rejects unsigned headers: {why}");
             let message = format!("{unknown}; {then}");
-            set(HEADERS, "Unknown", Reason::NotObservable, &message);
+            set(
+                ConditionType::UnsignedHeadersRefused,
+                "Unknown",
+                Reason::NotObservable,
+                &message,
+            );
         }
     }
     match probed.skew {
         // If the store does not answer, Valet does not know the store's clock and leaves the condition unchanged.
         None if probed.finding != Finding::Usable => {}
         None => set(
-            CLOCK,
+            ConditionType::ClockInSync,
             "True",
             Reason::Ready,
             "the clocks of the store and the operator differ by less than 30 seconds",
@@ -307,11 +308,13 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
                 "the clocks of the store and the operator differ: {difference}; the store checks the expiry of signed URLs with its own clock; Valet ignores the results of probes until the clocks agree",
                 difference = skewed(skew)
             );
-            set(CLOCK, "False", Reason::ClockSkewed, &message);
+            set(ConditionType::ClockInSync, "False", Reason::ClockSkewed, &message);
         }
     }
     if !expiry_is_unknown {
-        status.conditions.retain(|c| c.type_ != EXPIRATION);
+        status
+            .conditions
+            .retain(|c| c.type_ != ConditionType::CredentialsExpirationKnown.as_str());
     }
 }
 
@@ -332,7 +335,9 @@ fn describe_canary(status: &mut StoreStatus, condition: &Condition, now: Timesta
         time: Time(second(tried.when)),
     });
     let Some(ProbeResult { found, .. }) = canary else {
-        status.conditions.retain(|c| c.type_ != KEYS);
+        status
+            .conditions
+            .retain(|c| c.type_ != ConditionType::KeysEnforced.as_str());
         return;
     };
     let (value, reason, mut message) = match &found.worthless {
@@ -371,7 +376,14 @@ fn describe_canary(status: &mut StoreStatus, condition: &Condition, now: Timesta
         message += &format!("; {left}");
     }
     let generation = status.observed_generation;
-    set_condition(&mut status.conditions, KEYS, value, (reason, &message), generation, now);
+    set_condition(
+        &mut status.conditions,
+        ConditionType::KeysEnforced,
+        value,
+        (reason, &message),
+        generation,
+        now,
+    );
 }
 
 /// Returns the time of the next reconcile of a store after an error.

@@ -42,7 +42,8 @@ pub trait Effects {
     /// Reads the grant's store. Valet wants to sign a credential that expires at `wanted_until`. If necessary, the
     /// method gets new signing credentials that are valid until this time.
     ///
-    /// # Errors Returns an error if a call to the apiserver fails. A problem of the store is not an error, because
+    /// # Errors
+    /// Returns an error if a call to the apiserver fails. A problem of the store is not an error, because
     /// the result describes it.
     fn read_store(
         &mut self,
@@ -58,7 +59,8 @@ pub trait Effects {
 
     /// Reads the current version of the grant from the apiserver.
     ///
-    /// # Errors Returns [`Error::Gone`] if the grant no longer exists, or if a new grant now has its name.
+    /// # Errors
+    /// Returns [`Error::Gone`] if the grant no longer exists, or if a new grant now has its name.
     fn read_grant(&mut self, grant: &GrantFacts) -> impl Future<Output = Result<GrantFacts, Error>> + Send;
 
     /// Finds out if the quota allows one more live grant. If so, reserves quota for this grant.
@@ -123,7 +125,8 @@ pub trait Effects {
 
     /// Aborts a multipart upload. It is not an error if the upload no longer exists.
     ///
-    /// # Errors Returns a text if the multipart upload may still exist. The text says why, and it contains no
+    /// # Errors
+    /// Returns a text if the multipart upload may still exist. The text says why, and it contains no
     /// secrets.
     fn abort_upload(&mut self, upload: &AbortAccess) -> impl Future<Output = Result<(), String>> + Send;
 
@@ -153,7 +156,8 @@ pub trait Effects {
 
     /// Removes the data of the Secret.
     ///
-    /// # Errors Returns [`Error::Refused`] if the Secret is immutable. Returns a different error if the write fails
+    /// # Errors
+    /// Returns [`Error::Refused`] if the Secret is immutable. Returns a different error if the write fails
     /// for any other reason.
     fn empty_secret(
         &mut self,

@@ -35,7 +35,8 @@ impl<'e, E: Effects> Reconcile<'e, E> {
 
     /// Executes the steps of the reconcile in order, until nothing is left to do.
     ///
-    /// # Errors Returns an [`Error`] if a step fails. Valet does not undo the steps before this step. The next
+    /// # Errors
+    /// Returns an [`Error`] if a step fails. Valet does not undo the steps before this step. The next
     /// reconcile starts with the state that these steps have left.
     pub async fn run(&mut self) -> Result<Outcome, Error> {
         for _ in 0..MAX_STEPS {
@@ -47,12 +48,12 @@ impl<'e, E: Effects> Reconcile<'e, E> {
                 Step::Rest { until } => return Ok(Outcome::Rest(until)),
                 Step::DeleteGrant => return self.delete_grant().await,
                 step if waits_for_store(&step) && self.effects.is_late() => return Err(Error::Deadline),
-                Step::RemoveFinalizer { notice } if self.facts.grant.deleting => {
+                Step::RemoveFinalizer { notice } => {
                     self.effects.return_permit();
                     self.remove_finalizer(notice).await?;
                     // Valet has removed its finalizer. The apiserver now deletes the grant, unless the grant has
                     // finalizers from other programs.
-                    if !self.facts.grant.held {
+                    if self.facts.grant.deleting && !self.facts.grant.held {
                         return Ok(Outcome::Deleted);
                     }
                 }
@@ -83,7 +84,6 @@ impl<'e, E: Effects> Reconcile<'e, E> {
             Step::Complete(access, assembly) => self.complete(&access, assembly).await,
             Step::Abort(upload) => self.abort(&upload).await,
             Step::AbortOrphans(uploads) => self.abort_orphans(&uploads).await,
-            Step::RemoveFinalizer { notice } => self.remove_finalizer(notice).await,
             Step::UpdateMetadata {
                 uid,
                 resource_version,
@@ -99,7 +99,9 @@ impl<'e, E: Effects> Reconcile<'e, E> {
             Step::Empty { uid, resource_version } => self.empty_secret(&uid, &resource_version).await,
             Step::DeleteSecret { uid, resource_version } => self.delete_secret(&uid, &resource_version).await,
             Step::Report { status, notice } => self.report(*status, notice).await,
-            Step::DeleteGrant | Step::Rest { .. } => unreachable!("run() handles these steps"),
+            Step::RemoveFinalizer { .. } | Step::DeleteGrant | Step::Rest { .. } => {
+                unreachable!("run() handles these steps")
+            }
         }
     }
 

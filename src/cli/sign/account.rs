@@ -23,7 +23,8 @@ use crate::{
 
 /// Connects to the store with the store's credentials.
 ///
-/// # Errors Returns a sentence for the user. It says why the operator would refuse the store, or which request `valet
+/// # Errors
+/// Returns a sentence for the user. It says why the operator would refuse the store, or which request `valet
 /// sign` must send before it can sign.
 pub async fn connect(
     store: &impl Store,
