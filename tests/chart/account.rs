@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    sync::{Mutex, PoisonError},
+    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
 
@@ -22,8 +22,19 @@ const POLICY_SEEN: Duration = Duration::from_secs(30);
 /// allows it.
 const NEAR: &str = "allowPrivateEndpoints={127.0.0.0/8}";
 
-/// An operator that serves all namespaces would also serve those of other tests, so these tests run one at a time.
-pub static EVERYWHERE: Mutex<()> = Mutex::new(());
+/// An operator that serves all namespaces also reconciles the grants of other tests, and deletes grant Secrets that it
+/// did not write.
+static ALL_NAMESPACES: RwLock<()> = RwLock::new(());
+
+/// For a test whose operator serves all namespaces: waits until no other test uses the cluster.
+pub fn operator_for_all_namespaces() -> RwLockWriteGuard<'static, ()> {
+    ALL_NAMESPACES.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// For a test that writes grant Secrets without an operator: waits until no operator serves all namespaces.
+pub fn no_operator_for_all_namespaces() -> RwLockReadGuard<'static, ()> {
+    ALL_NAMESPACES.read().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A release of the chart in a tenant's namespace, without its pods.
 pub struct Account<'a> {
@@ -352,7 +363,7 @@ fn whole_job(t: &Tenant, operator: &Operator) {
 /// use.
 #[test]
 fn default_permissions_are_sufficient_and_all_are_used() {
-    let _lock = EVERYWHERE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = operator_for_all_namespaces();
     let (home, tenant) = (Tenant::new("operator"), Tenant::new("default"));
     let account = Account::guarding(&home, &[&tenant], &[NEAR]);
     copy_credentials(&home, &tenant);
@@ -392,7 +403,7 @@ fn default_permissions_are_sufficient_and_all_are_used() {
 /// With `watchSecrets` the operator replaces a deleted Secret at once.
 #[test]
 fn watch_secrets_lets_operator_replace_deleted_secret_at_once() {
-    let _lock = EVERYWHERE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = operator_for_all_namespaces();
     let (home, tenant) = (Tenant::new("operator"), Tenant::new("watched"));
     let account = Account::new(&home, &["watchSecrets=true"]);
     copy_credentials(&home, &tenant);
@@ -412,7 +423,7 @@ fn watch_secrets_lets_operator_replace_deleted_secret_at_once() {
 fn scoped_operator_works_with_permissions_in_one_namespace() {
     // The operator serves one namespace only, but it also writes the status of ClusterObjectStores, which all tests
     // share.
-    let _lock = EVERYWHERE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = operator_for_all_namespaces();
     let (home, tenant, other) = (Tenant::new("operator"), Tenant::new("served"), Tenant::new("unserved"));
     let account = Account::new(&home, &[NEAR, &format!("scopedNamespace={}", tenant.name())]);
     copy_credentials(&home, &tenant);
@@ -442,7 +453,7 @@ fn scoped_operator_works_with_permissions_in_one_namespace() {
 /// ones.
 #[test]
 fn secrets_are_written_only_in_the_listed_namespaces() {
-    let _lock = EVERYWHERE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = operator_for_all_namespaces();
     let (home, listed, other) = (Tenant::new("operator"), Tenant::new("listed"), Tenant::new("unlisted"));
     let account = Account::new(&home, &[&format!("rbac.secretsNamespaces={{{}}}", listed.name())]);
     copy_credentials(&home, &listed);

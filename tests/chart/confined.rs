@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use valet_harness::{eventually, process};
 
 use crate::{
-    account::Account,
+    account::{Account, no_operator_for_all_namespaces},
     world::{SOON, Tenant, merge},
 };
 
@@ -61,6 +61,7 @@ const OURS: &str = "only grant Secrets";
 /// RBAC grants the account every right to Secrets here, so a denied request was denied by the policy.
 #[test]
 fn admission_policy_limits_operator_to_grant_secrets() {
+    let _quiet = no_operator_for_all_namespaces();
     let (home, t) = (Tenant::new("operator"), Tenant::new("confined"));
     let account = Account::new(&home, &["allowSecretMetadata={app.kubernetes.io,allowed.example.com}"]);
     t.kubectl(&["create", "role", "all-secrets", "--verb=*", "--resource=secrets"]);
@@ -291,6 +292,7 @@ fn adds_nothing_of_others(t: &Tenant, operator: &As<'_>, grant: &Value) {
 /// there.
 #[test]
 fn operator_cannot_write_grant_secrets_in_protected_namespaces() {
+    let _quiet = no_operator_for_all_namespaces();
     let (home, t) = (Tenant::new("operator"), Tenant::new("protected"));
     let protected = format!(
         "admissionPolicy.secrets.protectedNamespaces={{kube-system,{}}}",
@@ -375,6 +377,7 @@ fn operator_cannot_write_grant_secrets_in_protected_namespaces() {
 /// RBAC allows the account to patch UploadGrants. The policy allows it to change only the multipart upload finalizer.
 #[test]
 fn admission_policy_limits_operator_to_multipart_finalizer() {
+    let _quiet = no_operator_for_all_namespaces();
     let t = Tenant::new("held");
     let account = Account::new(&t, &[]);
     let operator = As {
@@ -429,6 +432,7 @@ fn collection(operator: &As<'_>) -> Result<String, String> {
 /// With the chart's default roles the account cannot list, watch or delete many Secrets at once.
 #[test]
 fn operator_cannot_list_or_delete_many_secrets_at_once() {
+    let _quiet = no_operator_for_all_namespaces();
     let t = Tenant::new("bulk");
     let account = Account::new(&t, &[]);
     let operator = As {

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use valet_harness::eventually;
 
 use crate::{
-    account::Account,
+    account::{Account, no_operator_for_all_namespaces},
     confined::{As, secret},
     world::{SOON, Tenant, merge},
 };
@@ -59,6 +59,7 @@ fn wait_until_guarded(person: &As<'_>) {
 
 #[test]
 fn user_without_exemption_cannot_forge_a_grant_secret() {
+    let _quiet = no_operator_for_all_namespaces();
     let (home, t) = (Tenant::new("operator"), Tenant::new("forged"));
     let account = Account::guarding(&home, &[&t], &[]);
     let mallory = person(&t, "mallory", "edit");
@@ -150,6 +151,7 @@ fn user_without_exemption_cannot_forge_a_grant_secret() {
 
 #[test]
 fn garbage_collector_can_still_delete_grant_secrets() {
+    let _quiet = no_operator_for_all_namespaces();
     let (home, t) = (Tenant::new("operator"), Tenant::new("collected"));
     let account = Account::guarding(&home, &[&t], &[]);
     wait_until_guarded(&person(&t, "mallory", "edit"));
@@ -176,6 +178,7 @@ fn garbage_collector_can_still_delete_grant_secrets() {
 
 #[test]
 fn exempt_user_can_restore_grant_secrets() {
+    let _quiet = no_operator_for_all_namespaces();
     let (home, t) = (Tenant::new("operator"), Tenant::new("restored"));
     let account = Account::guarding(
         &home,
@@ -218,6 +221,7 @@ fn exempt_user_can_restore_grant_secrets() {
 /// The policy of a release for one namespace does not apply to other namespaces, which another release may serve.
 #[test]
 fn scoped_release_guards_only_its_own_namespace() {
+    let _quiet = no_operator_for_all_namespaces();
     let (t, other) = (Tenant::new("guarded"), Tenant::new("unguarded"));
     let _account = Account::with_advice(&t, &[&format!("scopedNamespace={}", t.name())]);
     let bare =
