@@ -264,7 +264,7 @@ impl ProbeCache {
         };
         self.tell(&id, is_news);
         lock(&self.canaries).insert(id.clone(), Instant::now());
-        let found = timeout(CANARY_TIMEOUT, provider.canary())
+        let found = timeout(CANARY_TIMEOUT, provider.check_conformance())
             .await
             .unwrap_or_else(|_| ConformanceReport {
                 untried: vec![format!(

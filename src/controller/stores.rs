@@ -34,8 +34,7 @@ use crate::{
         still_allowed, store_id,
     },
     net::EgressPolicy,
-    provider::registry::Environment,
-    provider::{Probed, Provider},
+    provider::{Environment, Probed, Provider},
 };
 
 /// Reads, connects, probes and caches stores.

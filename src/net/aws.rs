@@ -1,4 +1,4 @@
-//! The HTTP client of the AWS SDK. It uses the connections and limits of [`super::client`]. Valet does not use the
+//! The HTTP client of the AWS SDK. It uses the connections and limits of [`super::connections`]. Valet does not use the
 //! SDK's own client, because that client reads up to 400 KiB of headers and does not limit the body.
 
 use std::{
@@ -19,8 +19,9 @@ use http_body_util::Limited;
 use hyper_util::client::proxy::matcher::Matcher;
 
 use super::{
-    EgressPolicy,
-    client::{Connections, connections, proxy_authorization},
+    connections::{Connections, connections, proxy_authorization},
+    egress::EgressRules,
+    policy::EgressPolicy,
 };
 
 /// The maximum size of an answer's body, in bytes. Valet needs this limit because the AWS SDK keeps the whole body in
@@ -50,7 +51,7 @@ pub fn shared() -> SharedHttpClient {
 /// resolves the name.
 pub fn guarded(outward: &EgressPolicy) -> SharedHttpClient {
     let make = || {
-        let outward = outward.without_clients();
+        let outward = outward.rules();
         SharedHttpClient::new(Sdk {
             client: connections(Some(outward.clone()), None, false),
             outward: Some(outward),
@@ -65,7 +66,7 @@ pub fn guarded(outward: &EgressPolicy) -> SharedHttpClient {
 struct Sdk {
     /// The pool of connections. It is `None` if the machine has no certificate authorities.
     client: Option<Connections<SdkBody>>,
-    outward: Option<EgressPolicy>,
+    outward: Option<EgressRules>,
     /// The proxies come from the environment variables.
     proxies: Option<Arc<Matcher>>,
     /// The timeout of one answer, if the AWS SDK sets such a timeout. In addition, each operation of the SDK has a

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use valet::api::Capability;
 use valet::{
     conformance::{ConformanceReport, Missing},
-    provider::Provider,
     provider::azure::{AzureBlob, Credentials, SharedKey},
+    provider::{Prober, Provider},
 };
 use valet_harness::{
     azurite::ACCOUNT,
@@ -30,7 +30,7 @@ async fn conformance_check_on_azurite_reports_what_it_enforces() {
     let _ = BY_KEY.create_container("canary");
     // The workloads use another address and another endpoint than the operator.
     let more = json!({"ipRange": "203.0.113.7", "publicEndpoint": "https://blobs.example.com"});
-    let found = provider(more).canary().await;
+    let found = provider(more).check_conformance().await;
     let held = [
         "WriteOnce",
         "expiry, signature, object key and method of signed PUT requests",
@@ -49,7 +49,7 @@ async fn conformance_check_on_azurite_reports_what_it_enforces() {
     // such a SAS does not expire, so Valet reports that credentials are not enforced.
     BY_KEY.set_policies("canary", &json!({"valet-1": "rcwd"})).unwrap();
     let lax = provider(json!({"storedAccessPolicy": "valet-1", "credentials": {"secretRef": {"name": "x"}}}));
-    let found = lax.canary().await;
+    let found = lax.check_conformance().await;
     assert!(
         found
             .worthless
@@ -76,7 +76,7 @@ async fn conformance_check_reports_what_it_could_not_check() {
         (|| Reply::HangUp, true, "connection to the server failed"),
     ] {
         let fake = Fake::start(move |_| reply());
-        let found = provider(json!({"endpoint": fake.endpoint()})).canary().await;
+        let found = provider(json!({"endpoint": fake.endpoint()})).check_conformance().await;
         assert_eq!(found.interrupted, interrupted, "{found:?}");
         assert!(found.untried.iter().any(|why| why.contains(says)), "{found:?}");
         assert!(found.held.is_empty() && found.missing.is_empty() && found.worthless.is_none());

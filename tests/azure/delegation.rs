@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use valet::{
     api::{Ask, Reason, ResponseHeaders},
     core::{Lifetime, ObjectFact, ObjectKey, SigningRequest},
-    provider::{Finding, Provider, azure::Source},
+    provider::{Finding, ObjectReader, Prober, Signer, azure::Source},
 };
 use valet_harness::fake::{Fake, Reply, granted_as_text};
 

@@ -13,8 +13,8 @@ use valet::{
     api::Reason,
     core::SignError,
     net::EgressPolicy,
-    provider::Provider,
     provider::azure::{AzureBlob, Credentials, Identity, Source},
+    provider::{ObjectReader, Prober, Signer},
 };
 use valet_harness::{
     Scratch,

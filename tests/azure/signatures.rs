@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use valet::{
     api::{Ask, AzureBlobStore, Multipart, Overwrite, ResponseHeaders, UploadConstraints, UploadMode},
     core::{Lifetime, ObjectKey, SignError, Signed, SigningRequest},
-    provider::Provider,
+    provider::Signer,
     provider::azure::{AzureBlob, Credentials, Identity, SharedKey, Source},
 };
 use valet_harness::azurite::microsoft;

@@ -7,8 +7,8 @@ use serde_json::json;
 use valet::{
     api::Capability,
     conformance::{ConformanceReport, Missing},
-    provider::Provider,
     provider::gcs::Source,
+    provider::{Prober, Provider},
 };
 use valet_harness::{GcsServer, google};
 
@@ -143,7 +143,7 @@ async fn made_at(endpoint: String, bucket: &str) -> (ConformanceReport, Arc<vale
     // The check must not use the public endpoint, which is for workloads.
     let settings = json!({"bucket": bucket, "endpoint": endpoint, "publicEndpoint": "http://127.0.0.1:9"});
     let gcs = store(settings, Source::Key(Arc::new(key())), None);
-    let made = gcs.canary().await;
+    let made = gcs.check_conformance().await;
     (made, gcs.capabilities())
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use valet::{
     api::{Overwrite, Reason, UploadMode},
     core::SignError,
-    provider::Provider,
+    provider::Signer,
 };
 
 use crate::{

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use valet::{
     api::{Overwrite, Reason, UploadMode},
     core::SignError,
-    provider::Provider,
+    provider::Signer,
     provider::gcs::{Gcs, from_environment},
 };
 use valet_harness::Scratch;

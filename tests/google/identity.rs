@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use valet::{
     api::{Overwrite, UploadMode},
     provider::{
-        Provider,
+        Signer,
         gcs::{Gcs, Source, from_environment},
     },
 };

@@ -9,7 +9,7 @@ use valet::{
     core::{Access, ObjectFact},
     net::EgressPolicy,
     provider::gcs::{Gcs, Source},
-    provider::{Finding, Probed, Provider},
+    provider::{Finding, ObjectReader, Probed, Prober, Provider},
 };
 
 use crate::{
@@ -260,7 +260,7 @@ async fn tenant_endpoint_gets_only_read_requests_by_default() {
             Some(EgressPolicy::new(networks).changing(may_change)),
         );
         assert_eq!(gcs.probe().await.refuses_unsigned, Some(true));
-        gcs.canary().await;
+        gcs.check_conformance().await;
         gcs.head(&name()).await;
         let has_changed = fake
             .calls()

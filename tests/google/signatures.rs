@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use valet::{
     api::{Ask, Overwrite, UploadConstraints, UploadMode},
     core::SignedUrl,
-    provider::Provider,
+    provider::Signer,
     provider::gcs::Source,
 };
 use valet_harness::google;

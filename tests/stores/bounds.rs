@@ -9,7 +9,7 @@ use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use serde_json::json;
 use valet::{
     core::{Access, ObjectFact, UploadFact, UploadsFact},
-    provider::{Finding, Provider, s3::S3},
+    provider::{Finding, ObjectReader, Prober, Provider, s3::S3},
 };
 use valet_harness::fake::{Asked, Fake, Reply};
 
@@ -119,7 +119,7 @@ async fn conformance_check_deletes_only_its_own_objects() {
         "POST" => Reply::HangUp,
         _ => Reply::Text(403, "<Error><Code>AccessDenied</Code></Error>".into()),
     });
-    s3.canary().await;
+    s3.check_conformance().await;
     let asked = fake.asked();
     assert!(
         asked.iter().any(|a| a.target.contains("versions")),
@@ -148,7 +148,7 @@ async fn conformance_check_deletes_only_a_few_versions() {
     });
     let credentials = SharedCredentialsProvider::new(Credentials::new("AKID", "secret", None, None, "test"));
     let s3 = S3::new(serde_json::from_value(settings).unwrap(), credentials, None);
-    s3.canary().await;
+    s3.check_conformance().await;
     let asked = fake.asked();
     let deleted = asked.iter().filter(|a| a.method == "DELETE").count();
     assert!((1..=8).contains(&deleted), "{deleted}");

@@ -8,7 +8,7 @@ use valet::{
     api::{ObjectStore, Reason},
     net::EgressPolicy,
     provider::s3::S3,
-    provider::{Finding, Provider, registry},
+    provider::{Finding, Prober, registry},
 };
 
 /// The bucket `127.100` and the host `200.100` together form a loopback address, although the host alone is a public

@@ -9,7 +9,7 @@ use valet::{
     core::ObjectFact,
     net::EgressPolicy,
     provider::s3::S3,
-    provider::{Finding, Provider},
+    provider::{Finding, ObjectReader, Prober, Provider},
 };
 use valet_harness::fake::{Asked, Fake, Reply};
 
@@ -230,7 +230,7 @@ async fn tenant_endpoint_gets_only_read_requests_by_default() {
         let probed = s3.probe().await;
         assert_eq!((probed.finding, probed.refuses_unsigned), (Finding::Usable, Some(true)));
         s3.head(&access("a/b")).await;
-        let canary = s3.canary().await;
+        let canary = s3.check_conformance().await;
         assert!(can(&s3, Capability::SignedHeadersOnly));
         assert_eq!(can(&s3, Capability::WriteOnce), may_change);
         let has_changed = fake

@@ -12,7 +12,7 @@ use valet::{
     api::{Ask, DownloadMode, Multipart, Reason, UploadConstraints, UploadMode},
     core::{AllowedRequest, Lifetime, ObjectKey, SignError, SigningRequest, second},
     provider::s3::S3,
-    provider::{Finding, Provider},
+    provider::{Finding, Prober, Signer},
 };
 use valet_harness::fake::{Asked, Fake, Reply};
 

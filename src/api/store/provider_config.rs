@@ -26,23 +26,4 @@ impl ProviderConfig {
             _ => None,
         }
     }
-
-    /// Returns the field of the store's spec that contains these settings.
-    pub fn field(&self) -> &'static str {
-        match self {
-            Self::S3(_) => "s3",
-            Self::AzureBlob(_) => "azureBlob",
-            Self::Gcs(_) => "gcs",
-        }
-    }
-
-    /// Returns the name of the bucket, or of the container for Azure. The notifications of the store contain this
-    /// name.
-    pub fn bucket(&self) -> &str {
-        match self {
-            Self::S3(s3) => &s3.bucket,
-            Self::AzureBlob(azure) => &azure.container,
-            Self::Gcs(gcs) => &gcs.bucket,
-        }
-    }
 }

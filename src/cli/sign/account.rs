@@ -17,8 +17,7 @@ use super::{
 use crate::{
     api::{Store, StoreKind},
     net::EgressPolicy,
-    provider::registry::{Account, CredentialsSource, NotAtHand, Settings},
-    provider::{Provider, registry},
+    provider::{Account, CredentialsSource, Environment, NotAtHand, Provider, Settings, registry},
 };
 
 /// Connects to the store with the store's credentials.
@@ -82,7 +81,7 @@ fn offline(asks: &str) -> String {
 
 /// Returns the credentials of an ObjectStore. They come from the Secret that the ObjectStore names. The documents
 /// must contain this Secret.
-fn from_documents(settings: Settings, store: &impl Store, documents: &Documents) -> Result<Account, String> {
+fn from_documents(settings: Settings, store: &impl Store, documents: &Documents) -> Result<Box<dyn Account>, String> {
     let name = match settings.credentials() {
         CredentialsSource::Secret(name) => name,
         CredentialsSource::Environment => {
@@ -109,15 +108,18 @@ fn from_documents(settings: Settings, store: &impl Store, documents: &Documents)
     for (name, value) in secret.string_data.iter().flatten() {
         data.insert(name.clone(), k8s_openapi::ByteString(value.clone().into_bytes()));
     }
-    let entries = data.iter().map(|(name, value)| (name.as_str(), value.0.as_slice()));
+    let entries: Vec<_> = data
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.0.as_slice()))
+        .collect();
     settings
-        .with_secret(entries)
+        .with_secret(&entries)
         .map_err(|e| format!("CredentialsInvalid: Secret {name} with the store's credentials cannot be used: {e}"))
 }
 
 /// Returns the credentials for a ClusterObjectStore. They come from the environment.
-async fn from_environment(settings: Settings, args: &SignArgs) -> Result<Account, String> {
-    let environment = registry::Environment::default();
+async fn from_environment(settings: Settings, args: &SignArgs) -> Result<Box<dyn Account>, String> {
+    let environment = Environment::default();
     if args.online {
         return Ok(settings.with_environment(&environment).await);
     }

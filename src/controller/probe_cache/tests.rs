@@ -7,6 +7,7 @@ use super::*;
 use crate::{
     api::Capabilities,
     core::{Access, AllowedRequest, ObjectFact, SignError, Signed},
+    provider::{ObjectReader, Prober, Signer},
 };
 
 /// A mock store. Each test sets the answer of this store.
@@ -39,12 +40,24 @@ impl Provider for Store {
     fn capabilities(&self) -> Arc<Capabilities> {
         Arc::default()
     }
+}
+
+impl Signer for Store {
     fn credentials_expire(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
         std::future::ready(Ok(None)).boxed()
     }
     fn sign<'a>(&'a self, _: &'a AllowedRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
         std::future::ready(Err(SignError::Refused("a test".into()))).boxed()
     }
+}
+
+impl ObjectReader for Store {
+    fn head<'a>(&'a self, _: &'a Access) -> BoxFuture<'a, ObjectFact> {
+        std::future::ready(ObjectFact::Absent).boxed()
+    }
+}
+
+impl Prober for Store {
     fn requires_probe(&self) -> bool {
         true
     }
@@ -62,16 +75,13 @@ impl Provider for Store {
     fn skew(&self) -> Option<SignedDuration> {
         *self.skew.lock().unwrap()
     }
-    fn canary(&self) -> BoxFuture<'_, ConformanceReport> {
+    fn check_conformance(&self) -> BoxFuture<'_, ConformanceReport> {
         self.canaries.fetch_add(1, Ordering::Relaxed);
         let found = ConformanceReport {
             interrupted: self.is_interrupted.load(Ordering::Relaxed),
             ..ConformanceReport::default()
         };
         std::future::ready(found).boxed()
-    }
-    fn head<'a>(&'a self, _: &'a Access) -> BoxFuture<'a, ObjectFact> {
-        std::future::ready(ObjectFact::Absent).boxed()
     }
 }
 

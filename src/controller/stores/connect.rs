@@ -10,8 +10,7 @@ use crate::{
     controller::error::{Error, call},
     core::StoreId,
     net::EgressPolicy,
-    provider::registry,
-    provider::registry::{Account, CredentialsSource},
+    provider::{Account, CredentialsSource, registry},
 };
 
 impl Stores {
@@ -93,7 +92,7 @@ impl Stores {
         id: &StoreId,
         store: &S,
         outward: Option<&EgressPolicy>,
-    ) -> Result<(Account, String), ConnectError> {
+    ) -> Result<(Box<dyn Account>, String), ConnectError> {
         let settings = registry::settings(store)?;
         if let Some(outward) = outward {
             settings.check_endpoint(outward).await?;
@@ -141,8 +140,11 @@ impl Stores {
         };
         let version = format!("{:?} {:?}", secret.metadata.uid, secret.metadata.resource_version);
         let data = secret.data.unwrap_or_default();
-        let entries = data.iter().map(|(name, value)| (name.as_str(), value.0.as_slice()));
-        let account = settings.with_secret(entries).map_err(|e| {
+        let entries: Vec<_> = data
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.0.as_slice()))
+            .collect();
+        let account = settings.with_secret(&entries).map_err(|e| {
             let message = format!("Secret {name} with the store's credentials cannot be used: {e}");
             (Reason::CredentialsInvalid, message)
         })?;

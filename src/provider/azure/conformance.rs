@@ -7,7 +7,7 @@ use http::{Method, Request, header};
 use http_body_util::Full;
 use hyper::body::Bytes;
 
-use super::{AzureBlob, requests::Trouble};
+use super::{requests::Trouble, store::AzureBlob};
 use crate::{
     api::{Ask, Capability, Overwrite, UploadConstraints, UploadMode},
     conformance::{
@@ -16,13 +16,11 @@ use crate::{
     core::{SignError, Signed, SigningRequest},
 };
 
-impl AzureBlob {
-    /// Runs the conformance check with blobs under the prefix `probe`, at the operator's endpoint.
-    pub(super) async fn round_trip(&self, probe: &str) -> ConformanceReport {
-        let mut trip = Checker::new(self, probe);
-        let result = in_time(go(&mut trip)).await;
-        trip.end(result).await
-    }
+/// Runs the conformance check with blobs under the prefix `probe`, at the operator's endpoint.
+pub async fn check(azure: &AzureBlob, probe: &str) -> ConformanceReport {
+    let mut trip = Checker::new(azure, probe);
+    let result = in_time(go(&mut trip)).await;
+    trip.end(result).await
 }
 
 /// Returns a write-once upload, which must not overwrite an existing blob.

@@ -2,99 +2,93 @@
 //! also checks that the holder of a SAS cannot copy data that the holder is not allowed to read. If the store behaves
 //! correctly, the probe writes nothing.
 
+use futures::{FutureExt, future::BoxFuture};
 use http::{Method, Request, header};
 use http_body_util::Full;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::{
-    AzureBlob, BACK_DATED, Credentials, OWN, PROBE_BLOB,
+    credentials::Credentials,
+    limits::{BACK_DATED, OWN, PROBE_BLOB},
     requests::Trouble,
     responses::{date, error_code},
     sas::{SasParams, SasSigner, encoded},
+    store::AzureBlob,
 };
 use crate::{
     api::Reason,
-    core::{MOST_SKEW, is_skewed, skewed},
     net::client::Unanswered,
-    provider::probe::{OTHER_MD5, UnsignedHeaders},
-    provider::{Finding, Probed},
+    provider::{
+        probe::{OTHER_MD5, UnsignedHeaders},
+        probe_steps::{ProbeRead, ProbeSteps},
+        probed::Finding,
+    },
 };
 
-impl AzureBlob {
-    /// Probes the container with two or three harmless requests for a blob that does not exist.
-    pub(super) async fn try_out(&self) -> Probed {
-        let (mut finding, skew) = self.try_reading(None).await;
-        if let (Finding::Usable, Some(skew)) = (&finding, skew) {
-            // If the clock skew is large, the store can refuse a signature because of the times in it. Such a refusal
-            // does not show how the store handles copy requests.
-            return Probed {
-                skew: Some(skew),
-                untold: Some(skewed(skew)),
-                ..Probed::of(match skew.abs() >= MOST_SKEW {
-                    true => Finding::Broken(Reason::ClockSkewed, skewed(skew)),
-                    false => Finding::Usable,
-                })
+impl ProbeSteps for AzureBlob {
+    fn read(&self) -> BoxFuture<'_, ProbeRead> {
+        self.try_reading(None).boxed()
+    }
+
+    fn settings(&self) -> BoxFuture<'_, Result<(), Finding>> {
+        async {
+            let Some(policy) = &self.store.stored_access_policy else {
+                return Ok(());
             };
-        }
-        let (mut refuses_unsigned, mut untold) = (None, None);
-        if finding == Finding::Usable
-            && let Some(policy) = &self.store.stored_access_policy
-        {
-            finding = match self.try_reading(Some(policy)).await.0 {
-                Finding::Broken(Reason::CredentialsRefused, _) => Finding::Broken(
+            match self.try_reading(Some(policy)).await.finding {
+                Finding::Usable => Ok(()),
+                Finding::Broken(Reason::CredentialsRefused, _) => Err(Finding::Broken(
                     Reason::CredentialsRefused,
                     format!(
                         "the container has no stored access policy {policy}, or this policy sets times or permissions; create the policy without times and permissions, or correct spec.azureBlob.storedAccessPolicy"
                     ),
-                ),
-                other => other,
-            };
-        }
-        if finding == Finding::Usable {
-            match self.refuses_foreign_sources().await {
-                Ok(UnsignedHeaders::Refused) => refuses_unsigned = Some(true),
-                Ok(UnsignedHeaders::Obeyed) => refuses_unsigned = Some(false),
-                Ok(UnsignedHeaders::Unknown(why)) => untold = Some(why),
-                Err(why) => finding = Finding::Unreachable(why.to_string()),
+                )),
+                other => Err(other),
             }
         }
-        Probed {
-            skew,
-            refuses_unsigned,
-            untold,
-            ..Probed::of(finding)
-        }
+        .boxed()
     }
 
+    fn unsigned_headers(&self, _: bool) -> BoxFuture<'_, Result<UnsignedHeaders, Finding>> {
+        async {
+            let found = self.refuses_foreign_sources().await;
+            found.map_err(|why| Finding::Unreachable(why.to_string()))
+        }
+        .boxed()
+    }
+}
+
+impl AzureBlob {
     /// Sends a read request for a blob that usually does not exist. The error in the answer shows whether the
     /// account, the container and the credentials are correct.
-    async fn try_reading(&self, policy: Option<&str>) -> (Finding, Option<SignedDuration>) {
+    async fn try_reading(&self, policy: Option<&str>) -> ProbeRead {
         // If the operator's identity signs, the identity must be able to fetch a user delegation key.
         if let Credentials::Identity(identity) = &self.credentials
             && let Err(e) = self.delegation(identity).await
         {
-            return (Finding::from(e), None);
+            return ProbeRead::of(Finding::from(e));
         }
         let answer = match self.read(Method::GET, PROBE_BLOB, policy).await {
             Ok(answer) => answer,
-            Err(Trouble::Credentials(e)) => return (Finding::from(e), None),
+            Err(Trouble::Credentials(e)) => return ProbeRead::of(Finding::from(e)),
             Err(Trouble::Unanswered(Unanswered::EgressDenied(inward))) => {
-                return (Finding::Broken(Reason::EndpointNotAllowed, inward.to_string()), None);
+                return ProbeRead::of(Finding::Broken(Reason::EndpointNotAllowed, inward.to_string()));
             }
             Err(Trouble::Unanswered(why)) => {
                 let account = &self.store.account;
-                return (
-                    Finding::Unreachable(format!(
-                        "{why}; check spec.azureBlob.account ({account}) and spec.azureBlob.endpoint"
-                    )),
-                    None,
-                );
+                return ProbeRead::of(Finding::Unreachable(format!(
+                    "{why}; check spec.azureBlob.account ({account}) and spec.azureBlob.endpoint"
+                )));
             }
         };
         let skew = date(&answer).map(|theirs| theirs.duration_since(Timestamp::now()));
         let is_dead = skew.is_some_and(|skew| skew.abs() >= BACK_DATED.min(OWN));
         let finding = finding(answer.status, &error_code(&answer), is_dead, &self.store.container);
-        (finding, skew.filter(|skew| is_skewed(Some(*skew))))
+        ProbeRead {
+            finding,
+            skew,
+            is_absent: answer.status == 404,
+        }
     }
 
     /// Sends a signed PUT request with a header that asks the store to copy a blob. This source blob does not exist.

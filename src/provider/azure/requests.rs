@@ -8,12 +8,13 @@ use hyper::body::Bytes;
 use jiff::Timestamp;
 
 use super::{
-    AzureBlob, BACK_DATED, Credentials, OWN,
+    credentials::{Credentials, unusable},
     delegation::{self, Delegation, REPLACE_AFTER},
+    limits::{BACK_DATED, OWN},
     responses::{date, error_code},
     sas::{SasParams, SasSigner, VERSION, encoded},
+    store::AzureBlob,
     tokens::{self, Identity},
-    unusable,
 };
 use crate::{
     api::Reason,
@@ -197,7 +198,7 @@ impl AzureBlob {
     /// Records the store's time from the answer and returns the answer unchanged.
     fn timed(&self, answer: Result<Answer, Unanswered>) -> Result<Answer, Trouble> {
         if let Some(theirs) = answer.as_ref().ok().and_then(date) {
-            self.clock.saw(theirs);
+            self.findings.clock.saw(theirs);
         }
         answer.map_err(Trouble::Unanswered)
     }

@@ -6,7 +6,8 @@ use futures::{FutureExt, future::BoxFuture};
 use http::Method;
 
 use super::{
-    Gcs, Target, is_googles,
+    google,
+    store::{Gcs, Target},
     tokens::{ask, request},
 };
 use crate::{
@@ -19,9 +20,9 @@ use crate::{
 };
 
 /// Runs the conformance check with objects under the prefix `probe_key`, at the operator's endpoint.
-pub async fn canary(gcs: &Gcs, probe_key: &str) -> ConformanceReport {
+pub async fn check(gcs: &Gcs, probe_key: &str) -> ConformanceReport {
     let mut trip = Checker::new(gcs, probe_key);
-    let result = in_time(go(&mut trip, is_googles(&gcs.store))).await;
+    let result = in_time(go(&mut trip, google::is_store(&gcs.store))).await;
     trip.end(result).await
 }
 
@@ -125,7 +126,7 @@ async fn go(trip: &mut Checker<'_, Gcs>, is_googles: bool) -> Result<(), Unavail
 
 impl Transport for Gcs {
     fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
-        self.key_for(Target::Operator, request).boxed()
+        self.sign_request(Target::Operator, request).boxed()
     }
 
     fn send(&self, sent: PreparedRequest) -> BoxFuture<'_, Result<u16, Unavailable>> {

@@ -5,8 +5,8 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::{Timestamp, tz::TimeZone};
 
 use super::{
-    MAX_UPLOAD_BYTES,
-    v4::{ALGORITHM, Scope},
+    limits::MAX_UPLOAD_BYTES,
+    v4::{ALGORITHM, Scope, hex},
 };
 use crate::{
     api::{LengthRange, Overwrite, UploadConstraints},
@@ -141,7 +141,7 @@ impl Unsigned {
     pub fn with(self, signature: &[u8]) -> Vec<(String, String)> {
         let mut fields = self.fields;
         fields.push(("policy".into(), self.policy));
-        fields.push(("x-goog-signature".into(), super::v4::hex(signature)));
+        fields.push(("x-goog-signature".into(), hex(signature)));
         fields
     }
 }

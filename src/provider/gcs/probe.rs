@@ -4,74 +4,54 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::{FutureExt, future::BoxFuture};
-use http::{HeaderMap, header};
 use jiff::Timestamp;
 
-use super::{Gcs, lock};
+use super::{
+    google,
+    responses::{code, date},
+    store::Gcs,
+};
 use crate::{
     api::Reason,
-    core::{MOST_SKEW, SignError, is_skewed, skewed},
+    core::SignError,
     net::client::Answer,
-    provider::probe::{
-        Base, OTHER_MD5, Said, Sender, UnsignedHeaders, Variant, WriteOnce, by_download, by_upload, remark,
-        write_once,
+    provider::{
+        probe::{
+            Base, OTHER_MD5, Said, Sender, UnsignedHeaders, Variant, WriteOnce, by_download, by_upload, write_once,
+        },
+        probe_steps::{ProbeRead, ProbeSteps},
+        probed::Finding,
     },
-    provider::{Finding, Probed},
 };
 
-/// Probes the bucket with a few requests.
-pub async fn probe(gcs: &Gcs, key: &str) -> Probed {
-    let answer = match gcs.send("GET", key, &[], &[]).await {
-        Ok(answer) => answer,
-        Err(e) => return Probed::of(Finding::from(e)),
-    };
-    let mut probed = Probed::of(finding(&answer, &gcs.store.bucket));
-    // Valet sends this request only to read the store's time from the `Date` header. If the header is missing, the
-    // clock skew stays unknown.
-    probed.skew = date(&answer.headers)
-        .map(|theirs| theirs.duration_since(Timestamp::now()))
-        .filter(|skew| is_skewed(Some(*skew)));
-    if probed.finding != Finding::Usable {
-        return probed;
-    }
-    if let Some(skew) = probed.skew {
-        // If the clock skew is large, the store can refuse a signature because of the times in it. Such a refusal
-        // does not show how the store handles unsigned headers.
-        probed.untold = Some(skewed(skew));
-        if skew.abs() >= MOST_SKEW {
-            probed.finding = Finding::Broken(Reason::ClockSkewed, skewed(skew));
+impl ProbeSteps for Gcs {
+    fn read(&self) -> BoxFuture<'_, ProbeRead> {
+        async {
+            match self.send("GET", self.probe_key(), &[], &[]).await {
+                Ok(answer) => ProbeRead {
+                    finding: finding(&answer, &self.store.bucket),
+                    // If the answer has no `Date` header, the clock skew stays unknown.
+                    skew: date(&answer.headers).map(|theirs| theirs.duration_since(Timestamp::now())),
+                    is_absent: answer.status == 404,
+                },
+                Err(e) => ProbeRead::of(Finding::from(e)),
+            }
         }
-        return probed;
+        .boxed()
     }
-    match try_headers(gcs, key, answer.status == 404).await {
-        Ok(UnsignedHeaders::Refused) => probed.refuses_unsigned = Some(true),
-        Ok(UnsignedHeaders::Obeyed) => probed.refuses_unsigned = Some(false),
-        Ok(UnsignedHeaders::Unknown(why)) => probed.untold = Some(why),
-        Err(e) => probed.finding = Finding::from(e),
-    }
-    if probed.finding == Finding::Usable
-        && let Err(e) = try_write_once(gcs, key).await
-    {
-        probed.finding = Finding::from(e);
-    }
-    probed.remarks.extend(remark(&lock(&gcs.write_once)));
-    probed
-}
 
-/// Returns the store's time from the `Date` header of an answer.
-pub fn date(headers: &HeaderMap) -> Option<Timestamp> {
-    let date = headers.get(header::DATE)?.to_str().ok()?;
-    jiff::fmt::rfc2822::parse(date).ok().map(|z| z.timestamp())
-}
+    fn unsigned_headers(&self, is_absent: bool) -> BoxFuture<'_, Result<UnsignedHeaders, Finding>> {
+        async move {
+            try_headers(self, self.probe_key(), is_absent)
+                .await
+                .map_err(Finding::from)
+        }
+        .boxed()
+    }
 
-/// Returns the error code of an answer ("HTTP status and error codes for XML").
-fn code(answer: &Answer) -> &str {
-    let text = std::str::from_utf8(&answer.body).unwrap_or_default();
-    text.split_once("<Code>")
-        .and_then(|(_, rest)| rest.split_once("</Code>"))
-        .map(|(code, _)| code)
-        .filter(|code| code.len() <= 64 && code.bytes().all(|b| b.is_ascii_alphanumeric()))
-        .unwrap_or_default()
+    fn write_once(&self) -> BoxFuture<'_, Result<(), Finding>> {
+        async { try_write_once(self, self.probe_key()).await.map_err(Finding::from) }.boxed()
+    }
 }
 
 /// Converts the store's answer to a read request into the result of the probe. The requested object usually does not
@@ -218,11 +198,7 @@ async fn try_headers(gcs: &Gcs, key: &str, is_absent: bool) -> Result<UnsignedHe
 /// Finds out whether the store supports write-once uploads, unless Valet already knows the result. Google's own hosts
 /// need no requests, because Google documents their behavior ("Request preconditions").
 async fn try_write_once(gcs: &Gcs, key: &str) -> Result<(), SignError> {
-    let is_known = matches!(
-        &*lock(&gcs.write_once),
-        Some(WriteOnce::Enforced | WriteOnce::Missing(_))
-    );
-    if is_known || gcs.is_googles_own() {
+    if gcs.findings.knows_write_once() || google::is_own_endpoint(&gcs.store) {
         return Ok(());
     }
     let found = if gcs.may_change() {
@@ -248,12 +224,13 @@ async fn try_write_once(gcs: &Gcs, key: &str) -> Result<(), SignError> {
     } else {
         WriteOnce::Unknown("the operator sends only read requests to this store".into())
     };
-    *lock(&gcs.write_once) = Some(found);
+    gcs.findings.set_write_once(found);
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
     use hyper::body::Bytes;
 
     use super::*;

@@ -1,139 +1,132 @@
-//! Signs with a service account key or with Google's IAM. With IAM, Google keeps the private key of the account and
-//! makes the signature ("IAM Service Account Credentials API", `signBlob`).
+//! Signs credentials for Google Cloud Storage.
 
-use std::sync::Arc;
-
-use base64::{Engine, prelude::BASE64_STANDARD};
-use http::{Method, header};
-use serde::Deserialize;
-use serde_json::json;
-use tokio::sync::OnceCell;
+use aws_lc_rs::digest::{SHA256, digest};
+use futures::{FutureExt, future::BoxFuture};
+use jiff::Timestamp;
 
 use super::{
-    key::ServiceAccountKey,
-    tokens::{Tokens, ask, read, request, unreachable},
-    v4::{encoded, hex},
+    form,
+    headers::{get_query, no_credentials, put_headers, session_headers},
+    signing_account::GcsSigner,
+    store::{Gcs, Target},
+    v4,
 };
-use crate::{api::Reason, core::SignError, net::client::Http};
+use crate::{
+    api::{Ask, DownloadMode, UploadConstraints, UploadMode},
+    core::{AllowedRequest, Credential, Form, Lifetime, SignError, Signed, SignedUrl, SigningRequest},
+    provider::abilities::{Provider, Signer},
+};
 
-const WHOM: &str = "Google's IAM (signBlob)";
+/// The number of hexadecimal digits of a fingerprint. With 16 digits, two different texts practically never have
+/// equal fingerprints.
+const FINGERPRINT_DIGITS: usize = 16;
 
-/// The signer makes the signatures of URLs and POST forms.
-pub enum GcsSigner {
-    /// A service account key signs locally, without a request.
-    Key(Arc<ServiceAccountKey>),
-    /// Google's IAM signs. Each signature needs one request.
-    Google(Box<Google>),
-}
-
-/// Signs with Google's IAM on behalf of one service account.
-pub struct Google {
-    /// The service account that IAM signs for. The value is set when the metadata server has returned the account.
-    pub account: OnceCell<String>,
-    pub iam: Iam,
-    /// These access tokens authorize requests to Google's IAM.
-    pub tokens: Tokens,
-}
-
-/// The address of the IAM Service Account Credentials API. Only the operator's environment can set it. A store must
-/// not set it, because the operator sends its access token to this address.
-pub struct Iam {
-    pub endpoint: String,
-    /// The HTTP client that sends requests to Google's IAM.
-    pub http: Http,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Signed {
-    signed_blob: String,
-}
-
-impl GcsSigner {
-    /// Returns the service account that signs.
-    ///
-    /// # Errors
-    /// Returns [`SignError::Credentials`] if Valet must ask the metadata server for the account and the metadata
-    /// server does not answer.
-    pub async fn account(&self) -> Result<String, SignError> {
-        match self {
-            Self::Key(key) => Ok(key.email.clone()),
-            Self::Google(google) => {
-                let ask = || google.tokens.account();
-                google.account.get_or_try_init(ask).await.cloned()
-            }
-        }
+impl Signer for Gcs {
+    fn sign<'a>(&'a self, request: &'a AllowedRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
+        self.sign_request(Target::Workload, request).boxed()
     }
 
-    /// Returns a fingerprint of the service account key. If Google's IAM signs, the fingerprint is that of the
-    /// account. It does not depend on the keys of IAM, because Google replaces these keys often.
-    ///
-    /// # Errors
-    /// Returns the same errors as [`GcsSigner::account`].
-    pub async fn print(&self) -> Result<String, SignError> {
-        let account = self.account().await?;
-        Ok(match self {
-            Self::Key(key) => format!("{account} {}", hex(key.print().as_ref())),
-            Self::Google(_) => account,
+    fn requires_remote_signing(&self) -> bool {
+        // If there is no service account key, Google's IAM signs. Each signature then needs one request to IAM.
+        matches!(self.pen, GcsSigner::Google(_))
+    }
+
+    fn credentials_expire(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
+        async {
+            self.pen.is_ready().await?;
+            // A service account key does not expire. If Google's IAM signs instead, the access token for IAM expires,
+            // but the signed URL stays valid.
+            Ok(None)
+        }
+        .boxed()
+    }
+
+    fn fingerprint<'a>(&'a self, salt: &'a str) -> BoxFuture<'a, Result<Option<String>, SignError>> {
+        async move {
+            let who = self.pen.print().await?;
+            let v4::Request {
+                scheme,
+                authority,
+                path,
+                ..
+            } = self.place(Target::Workload, "/");
+            let all = format!("{salt}\n{who}\n{scheme}://{authority}{path}");
+            let mut digits = v4::hex(digest(&SHA256, all.as_bytes()).as_ref());
+            digits.truncate(FINGERPRINT_DIGITS);
+            Ok(Some(digits))
+        }
+        .boxed()
+    }
+}
+
+impl Gcs {
+    /// Signs a credential. `target` selects the operator's endpoint or the workloads' endpoint.
+    pub(super) async fn sign_request(&self, target: Target, request: &SigningRequest) -> Result<Signed, SignError> {
+        let lifetime = request.lifetime;
+        let most = self.assumed.max_expiration_seconds;
+        if !(1..=most).contains(&lifetime.seconds()) {
+            return Err(SignError::Refused(format!(
+                "the lifetime of the credential must be between 1 and {most} seconds"
+            )));
+        }
+        let key = request.key.as_str();
+        let mut wanted = self.request(target, key);
+        match &request.ask {
+            Ask::Upload { mode, constraints, .. } => match mode {
+                UploadMode::PostForm => return self.sign_form(target, key, constraints, lifetime).await,
+                UploadMode::Put => {
+                    wanted.method = "PUT";
+                    wanted.headers = put_headers(constraints)?;
+                }
+                UploadMode::Resumable => {
+                    wanted.method = "POST";
+                    wanted.headers = session_headers(constraints)?;
+                }
+                UploadMode::Multipart => {
+                    return Err(SignError::Refused(
+                        "Google Cloud Storage does not support multipart uploads; set spec.mode to Resumable".into(),
+                    ));
+                }
+                UploadMode::Credentials => return Err(no_credentials()),
+            },
+            Ask::Download {
+                mode: DownloadMode::Credentials,
+                ..
+            } => return Err(no_credentials()),
+            Ask::Download { version, response, .. } => {
+                wanted.method = "GET";
+                wanted.query = get_query(version.as_ref(), response)?;
+            }
+        }
+        Ok(Signed {
+            credential: Credential::Request {
+                url: SignedUrl::new(self.signed(&wanted, lifetime).await?),
+                method: wanted.method.to_owned(),
+                headers: wanted.headers,
+            },
+            provider: self.name(),
         })
     }
 
-    /// Checks that Valet can sign now. The method does not make a signature.
-    ///
-    /// # Errors
-    /// Returns [`SignError::Credentials`] if there is no access token or no account.
-    pub async fn is_ready(&self) -> Result<(), SignError> {
-        if let Self::Google(google) = self {
-            google.tokens.bearer().await?;
-            self.account().await?;
-        }
-        Ok(())
-    }
-
-    /// Signs a message with the service account key or with Google's IAM.
-    ///
-    /// # Errors
-    /// Returns [`SignError`] if Google's IAM refuses the request or does not answer, or if the service account key
-    /// cannot sign.
-    pub async fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
-        let Google { iam, tokens, .. } = match self {
-            Self::Key(key) => return key.sign(message),
-            Self::Google(google) => google.as_ref(),
-        };
-        let account = self.account().await?;
-        let name = encoded(&account, false);
-        let uri = format!("{}/v1/projects/-/serviceAccounts/{name}:signBlob", iam.endpoint);
-        let body = json!({"payload": BASE64_STANDARD.encode(message)}).to_string();
-        let bearer = tokens.bearer().await?;
-        let headers = [
-            (header::CONTENT_TYPE.as_str(), "application/json"),
-            (header::AUTHORIZATION.as_str(), bearer.as_str()),
-        ];
-        let answer = ask(&iam.http, WHOM, request(Method::POST, &uri, &headers, body)?).await?;
-        match answer.status {
-            200 => {
-                let signed: Signed = read(WHOM, &answer)?;
-                // An RSA key of at least 2048 bits makes the signature. A shorter answer of IAM is therefore not a
-                // valid signature.
-                match BASE64_STANDARD.decode(signed.signed_blob) {
-                    Ok(signature) if (256..=1024).contains(&signature.len()) => Ok(signature),
-                    _ => Err(unreachable(format!(
-                        "the signing service, {WHOM}, did not return a valid signature"
-                    ))),
-                }
-            }
-            401 => {
-                tokens.forget().await;
-                Err(unreachable(format!(
-                    "the signing service, {WHOM}, did not accept the operator's token; Valet requests a new token for the next attempt"
-                )))
-            }
-            status => Err(SignError::Credentials {
-                reason: Reason::CredentialsRefused,
-                message: format!(
-                    "Google's IAM refused to sign as service account {account} (status {status}); give the operator's identity roles/iam.serviceAccountTokenCreator on this account, and enable the IAM Service Account Credentials API in the project"
-                ),
-            }),
-        }
+    async fn sign_form(
+        &self,
+        target: Target,
+        key: &str,
+        constraints: &UploadConstraints,
+        lifetime: Lifetime,
+    ) -> Result<Signed, SignError> {
+        let (fields, range) = form::conditions(key, constraints)?;
+        let account = self.pen.account().await?;
+        let range = [form::Condition::Range(range)];
+        let unsigned = form::prepare((&self.store.bucket, key), &fields, &range, &account, lifetime);
+        let signature = self.pen.sign(unsigned.policy.as_bytes()).await?;
+        let place = self.place(target, "/");
+        Ok(Signed {
+            credential: Credential::Form {
+                url: SignedUrl::new(format!("{}://{}{}", place.scheme, place.authority, place.path)),
+                fields: Form::new(unsigned.with(&signature)),
+            },
+            provider: self.name(),
+        })
     }
 }

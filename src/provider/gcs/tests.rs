@@ -3,14 +3,25 @@
 
 mod requests;
 
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
     form::{self, Condition},
-    v4, *,
+    key::ServiceAccountKey,
+    store::{Gcs, Target},
+    tokens::Source,
+    v4,
 };
-use crate::api::LengthRange;
+use crate::{
+    api::{Capability, LengthRange},
+    conformance::{ConformanceReport, Missing},
+    core::Lifetime,
+    provider::abilities::{Prober, Provider},
+};
 
 const KEY: &str = include_str!("../../../tests/fixtures/google/service-account.json");
 const VECTORS: &str = include_str!("../../../tests/fixtures/google/v4_signatures.json");
@@ -284,6 +295,7 @@ fn form_for_prefix_needs_google_endpoints_or_a_conformance_check() {
         can.post_form.as_ref().unwrap().contains(&Capability::KeyPrefix)
     };
     const OWN: &str = "https://storage.googleapis.com";
+    const KEY_PREFIX: Missing = Missing::Form(Capability::KeyPrefix);
     for (endpoint, public, is_theirs) in [
         (None, None, true),
         (Some(OWN), None, true),
@@ -304,16 +316,16 @@ fn form_for_prefix_needs_google_endpoints_or_a_conformance_check() {
     }
     let other = gcs(Some("https://gcs.example"), None);
     let found = |held: bool, missing: bool| ConformanceReport {
-        held: held.then(|| BELOW.name()).into_iter().collect(),
-        missing: missing.then_some(BELOW).into_iter().collect(),
+        held: held.then(|| KEY_PREFIX.name()).into_iter().collect(),
+        missing: missing.then_some(KEY_PREFIX).into_iter().collect(),
         ..ConformanceReport::default()
     };
-    *lock(&other.canary) = Some(found(false, false));
+    other.findings.set_report(found(false, false));
     assert!(!claims(&other));
-    *lock(&other.canary) = Some(found(true, false));
+    other.findings.set_report(found(true, false));
     assert!(claims(&other));
     let googles = gcs(None, None);
-    *lock(&googles.canary) = Some(found(false, true));
+    googles.findings.set_report(found(false, true));
     assert!(!claims(&googles));
     let recalling = gcs(Some("https://gcs.example"), None);
     recalling.seed_capabilities(&["PostForm".into(), "KeyPrefix".into()]);

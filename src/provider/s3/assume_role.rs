@@ -9,10 +9,16 @@ use aws_sdk_sts::{
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::responses::word;
+use super::{
+    amazon,
+    credentials_cache::Session,
+    responses::{unreachable, word},
+    store::S3,
+};
 use crate::{
     api::{Ask, AssumeRole, DownloadMode, Reason, UploadMode},
     core::{SignError, SigningRequest},
+    net::EgressPolicy,
 };
 
 /// An STS session lasts at least this number of seconds.
@@ -28,12 +34,52 @@ const LONGEST_POLICY: usize = 2048;
 /// they have only a few kilobytes.
 const LONGEST_CREDENTIAL: usize = 16 * 1024;
 
-/// Assumes the role with a session policy for one object key or prefix.
+/// If Valet assumes the role with the credentials of another session, the new session lasts at most this number of
+/// seconds (IAM User Guide, "Roles terms and concepts": role chaining).
+const LONGEST_CHAINED: i64 = 3600;
+
+/// The message for a store with `assumeRole` if a tenant chose the STS endpoint.
+pub const NO_STS: &str = "spec.s3.credentials.assumeRole needs requests to STS, but the operator sends only read requests to the endpoint of an ObjectStore; remove assumeRole, or ask the platform team to set --tenant-store-requests=All";
+
+/// Returns the maximum lifetime of a session for one grant, in seconds.
+pub fn longest(role: &AssumeRole, assuming: &Credentials) -> i64 {
+    match assuming.session_token() {
+        Some(_) => role.duration_seconds.min(LONGEST_CHAINED),
+        None => role.duration_seconds,
+    }
+}
+
+/// Returns true if the operator is allowed to send requests to STS. If a tenant chose the STS endpoint, the
+/// platform team must have allowed these requests.
+pub fn is_allowed(s3: &S3) -> bool {
+    let endpoint = s3.role().and_then(|role| role.endpoint.as_ref());
+    let endpoint = endpoint.or(s3.store.endpoint.as_ref());
+    endpoint.is_none_or(|e| amazon::is_sts(e)) || s3.outward.as_ref().is_none_or(EgressPolicy::may_change)
+}
+
+/// Assumes the store's role with a session policy for one object key or prefix. Returns `None` if the store has no
+/// role.
 ///
 /// # Errors
 /// Returns [`SignError::Impossible`] if Valet cannot write a session policy for only this object key. Returns
-/// [`SignError::Credentials`] if STS refuses the request.
-pub async fn credentials(
+/// [`SignError::Credentials`] if STS refuses the request, or if the operator is not allowed to send it.
+pub async fn assume(s3: &S3, session: &Session, request: &SigningRequest) -> Result<Option<Credentials>, SignError> {
+    let (Some(sts), Some(role)) = (&session.sts, s3.role()) else {
+        return Ok(None);
+    };
+    if !is_allowed(s3) {
+        return Err(SignError::Credentials {
+            reason: Reason::EndpointNotAllowed,
+            message: NO_STS.to_owned(),
+        });
+    }
+    let longest = longest(role, &session.credentials);
+    credentials(sts, role, longest, &s3.store.bucket, request)
+        .await
+        .map(Some)
+}
+
+async fn credentials(
     client: &Client,
     role: &AssumeRole,
     longest: i64,
@@ -233,7 +279,7 @@ fn denied<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkErro
         ),
         None => (
             Reason::StoreUnreachable,
-            format!("STS does not answer: {}", super::unreachable(error)),
+            format!("STS does not answer: {}", unreachable(error)),
         ),
     };
     SignError::Credentials { reason, message }

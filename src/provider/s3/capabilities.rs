@@ -1,6 +1,6 @@
 //! The constraints that an S3 store can enforce, as Valet assumes them before any probe.
 
-use super::{MAX_EXPIRES_SECONDS, MAX_KEY_BYTES, MAX_PUT_BYTES};
+use super::limits::{MAX_EXPIRES_SECONDS, MAX_KEY_BYTES, MAX_PUT_BYTES};
 use crate::api::{AssumeRole, Capabilities, Capability, Remedies};
 
 /// Returns the capabilities of a store with or without `assumeRole`.

@@ -2,45 +2,25 @@
 
 mod parts;
 mod session_credentials;
-
-use std::collections::{BTreeMap, BTreeSet};
+mod transport;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use aws_sdk_s3::{
-    Client,
-    config::{
-        Config, ConfigBag, Intercept, RuntimeComponents, interceptors::BeforeTransmitInterceptorContextMut,
-        retry::RetryConfig,
-    },
-    primitives::ByteStream,
-};
 use base64::{Engine, prelude::BASE64_STANDARD};
-use futures::{FutureExt, future::BoxFuture};
 
-use super::{
-    S3,
-    prefix::is_amazons,
-    responses::{is_name, tag_as_md5},
-};
+use super::{amazon, responses::tag_as_md5, store::S3};
 use crate::{
     api::{Ask, Capability, LengthRange, Multipart, Overwrite, UploadConstraints, UploadMode},
     conformance::{
-        BODY, BODY_MD5, Checker, ConformanceReport, LONGER, Missing, OTHER, OTHER_TYPE, PreparedRequest, TYPE,
-        Tamper, Transport, Unavailable, forge_last, get, in_time,
+        BODY, BODY_MD5, Checker, ConformanceReport, LONGER, Missing, OTHER, OTHER_TYPE, Tamper, Unavailable, get,
+        in_time,
     },
-    core::{SignError, Signed, SigningRequest},
 };
-
-/// The S3 store that the conformance check tests, and the client that sends the requests.
-struct Bucket<'a> {
-    s3: &'a S3,
-    client: Client,
-}
+use transport::{Bucket, pinned, put};
 
 /// Runs the conformance check with objects under the prefix `probe_key`, at the operator's endpoint. The second
 /// returned value is true if the store's entity tags are MD5 checksums. It is `None` if the check could not find this
 /// out.
-pub async fn canary(s3: &S3, probe_key: &str) -> (ConformanceReport, Option<bool>) {
+pub async fn check(s3: &S3, probe_key: &str) -> (ConformanceReport, Option<bool>) {
     let client = match s3.session().await {
         Ok(session) => session.talker.clone(),
         Err(e) => {
@@ -54,7 +34,7 @@ pub async fn canary(s3: &S3, probe_key: &str) -> (ConformanceReport, Option<bool
     let bucket = Bucket { s3, client };
     let mut trip = Checker::new(&bucket, probe_key);
     let result = in_time(async {
-        go(&mut trip, is_amazons(&s3.store)).await?;
+        go(&mut trip, amazon::is_store(&s3.store)).await?;
         // If the earlier checks had no result, the following checks cannot have a result either.
         if !trip.found.held.is_empty() {
             parts::parts(&bucket, &mut trip).await?;
@@ -69,25 +49,6 @@ pub async fn canary(s3: &S3, probe_key: &str) -> (ConformanceReport, Option<bool
     let written = written.key(format!("{}/put", trip.folder)).send().await;
     let tag = written.ok().and_then(|head| tag_as_md5(&head));
     (trip.end(result).await, tag.map(|tag| tag == BODY_MD5))
-}
-
-fn put(constraints: UploadConstraints) -> Ask {
-    Ask::Upload {
-        mode: UploadMode::Put,
-        multipart: Multipart::default(),
-        constraints,
-    }
-}
-
-/// Returns all constraints that a presigned PUT request can enforce, except checksums. With a checksum, the store
-/// could refuse a body that is too long because of its checksum. The check would then not test the size.
-fn pinned(overwrite: Overwrite) -> UploadConstraints {
-    UploadConstraints {
-        content_type: Some(TYPE.into()),
-        content_length: Some(BODY.len() as i64),
-        overwrite,
-        ..UploadConstraints::default()
-    }
 }
 
 fn by_sha256(overwrite: Overwrite) -> UploadConstraints {
@@ -210,172 +171,4 @@ async fn go(trip: &mut Checker<'_, Bucket<'_>>, is_expected: bool) -> Result<(),
         trip.found.untried.push(why.into());
     }
     Ok(())
-}
-
-impl Transport for Bucket<'_> {
-    fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
-        self.s3.sign_request(request).boxed()
-    }
-
-    fn send(&self, sent: PreparedRequest) -> BoxFuture<'_, Result<u16, Unavailable>> {
-        async move {
-            let (body, content_type) = sent.content();
-            let raw = Raw {
-                method: sent.method,
-                uri: sent.url,
-                headers: sent.headers.into_iter().chain(content_type).collect(),
-            };
-            let request = self.client.put_object().bucket(&self.s3.store.bucket).key("canary");
-            let answer = request
-                .body(ByteStream::from(body))
-                .customize()
-                // The client must not retry a write-once upload. If the first attempt wrote the object, the store
-                // would refuse the retry.
-                .config_override(Config::builder().retry_config(RetryConfig::disabled()))
-                .interceptor(raw)
-                .send()
-                .await;
-            match answer {
-                Ok(_) => Ok(200),
-                Err(e) => match e.raw_response().map(|r| r.status().as_u16()) {
-                    Some(status) if status < 500 || status == 501 => Ok(status),
-                    _ => Err(Unavailable(super::unreachable(&e))),
-                },
-            }
-        }
-        .boxed()
-    }
-
-    fn forge(sent: &mut PreparedRequest) {
-        const NAME: &str = "X-Amz-Signature=";
-        if let Some(fields) = &mut sent.fields {
-            fields
-                .iter_mut()
-                .filter(|(name, _)| name == "x-amz-signature")
-                .for_each(|(_, value)| forge_last(value));
-        } else if let Some(start) = sent.url.find(NAME).map(|at| at + NAME.len()) {
-            let end = sent.url[start..].find('&').map_or(sent.url.len(), |n| start + n);
-            let mut signature = sent.url[start..end].to_owned();
-            forge_last(&mut signature);
-            sent.url.replace_range(start..end, &signature);
-        }
-    }
-
-    /// Deletes the objects of the conformance check with all their versions. For each object, it deletes at most
-    /// [`MAX_VERSIONS`] versions.
-    fn clear_away<'a>(
-        &'a self,
-        folder: &'a str,
-        written: &'a BTreeSet<String>,
-    ) -> BoxFuture<'a, Option<&'static str>> {
-        async move {
-            let bucket = &self.s3.store.bucket;
-            let listed = self
-                .client
-                .list_object_versions()
-                .bucket(bucket)
-                .prefix(format!("{folder}/"))
-                .max_keys(MAX_LISTED)
-                .send()
-                .await;
-            let (versions, mut is_gone) = match listed {
-                Ok(list) => {
-                    let versions = list.versions().iter().map(|v| (v.key(), v.version_id()));
-                    let markers = list.delete_markers().iter().map(|m| (m.key(), m.version_id()));
-                    let named: Vec<_> = versions
-                        .chain(markers)
-                        .filter_map(|(key, version)| Some((key?.to_owned(), version.map(str::to_owned))))
-                        .collect();
-                    let listed = named.len();
-                    let own = own(named, written);
-                    // The listing can contain objects of a different client, or more versions than the check wrote.
-                    // The check does not delete them and mentions them in its result.
-                    let is_all = own.len() == listed;
-                    (own, is_all)
-                }
-                // The listing can fail because the credentials are not allowed to list, or because the store keeps no
-                // versions. The check then deletes its test objects with requests that contain no version ID.
-                Err(_) => (written.iter().map(|key| (key.clone(), None)).collect(), true),
-            };
-            for (key, version) in versions {
-                let delete = self.client.delete_object().bucket(bucket).key(key);
-                is_gone &= delete.set_version_id(version).send().await.is_ok();
-            }
-            (!is_gone).then_some("s3:DeleteObject")
-        }
-        .boxed()
-    }
-}
-
-/// The conformance check deletes at most 8 versions of one object. The check itself writes each object only a few
-/// times.
-const MAX_VERSIONS: usize = 8;
-/// The maximum number of versions that one listing returns.
-const MAX_LISTED: i32 = 400;
-
-/// Selects from a listing the objects that this conformance check wrote. The check deletes no further objects. For
-/// each object, it deletes no more versions than it can have written.
-fn own(listed: Vec<(String, Option<String>)>, written: &BTreeSet<String>) -> Vec<(String, Option<String>)> {
-    let mut times: BTreeMap<String, usize> = BTreeMap::new();
-    listed
-        .into_iter()
-        .filter(|(key, _)| written.contains(key))
-        .filter(|(_, version)| version.as_deref().is_none_or(is_name))
-        .filter(|(key, _)| {
-            let times = times.entry(key.clone()).or_default();
-            *times += 1;
-            *times <= MAX_VERSIONS
-        })
-        .collect()
-}
-
-/// Replaces the HTTP request of an AWS SDK call with a request that Valet built from a signed URL or form.
-pub(super) struct Raw {
-    pub(super) method: String,
-    pub(super) uri: String,
-    pub(super) headers: Vec<(String, String)>,
-}
-
-impl std::fmt::Debug for Raw {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Raw(<redacted>)")
-    }
-}
-
-impl Intercept for Raw {
-    fn name(&self) -> &'static str {
-        "Raw"
-    }
-
-    fn modify_before_transmit(
-        &self,
-        context: &mut BeforeTransmitInterceptorContextMut<'_>,
-        _: &RuntimeComponents,
-        _: &mut ConfigBag,
-    ) -> Result<(), aws_sdk_s3::error::BoxError> {
-        let request = context.request_mut();
-        request.set_method(&self.method)?;
-        request.set_uri(self.uri.clone())?;
-        let headers = request.headers_mut();
-        let of_the_sdk: Vec<_> = headers
-            .iter()
-            .map(|(name, _)| name.to_owned())
-            .filter(|name| {
-                name == "authorization"
-                    || name == "content-type"
-                    || name.starts_with("x-amz-")
-                    || name.starts_with("amz-sdk")
-            })
-            .collect();
-        for name in of_the_sdk {
-            headers.remove(name);
-        }
-        for (name, value) in &self.headers {
-            // The AWS SDK sets these two headers itself.
-            if !name.eq_ignore_ascii_case("content-length") && !name.eq_ignore_ascii_case("host") {
-                headers.insert(name.to_ascii_lowercase(), value.clone());
-            }
-        }
-        Ok(())
-    }
 }

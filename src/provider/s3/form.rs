@@ -10,7 +10,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::{Timestamp, tz::TimeZone};
 use serde_json::Value;
 
-use super::{MAX_PUT_BYTES, refused};
+use super::{limits::MAX_PUT_BYTES, responses::refused};
 use crate::{
     api::{LengthRange, Overwrite, UploadConstraints},
     core::{Form, Lifetime, SignError, SignedUrl},

@@ -3,29 +3,26 @@
 use std::time::Duration;
 
 use aws_sdk_s3::{
-    Client,
     config::timeout::TimeoutConfig,
     error::{ProvideErrorMetadata, SdkError},
-    presigning::PresigningConfig,
     types::{CompletedMultipartUpload, CompletedPart},
 };
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use jiff::Timestamp;
 
 use super::{
-    S3,
     credentials_cache::Session,
-    presigned, refused,
-    responses::{is_name, word},
-    unreachable,
+    limits::REQUEST_TIMEOUT,
+    responses::{is_name, unreachable, word},
+    store::S3,
 };
 use crate::{
     api::{Ask, MAX_PARTS, ObservedObject, Reason, is_entity_tag},
     core::{
         AbortAccess, Access, AllowedRequest, ArrivedPart, Assembly, Completion, ObjectKey, OpenUpload, SignError,
-        SignedPart, SignedUrl, SigningRequest, UploadFact, UploadsFact,
+        SigningRequest, UploadFact, UploadsFact,
     },
-    provider::Multipart,
+    provider::abilities::Multipart,
 };
 
 /// The timeout of the request CompleteMultipartUpload. Amazon documents that this request can take minutes. If the
@@ -55,47 +52,6 @@ async fn in_time<T>(work: impl Future<Output = T>) -> Result<T, String> {
             seconds = SEVERAL_TIMEOUT.as_secs()
         )
     })
-}
-
-/// Presigns one PUT request for each part of a multipart upload.
-pub async fn parts(
-    client: &Client,
-    bucket: &str,
-    request: &SigningRequest,
-    presigning: PresigningConfig,
-) -> Result<Vec<SignedPart>, SignError> {
-    let upload = request
-        .upload
-        .as_ref()
-        .ok_or_else(|| SignError::Refused("the multipart upload was not initiated".into()))?;
-    let parts = request
-        .ask
-        .parts()
-        .filter(|parts| parts.count() <= MAX_PARTS)
-        .ok_or_else(|| {
-            SignError::Refused(format!(
-                "the multipart upload has more than {MAX_PARTS} parts, or an unknown number of parts"
-            ))
-        })?;
-    let mut signed = Vec::new();
-    for part in parts.all() {
-        let presigned = client
-            .upload_part()
-            .bucket(bucket)
-            .key(request.key.as_str())
-            .upload_id(upload)
-            .part_number(i32::try_from(part.number).unwrap_or(i32::MAX))
-            .set_content_length(part.exactly())
-            .presigned(presigning.clone())
-            .await
-            .map_err(|e| refused(&e))?;
-        signed.push(SignedPart {
-            part,
-            url: SignedUrl::new(presigned.uri().to_owned()),
-            headers: presigned::headers(&presigned),
-        });
-    }
-    Ok(signed)
 }
 
 impl Multipart for S3 {
@@ -232,7 +188,7 @@ impl S3 {
             .set_parts(Some(assembly.parts.iter().map(part).collect()))
             .build();
         let slow = TimeoutConfig::builder()
-            .connect_timeout(super::LOOK_TIMEOUT)
+            .connect_timeout(REQUEST_TIMEOUT)
             .read_timeout(COMPLETE_TIMEOUT)
             .operation_timeout(COMPLETE_TIMEOUT)
             .build();

@@ -6,15 +6,23 @@ use aws_sdk_s3::{
     presigning::{PresignedRequest, PresigningConfig},
 };
 
-use super::refused;
+use super::responses::refused;
 use crate::{
     api::{Overwrite, ResponseHeaders, UploadConstraints},
-    core::SignError,
+    core::{Credential, SignError, SignedUrl},
 };
 
 /// Returns the headers that the signature covers. The client must send them unchanged.
 pub fn headers(presigned: &PresignedRequest) -> Vec<(String, String)> {
     presigned.headers().map(|(n, v)| (n.to_owned(), v.to_owned())).collect()
+}
+
+fn credential(presigned: PresignedRequest) -> Credential {
+    Credential::Request {
+        url: SignedUrl::new(presigned.uri().to_owned()),
+        method: presigned.method().to_owned(),
+        headers: headers(&presigned),
+    }
 }
 
 /// Presigns an upload with one PUT request.
@@ -24,7 +32,7 @@ pub async fn put(
     key: &str,
     constraints: &UploadConstraints,
     presigning: PresigningConfig,
-) -> Result<PresignedRequest, SignError> {
+) -> Result<Credential, SignError> {
     let UploadConstraints {
         content_type,
         content_length,
@@ -49,6 +57,7 @@ pub async fn put(
         .set_if_none_match((*overwrite == Overwrite::Forbid).then(|| "*".to_owned()))
         .presigned(presigning)
         .await
+        .map(credential)
         .map_err(|e| refused(&e))
 }
 
@@ -60,7 +69,7 @@ pub async fn get(
     version: Option<String>,
     response: &ResponseHeaders,
     presigning: PresigningConfig,
-) -> Result<PresignedRequest, SignError> {
+) -> Result<Credential, SignError> {
     let ResponseHeaders {
         content_type,
         content_disposition,
@@ -80,5 +89,6 @@ pub async fn get(
         .set_response_cache_control(cache_control)
         .presigned(presigning)
         .await
+        .map(credential)
         .map_err(|e| refused(&e))
 }

@@ -4,127 +4,115 @@
 mod headers;
 mod write_once;
 
+use std::sync::Arc;
+
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use futures::{FutureExt, future::BoxFuture};
+
 use super::{
-    NO_STS, S3, lock,
+    assume_role::{self, NO_STS},
+    credentials_cache::Session,
+    responses::unreachable,
     session_policy_check::{Shown, try_session},
-    unreachable,
+    store::S3,
 };
 use crate::{
     api::Reason,
-    core::{MOST_SKEW, SignError, is_skewed, skewed},
-    provider::probe::{UnsignedHeaders, remark},
-    provider::{Finding, Probed},
-};
-use aws_sdk_s3::{
-    Client,
-    error::{ProvideErrorMetadata, SdkError},
+    core::{SignError, is_skewed, skewed},
+    provider::{
+        probe::UnsignedHeaders,
+        probe_steps::{self, ProbeRead, ProbeSteps},
+        probed::{Finding, Probed},
+    },
 };
 
-impl S3 {
-    /// Probes the store with its settings and its current credentials.
-    pub(super) async fn try_out(&self) -> Probed {
-        let session = match self.session().await {
-            Ok(session) => session,
-            Err(SignError::Credentials { reason, message }) => {
-                return Probed::of(Finding::Broken(reason, message));
+/// Probes the store with its settings and its current credentials.
+pub async fn probe(s3: &S3) -> Probed {
+    let session = match s3.session().await {
+        Ok(session) => session,
+        Err(SignError::Credentials { reason, message }) => return Probed::of(Finding::Broken(reason, message)),
+        Err(e) => return Probed::of(Finding::Unreachable(e.to_string())),
+    };
+    probe_steps::probe(&Steps { s3, session }, &s3.findings).await
+}
+
+struct Steps<'a> {
+    s3: &'a S3,
+    session: Arc<Session>,
+}
+
+impl ProbeSteps for Steps<'_> {
+    fn read(&self) -> BoxFuture<'_, ProbeRead> {
+        async {
+            let clock = &self.s3.findings.clock;
+            let mut read = self.read_once().await;
+            if matches!(read.finding, Finding::Broken(Reason::ClockSkewed, _)) && !is_skewed(clock.skew()) {
+                // The AWS SDK corrects the times in its signatures by the clock skew that it saw last. If somebody
+                // changed the operator's clock since then, only the second request has the correct time.
+                read = self.read_once().await;
             }
-            Err(e) => return Probed::of(Finding::Unreachable(e.to_string())),
-        };
-        let (client, bucket) = (&session.talker, &self.store.bucket);
-        let mut read = try_reading(client, bucket, self.probe_key()).await;
-        if matches!(read.finding, Finding::Broken(Reason::ClockSkewed, _)) && !is_skewed(self.clock.skew()) {
-            // The AWS SDK corrects the times in its signatures by the clock skew that it saw last. If somebody
-            // changed the operator's clock since then, only the second request has the correct time.
-            read = try_reading(client, bucket, self.probe_key()).await;
-        }
-        let mut probed = Probed::of(read.finding);
-        probed.skew = self.clock.skew().filter(|skew| is_skewed(Some(*skew)));
-        if let (Some(skew), Finding::Broken(Reason::CredentialsExpired, _)) = (probed.skew, &probed.finding) {
-            probed.finding = Finding::Broken(Reason::ClockSkewed, skewed(skew));
-        }
-        if probed.finding != Finding::Usable {
-            return probed;
-        }
-        if self.role().is_some() && !self.may_assume() {
-            probed.finding = Finding::Broken(Reason::EndpointNotAllowed, NO_STS.to_owned());
-            return probed;
-        }
-        if let Some(skew) = probed.skew {
-            // If the clock skew is large, the store can refuse a signature because of the times in it. Such a refusal
-            // does not show how the store handles unsigned headers.
-            probed.untold = Some(skewed(skew));
-            if skew.abs() >= MOST_SKEW {
-                probed.finding = Finding::Broken(Reason::ClockSkewed, skewed(skew));
+            read.skew = clock.skew().filter(|skew| is_skewed(Some(*skew)));
+            if let (Some(skew), Finding::Broken(Reason::CredentialsExpired, _)) = (read.skew, &read.finding) {
+                read.finding = Finding::Broken(Reason::ClockSkewed, skewed(skew));
             }
-            return probed;
-        }
-        // If Valet could not test the session policy, the probe does not report an error. Valet reports the problem
-        // when it must sign a credential that depends on the session policy.
-        if let Shown::More(why) = try_session(self, &session).await {
-            probed.finding = Finding::Broken(Reason::KeysNotEnforced, why);
-            return probed;
-        }
-        match self.try_headers(client, read.is_absent).await {
-            Ok(UnsignedHeaders::Refused) => probed.refuses_unsigned = Some(true),
-            Ok(UnsignedHeaders::Obeyed) => probed.refuses_unsigned = Some(false),
-            Ok(UnsignedHeaders::Unknown(why)) => probed.untold = Some(why),
-            Err(why) => {
-                probed.finding = Finding::Unreachable(why);
-                return probed;
+            if read.finding == Finding::Usable && self.s3.role().is_some() && !assume_role::is_allowed(self.s3) {
+                read.finding = Finding::Broken(Reason::EndpointNotAllowed, NO_STS.to_owned());
             }
+            read
         }
-        if let Err(why) = self.try_write_once(client).await {
-            probed.finding = Finding::Unreachable(why);
-            return probed;
-        }
-        // If this probe has no result, Valet keeps the result of the last probe that had one.
-        if probed.refuses_unsigned.is_some() {
-            *lock(&self.refuses_unsigned) = probed.refuses_unsigned;
-        }
-        self.is_tried.store(true, std::sync::atomic::Ordering::Release);
-        probed.remarks = self.remarks();
-        probed
+        .boxed()
     }
 
-    /// Returns what users need to know before they create grants for this store.
+    fn settings(&self) -> BoxFuture<'_, Result<(), Finding>> {
+        async {
+            // If Valet could not test the session policy, the probe does not report an error. Valet reports the
+            // problem when it must sign a credential that depends on the session policy.
+            match try_session(self.s3, &self.session).await {
+                Shown::More(why) => Err(Finding::Broken(Reason::KeysNotEnforced, why)),
+                Shown::Confined | Shown::Untried(_) => Ok(()),
+            }
+        }
+        .boxed()
+    }
+
+    fn unsigned_headers(&self, is_absent: bool) -> BoxFuture<'_, Result<UnsignedHeaders, Finding>> {
+        async move {
+            headers::probe(self.s3, &self.session.talker, is_absent)
+                .await
+                .map_err(Finding::Unreachable)
+        }
+        .boxed()
+    }
+
+    fn write_once(&self) -> BoxFuture<'_, Result<(), Finding>> {
+        async {
+            write_once::probe(self.s3, &self.session.talker)
+                .await
+                .map_err(Finding::Unreachable)
+        }
+        .boxed()
+    }
+
     fn remarks(&self) -> Vec<String> {
-        let mut remarks: Vec<_> = remark(&lock(&self.write_once)).into_iter().collect();
-        if self.wants_checksums() {
-            remarks.push(
-                "upload grants must set spec.constraints.checksumSHA256 or checksumMD5, because the bucket has Object Lock with a default retention and accepts only uploads with a checksum"
-                    .to_owned(),
-            );
-        }
-        remarks
+        let remark = "upload grants must set spec.constraints.checksumSHA256 or checksumMD5, because the bucket has Object Lock with a default retention and accepts only uploads with a checksum";
+        let requires = self.s3.findings.requires_checksums();
+        requires.then(|| remark.to_owned()).into_iter().collect()
     }
 }
 
-/// The result of the read request that a probe sends.
-struct Read {
-    finding: Finding,
-    /// This is true if the store reports that the requested object does not exist.
-    is_absent: bool,
-}
-
-/// Sends a read request for an object that usually does not exist. The error in the answer shows whether the bucket,
-/// the region and the credentials are correct.
-async fn try_reading(client: &Client, bucket: &str, key: &str) -> Read {
-    let answer = client
-        .get_object()
-        .bucket(bucket)
-        .key(key)
-        .range("bytes=0-0")
-        .send()
-        .await;
-    match &answer {
-        Ok(_) => Read {
-            finding: Finding::Usable,
-            is_absent: false,
-        },
-        Err(e) => Read {
-            finding: finding(e, bucket),
-            is_absent: e.raw_response().map(|r| r.status().as_u16()) == Some(404),
-        },
+impl Steps<'_> {
+    /// Sends a read request for an object that usually does not exist. The error in the answer shows whether the
+    /// bucket, the region and the credentials are correct.
+    async fn read_once(&self) -> ProbeRead {
+        let bucket = &self.s3.store.bucket;
+        let request = self.session.talker.get_object().bucket(bucket).key(self.s3.probe_key());
+        match &request.range("bytes=0-0").send().await {
+            Ok(_) => ProbeRead::of(Finding::Usable),
+            Err(e) => ProbeRead {
+                is_absent: e.raw_response().map(|r| r.status().as_u16()) == Some(404),
+                ..ProbeRead::of(finding(e, bucket))
+            },
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Interprets answers and errors of S3 stores. The messages that result contain no text from a request or an answer.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_sdk_s3::{
     config::{
@@ -15,7 +15,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use http_body_util::LengthLimitError;
 use jiff::Timestamp;
 
-use super::{LOOK_TIMEOUT, lock};
+use super::limits::REQUEST_TIMEOUT;
 use crate::{
     core::{ObjectFact, SignError},
     net::EgressDenied,
@@ -75,64 +75,6 @@ pub fn tag_as_md5(head: &HeadObjectOutput) -> Option<String> {
     Some(BASE64_STANDARD.encode(bytes?))
 }
 
-/// Returns true for a bucket of Amazon S3 whose entity tags have the documented format. The entity tags of directory
-/// buckets (`--x-s3`) have a different format.
-pub fn is_amazons(endpoint: Option<&str>, bucket: &str) -> bool {
-    endpoint.is_none_or(|e| is_host(e, is_s3s)) && !bucket.ends_with("--x-s3")
-}
-
-/// Returns true if the endpoint is Amazon's own STS (AWS General Reference, "AWS Security Token Service endpoints
-/// and quotas").
-pub fn is_amazons_sts(endpoint: &str) -> bool {
-    is_host(endpoint, |labels| match labels {
-        ["sts"] => true,
-        ["sts" | "sts-fips", region] => is_region(region),
-        [endpoint, "sts", region, "vpce"] => endpoint.starts_with("vpce-") && is_region(region),
-        _ => false,
-    })
-}
-
-/// Returns true if the endpoint's host ends with `amazonaws.com` and `is_such` accepts the labels before this suffix.
-/// The suffix alone does not show that a host belongs to Amazon S3. Many hosts with this suffix are machines of
-/// customers, for example a MinIO on EC2 or behind a load balancer.
-fn is_host(endpoint: &str, is_such: fn(&[&str]) -> bool) -> bool {
-    let rest = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
-    let host = rest.split(['/', ':']).next().unwrap_or_default().to_ascii_lowercase();
-    let name = host
-        .strip_suffix(".amazonaws.com")
-        .or_else(|| host.strip_suffix(".amazonaws.com.cn"));
-    name.is_some_and(|name| is_such(&name.split('.').collect::<Vec<_>>()))
-}
-
-/// Returns true if the labels name a host of Amazon S3 (AWS General Reference, "Amazon S3 endpoints and quotas"; AWS
-/// PrivateLink for Amazon S3).
-fn is_s3s(labels: &[&str]) -> bool {
-    match labels {
-        ["s3" | "s3-external-1" | "s3-accelerate"] | ["s3-accelerate", "dualstack"] => true,
-        [old] => old.strip_prefix("s3-").is_some_and(is_region),
-        ["s3" | "s3-fips", region] | ["s3" | "s3-fips", "dualstack", region] => is_region(region),
-        ["bucket", endpoint, "s3", region, "vpce"] => endpoint.starts_with("vpce-") && is_region(region),
-        _ => false,
-    }
-}
-
-/// Returns true if the text has the form of an AWS region, such as `eu-west-1` or `us-gov-east-1`.
-fn is_region(text: &str) -> bool {
-    let parts: Vec<_> = text.split('-').collect();
-    let is_word = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase());
-    match parts.as_slice() {
-        [land, middle @ .., number] => {
-            land.len() == 2
-                && is_word(land)
-                && !middle.is_empty()
-                && middle.iter().all(is_word)
-                && number.len() == 1
-                && number.bytes().all(|b| b.is_ascii_digit())
-        }
-        [] | [_] => false,
-    }
-}
-
 /// Converts the error of a failed HEAD request. The answer to HEAD has no body, so Valet uses only the status of the
 /// answer.
 pub fn absence<E: std::error::Error + 'static>(error: &SdkError<E>) -> ObjectFact {
@@ -170,7 +112,7 @@ pub fn unreachable<E: std::error::Error + 'static>(error: &SdkError<E>) -> Strin
     if hyper.is_some_and(hyper::Error::is_parse_too_large) {
         return Unanswered::TooLong.to_string();
     }
-    let seconds = LOOK_TIMEOUT.as_secs();
+    let seconds = REQUEST_TIMEOUT.as_secs();
     match (error.raw_response().map(|r| r.status().as_u16()), error) {
         (Some(status @ (301 | 307 | 400)), _) => {
             format!(
@@ -252,6 +194,10 @@ impl Intercept for DateOfStore {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Returns the time in the `Date` header of an answer.
 fn date(answer: &HttpResponse) -> Option<Timestamp> {
     let date = answer.headers().get("date")?;
@@ -297,22 +243,6 @@ mod tests {
     }
 
     #[test]
-    fn only_sts_endpoints_of_amazon_are_recognized() {
-        for (endpoint, expected) in [
-            ("https://sts.amazonaws.com", true),
-            ("https://sts.eu-west-1.amazonaws.com/", true),
-            ("https://sts-fips.us-gov-east-1.amazonaws.com", true),
-            ("https://vpce-1a.sts.eu-west-1.vpce.amazonaws.com", true),
-            ("https://sts.cn-north-1.amazonaws.com.cn", true),
-            ("http://ec2-18-1-2-3.eu-west-1.compute.amazonaws.com", false),
-            ("https://sts.eu-west-1.elb.amazonaws.com", false),
-            ("https://sts.example", false),
-        ] {
-            assert_eq!(is_amazons_sts(endpoint), expected, "{endpoint}");
-        }
-    }
-
-    #[test]
     fn only_well_formed_codes_and_names_of_a_store_are_shown() {
         for code in ["NoSuchUpload", "XMinioStorageFull", "x-y.z_1", &"A".repeat(64)] {
             assert_eq!(word(code), Some(code));
@@ -323,56 +253,6 @@ mod tests {
         assert!(is_name("2~Zm9v/+=") && is_name(&"A".repeat(1024)));
         for name in ["", "a b", "a\nb", "\u{e9}", &"A".repeat(1025)] {
             assert!(!is_name(name), "{name}");
-        }
-    }
-
-    #[test]
-    fn only_s3_endpoints_of_amazon_are_recognized() {
-        for (endpoint, bucket, expected) in [
-            (None, "media", true),
-            (Some("https://s3.eu-west-1.amazonaws.com"), "media", true),
-            (Some("https://S3.CN-NORTH-1.AMAZONAWS.COM.CN:443/"), "media", true),
-            (
-                Some("https://bucket.vpce-1a.s3.us-east-1.vpce.amazonaws.com"),
-                "media",
-                true,
-            ),
-            (Some("https://s3.amazonaws.com"), "media", true),
-            (Some("https://s3-eu-west-1.amazonaws.com"), "media", true),
-            (
-                Some("https://s3-fips.dualstack.us-gov-east-1.amazonaws.com"),
-                "media",
-                true,
-            ),
-            (Some("https://s3-accelerate.dualstack.amazonaws.com"), "media", true),
-            (None, "media--use1-az4--x-s3", false),
-            // These hosts are machines of customers. They do not belong to Amazon S3.
-            (
-                Some("http://ec2-18-1-2-3.eu-west-1.compute.amazonaws.com:9000"),
-                "media",
-                false,
-            ),
-            (Some("http://ec2-18-1-2-3.compute-1.amazonaws.com:9000"), "media", false),
-            (
-                Some("https://s3-minio-1234567890.eu-west-1.elb.amazonaws.com"),
-                "media",
-                false,
-            ),
-            (Some("https://s3.eu-west-1.elb.amazonaws.com"), "media", false),
-            (Some("https://abc.execute-api.eu-west-1.amazonaws.com"), "media", false),
-            (
-                Some("https://bucket.vpce-svc.s3.eu-west-1.elb.amazonaws.com"),
-                "media",
-                false,
-            ),
-            (Some("https://minio.s3.eu-west-1.amazonaws.com"), "media", false),
-            (Some("https://s3-.amazonaws.com"), "media", false),
-            (Some("http://127.0.0.1:9000"), "media", false),
-            (Some("https://amazonaws.com.example"), "media", false),
-            (Some("https://s3.example/.amazonaws.com"), "media", false),
-            (Some("https://notamazonaws.com"), "media", false),
-        ] {
-            assert_eq!(is_amazons(endpoint, bucket), expected, "{endpoint:?} {bucket}");
         }
     }
 }

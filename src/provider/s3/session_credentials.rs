@@ -1,7 +1,7 @@
 //! Formats temporary credentials for S3 clients: as environment variables and as files that the AWS SDKs read (AWS
 //! SDKs and Tools Reference Guide, "Environment variables list" and "Shared config and credentials files").
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use aws_credential_types::Credentials;
 use aws_sdk_s3::{
@@ -9,7 +9,6 @@ use aws_sdk_s3::{
     config::{BehaviorVersion, Region},
     presigning::PresigningConfig,
 };
-use aws_sigv4::sign::v4::{calculate_signature, generate_signing_key};
 
 use super::form;
 use crate::{
@@ -87,26 +86,6 @@ pub fn entries(credentials: &Credentials, place: &BucketLocation<'_>, request: &
     ])
 }
 
-/// The number of hexadecimal digits of a fingerprint. With 16 digits, two different texts practically never have
-/// equal fingerprints. The fingerprint is also too short for an attacker to confirm a guessed secret.
-const DIGITS: usize = 16;
-
-/// Returns the fingerprint for [`crate::provider::Provider::fingerprint`]. The fingerprint is a signature for a date
-/// and a service that do not exist. An attacker cannot learn more about the credentials from it than from a signed
-/// URL.
-pub fn fingerprint(credentials: &Credentials, place: &str, salt: &str) -> String {
-    let lasting = credentials.session_token().is_none() && credentials.expiry().is_none();
-    let (id, secret) = match lasting {
-        true => (credentials.access_key_id(), credentials.secret_access_key()),
-        false => ("session", "session"),
-    };
-    let day = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
-    let key = generate_signing_key(secret, day, "nowhere", "valet");
-    let mut digits = calculate_signature(key, format!("{salt}\n{id}\n{place}").as_bytes());
-    digits.truncate(DIGITS);
-    digits
-}
-
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
@@ -116,10 +95,6 @@ mod tests {
         api::{Ask, DownloadMode},
         core::{Lifetime, ObjectKey},
     };
-
-    fn lasting(id: &str, secret: &str) -> Credentials {
-        Credentials::new(id, secret, None, None, "test")
-    }
 
     #[test]
     fn temporary_credentials_have_the_expected_secret_entries() {
@@ -173,26 +148,5 @@ mod tests {
         ] {
             assert_eq!(amazons_endpoint(region, "media.example").await.unwrap(), endpoint);
         }
-    }
-
-    #[test]
-    fn fingerprint_changes_with_access_key_and_not_with_the_session() {
-        let first = fingerprint(&lasting("AKID", "secret"), "place", "salt");
-        assert_eq!(first, fingerprint(&lasting("AKID", "secret"), "place", "salt"));
-        assert!(first.len() == DIGITS && first.bytes().all(|b| b.is_ascii_hexdigit()));
-        for other in [
-            fingerprint(&lasting("AKIE", "secret"), "place", "salt"),
-            fingerprint(&lasting("AKID", "secres"), "place", "salt"),
-            fingerprint(&lasting("AKID", "secret"), "palace", "salt"),
-            fingerprint(&lasting("AKID", "secret"), "place", "pepper"),
-        ] {
-            assert_ne!(first, other);
-        }
-        // The fingerprint does not depend on the session. Valet replaces sessions often, and it records the expiry of
-        // each credential.
-        let session = |n: &str| Credentials::new(n, n, Some(n.into()), None, "test");
-        let one = fingerprint(&session("1"), "place", "salt");
-        assert_eq!(one, fingerprint(&session("2"), "place", "salt"));
-        assert_ne!(one, first);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use aws_sdk_s3::{Client, error::ProvideErrorMetadata, primitives::ByteStream};
 use jiff::{SignedDuration, Timestamp};
 
-use super::{S3, Session, prefix::is_amazons, responses::is_amazons_sts, unreachable};
+use super::{amazon, assume_role::assume, credentials_cache::Session, responses::unreachable, store::S3};
 use crate::{
     api::{Ask, Multipart, Operation, Reason, UploadConstraints, UploadMode},
     core::{Lifetime, ObjectKey, SignError, SigningRequest, second},
@@ -34,7 +34,7 @@ pub enum Shown {
 /// refuses both uploads, a wrong clock or an outage can be the reason. After a success, Valet does not repeat the
 /// probe.
 pub async fn try_session(s3: &S3, session: &Session) -> Shown {
-    if s3.role().is_none() || s3.confined.load(Ordering::Relaxed) {
+    if s3.role().is_none() || s3.sessions_are_confined.load(Ordering::Relaxed) {
         return Shown::Confined;
     }
     let probe = s3.probe_key();
@@ -57,7 +57,7 @@ pub async fn try_session(s3: &S3, session: &Session) -> Shown {
         holder: "valet.probe".into(),
         upload: None,
     };
-    let own = match s3.assume(session, &request).await {
+    let own = match assume(s3, session, &request).await {
         Ok(Some(own)) => own,
         Ok(None) => return Shown::Confined,
         Err(e) => return Shown::Untried(e),
@@ -70,7 +70,7 @@ pub async fn try_session(s3: &S3, session: &Session) -> Shown {
     match (own, other) {
         (_, Written::Allowed) => Shown::More("spec.s3.credentials.assumeRole: the store does not enforce session policies, so credentials are not limited to one grant; use a store that enforces session policies, or remove assumeRole".to_owned()),
         (Written::Allowed, Written::Denied) => {
-            s3.confined.store(true, Ordering::Relaxed);
+            s3.sessions_are_confined.store(true, Ordering::Relaxed);
             Shown::Confined
         }
         (Written::Denied, _) => Shown::Untried(unclear(&format!(
@@ -133,7 +133,7 @@ pub async fn vouch(s3: &S3, session: &Session, ask: &Ask) -> Result<(), SignErro
     let rests_on_it = ask.is_for_credentials() || ask.operation() == Operation::Upload;
     // Amazon documents that it enforces session policies (IAM User Guide, "Session policies"). Therefore Amazon needs
     // no probe.
-    let is_documented = is_amazons(&s3.store) && role.endpoint.as_deref().is_none_or(is_amazons_sts);
+    let is_documented = amazon::is_store(&s3.store) && role.endpoint.as_deref().is_none_or(amazon::is_sts);
     if !rests_on_it || is_documented {
         return Ok(());
     }

@@ -1,11 +1,20 @@
 //! Tests what Valet signs for each kind of grant.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
-use super::{super::*, key, lifetime};
+use super::{key, lifetime};
 use crate::{
-    api::{LengthRange, Overwrite, ResponseHeaders},
-    core::ObjectKey,
+    api::{Ask, Capability, LengthRange, Overwrite, ResponseHeaders, UploadConstraints, UploadMode},
+    core::{Credential, Form, ObjectKey, SignError, Signed, SignedUrl, SigningRequest},
+    provider::{
+        abilities::{Provider, Signer},
+        gcs::{
+            store::{Gcs, Target},
+            tokens::Source,
+        },
+    },
 };
 
 /// A signed request for a URL or a form, with its values in plain text.
@@ -66,7 +75,7 @@ async fn sign(key: &str, ask: Ask) -> Result<Plain, SignError> {
         upload: None,
     };
     gcs(serde_json::json!({}))
-        .key_for(Target::Workload, &request)
+        .sign_request(Target::Workload, &request)
         .await
         .map(Flat::flat)
 }
@@ -360,11 +369,11 @@ async fn maximum_lifetime_is_7_days_with_a_key_and_12_hours_with_iam() {
         holder: "web.x".into(),
         upload: None,
     };
-    assert!(with_key.key_for(Target::Workload, &request(604_800)).await.is_ok());
+    assert!(with_key.sign_request(Target::Workload, &request(604_800)).await.is_ok());
     for (gcs, seconds) in [(&with_key, 604_801), (&with_key, 0), (&by_google, 43_201)] {
         assert!(
             matches!(
-                gcs.key_for(Target::Workload, &request(seconds)).await,
+                gcs.sign_request(Target::Workload, &request(seconds)).await,
                 Err(SignError::Refused(_))
             ),
             "{seconds}"

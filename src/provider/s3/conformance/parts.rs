@@ -1,7 +1,7 @@
 //! Checks multipart uploads: the signed URL of a part, and the requests with which the operator initiates and
 //! completes an upload.
 
-use super::{Bucket, pinned, put};
+use super::transport::{Bucket, pinned, put};
 use crate::{
     api::{Ask, Capability, Overwrite, Reason, UploadMode},
     conformance::{Checker, ConformanceReport, LONGER, Missing, Unavailable},

@@ -3,7 +3,8 @@
 
 use aws_sdk_s3::{Client, config::http::HttpResponse, error::SdkError, primitives::ByteStream};
 
-use super::Bucket;
+use super::super::{assume_role::assume, responses::unreachable};
+use super::transport::Bucket;
 use crate::{
     api::{Ask, DownloadMode, Overwrite, UploadConstraints, UploadMode},
     conformance::{BODY, Checker, Missing, Unavailable},
@@ -34,7 +35,7 @@ impl<'a> Holder<'a> {
     ) -> Result<Self, Unavailable> {
         let s3 = bucket.s3;
         let session = s3.session().await?;
-        let own = s3.assume(&session, &trip.request("lent/", ask, is_over)?).await?;
+        let own = assume(s3, &session, &trip.request("lent/", ask, is_over)?).await?;
         let own = own.ok_or_else(|| Unavailable("the store has no STS".into()))?;
         Ok(Self {
             client: s3.client(&own, s3.store.endpoint.as_ref()),
@@ -65,7 +66,7 @@ fn taken<T, E: std::error::Error + 'static>(
         Ok(_) => Ok(true),
         Err(e) => match e.raw_response().map(|r| r.status().as_u16()) {
             Some(status) if status < 500 || status == 501 => Ok(false),
-            _ => Err(Unavailable(super::super::unreachable(&e))),
+            _ => Err(Unavailable(unreachable(&e))),
         },
     }
 }

@@ -15,10 +15,17 @@ use aws_sdk_s3::{
 use futures::{FutureExt, future::BoxFuture};
 use jiff::Timestamp;
 
-use super::super::{S3, conformance::Raw, presigned::headers, responses::word, unreachable};
 use crate::{
     conformance::{BODY, BODY_MD5},
-    provider::probe::{Base, OTHER_MD5, Said, Sender, UnsignedHeaders, Variant, by_download, by_upload},
+    provider::{
+        probe::{Base, OTHER_MD5, Said, Sender, UnsignedHeaders, Variant, by_download, by_upload},
+        s3::{
+            presigned::headers,
+            raw_request::Raw,
+            responses::{unreachable, word},
+            store::S3,
+        },
+    },
 };
 
 /// The lifetime of the URLs that the probe signs.
@@ -26,56 +33,48 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// The unsigned header that the probe adds to a request. The header only sets user metadata of the object.
 const MARK: &str = "x-amz-meta-valet-probe";
 
-impl S3 {
-    /// Sends presigned requests with and without an unsigned header, as the holder of a URL could do. If the operator
-    /// is allowed to send write requests, the requests are uploads that a correct store does not keep. Otherwise the
-    /// requests are downloads.
-    pub(super) async fn try_headers(&self, client: &Client, is_absent: bool) -> Result<UnsignedHeaders, String> {
-        let key = self.probe_key();
-        let below = || format!("{key}/{}", Timestamp::now().as_nanosecond());
-        // If an object with this key exists, the probe uses a different key. Otherwise a store that ignores checksums
-        // could overwrite the existing object.
-        let own = if is_absent { key.to_owned() } else { below() };
-        let (found, has_conflict) = self.try_headers_at(client, own).await?;
-        match found {
-            // Some stores keep objects as files. If such a store has an object under `KEY/`, then `KEY` is a
-            // directory, and an upload to `KEY` fails. The probe then uses an object key under `KEY/`.
-            UnsignedHeaders::Unknown(_) if has_conflict && is_absent => {
-                Ok(self.try_headers_at(client, below()).await?.0)
-            }
-            found => Ok(found),
-        }
+/// Sends presigned requests with and without an unsigned header, as the holder of a URL could do. If the operator
+/// is allowed to send write requests, the requests are uploads that a correct store does not keep. Otherwise the
+/// requests are downloads.
+pub async fn probe(s3: &S3, client: &Client, is_absent: bool) -> Result<UnsignedHeaders, String> {
+    let key = s3.probe_key();
+    let below = || format!("{key}/{}", Timestamp::now().as_nanosecond());
+    // If an object with this key exists, the probe uses a different key. Otherwise a store that ignores checksums
+    // could overwrite the existing object.
+    let own = if is_absent { key.to_owned() } else { below() };
+    let (found, has_conflict) = probe_at(s3, client, own).await?;
+    match found {
+        // Some stores keep objects as files. If such a store has an object under `KEY/`, then `KEY` is a
+        // directory, and an upload to `KEY` fails. The probe then uses an object key under `KEY/`.
+        UnsignedHeaders::Unknown(_) if has_conflict && is_absent => Ok(probe_at(s3, client, below()).await?.0),
+        found => Ok(found),
     }
+}
 
-    /// Runs the probe with one object key. The second returned value is true if the store answered with a conflict
-    /// (status 409).
-    async fn try_headers_at(&self, client: &Client, own: String) -> Result<(UnsignedHeaders, bool), String> {
-        let key = self.probe_key();
-        let Some(urls) = Urls::new(client, &self.store.bucket, &own).await else {
-            let why = "Valet could not sign the requests of the probe".into();
-            return Ok((UnsignedHeaders::Unknown(why), false));
-        };
-        let probe = Probe {
-            client,
-            bucket: &self.store.bucket,
-            absent: format!(
-                "{}/{key}-absent-{}",
-                self.store.bucket,
-                Timestamp::now().as_nanosecond()
-            ),
-            urls,
-            has_written: false.into(),
-            has_conflict: false.into(),
-        };
-        if !self.may_change() {
-            return Ok((by_download(&probe).await?, false));
-        }
-        let found = by_upload(&probe).await;
-        if probe.has_written.into_inner() {
-            let _ = client.delete_object().bucket(&self.store.bucket).key(own).send().await;
-        }
-        Ok((found?, probe.has_conflict.into_inner()))
+/// Runs the probe with one object key. The second returned value is true if the store answered with a conflict
+/// (status 409).
+async fn probe_at(s3: &S3, client: &Client, own: String) -> Result<(UnsignedHeaders, bool), String> {
+    let key = s3.probe_key();
+    let Some(urls) = Urls::new(client, &s3.store.bucket, &own).await else {
+        let why = "Valet could not sign the requests of the probe".into();
+        return Ok((UnsignedHeaders::Unknown(why), false));
+    };
+    let probe = Probe {
+        client,
+        bucket: &s3.store.bucket,
+        absent: format!("{}/{key}-absent-{}", s3.store.bucket, Timestamp::now().as_nanosecond()),
+        urls,
+        has_written: false.into(),
+        has_conflict: false.into(),
+    };
+    if !s3.may_change() {
+        return Ok((by_download(&probe).await?, false));
     }
+    let found = by_upload(&probe).await;
+    if probe.has_written.into_inner() {
+        let _ = client.delete_object().bucket(&s3.store.bucket).key(own).send().await;
+    }
+    Ok((found?, probe.has_conflict.into_inner()))
 }
 
 /// The signed URLs of the probe, one for each kind of request. Two requests with one URL differ only in an unsigned

@@ -1,8 +1,6 @@
 //! Probes whether an S3 store supports write-once uploads (`If-None-Match: *`): such an upload must not change an
 //! existing object. The probe also finds out whether the store accepts uploads without a checksum.
 
-use std::sync::atomic::Ordering;
-
 use aws_sdk_s3::{
     Client,
     config::{Config, retry::RetryConfig},
@@ -10,132 +8,127 @@ use aws_sdk_s3::{
     primitives::ByteStream,
 };
 
-use super::super::{S3, lock, prefix::is_amazons, responses::word, unreachable};
 use crate::{
     conformance::{BODY, BODY_MD5},
-    provider::probe::{Said, WriteOnce, write_once},
+    provider::{
+        probe::{Said, WriteOnce, write_once},
+        s3::{
+            amazon,
+            responses::{unreachable, word},
+            store::S3,
+        },
+    },
 };
 
 /// The probe sends at most 3 uploads. A second operator can delete the object between two uploads. The next upload
 /// then succeeds, even if the store supports write-once uploads. Therefore the probe repeats the upload.
 const MOST: usize = 3;
 
-impl S3 {
-    /// Returns true if the store accepts only uploads with a checksum.
-    pub(in super::super) fn wants_checksums(&self) -> bool {
-        self.wants_checksums.load(Ordering::Relaxed)
+/// Sends a write-once upload twice, unless Valet already knows the result.
+///
+/// Amazon documents that it supports write-once uploads ("How to prevent object overwrites with conditional
+/// writes"). On Amazon, the probe only reads whether the bucket has a default retention.
+pub async fn probe(s3: &S3, client: &Client) -> Result<(), String> {
+    let is_tried_by_uploads = !amazon::is_store(&s3.store) && s3.may_change();
+    if s3.findings.knows_write_once() && is_tried_by_uploads {
+        return Ok(());
     }
-
-    /// Sends a write-once upload twice, unless Valet already knows the result.
-    ///
-    /// Amazon documents that it supports write-once uploads ("How to prevent object overwrites with conditional
-    /// writes"). On Amazon, the probe only reads whether the bucket has a default retention.
-    pub(super) async fn try_write_once(&self, client: &Client) -> Result<(), String> {
-        let is_tried_by_uploads = !is_amazons(&self.store) && self.may_change();
-        let is_known = matches!(
-            &*lock(&self.write_once),
-            Some(WriteOnce::Enforced | WriteOnce::Missing(_))
-        );
-        if is_known && is_tried_by_uploads {
-            return Ok(());
-        }
-        let is_retained = self.has_default_retention(client).await;
-        if let Some(is_retained) = is_retained
-            && !is_tried_by_uploads
-        {
-            // Amazon documents that a bucket with a default retention requires checksums. For a store outside Amazon,
-            // the probe finds this out with an upload.
-            self.wants_checksums.store(is_retained, Ordering::Relaxed);
-        }
-        if is_amazons(&self.store) {
-            return Ok(());
-        }
-        let found = match is_tried_by_uploads {
-            true => self.send_twice(client, is_retained == Some(true)).await?,
-            false => WriteOnce::Unknown("the operator sends only read requests to this store".into()),
-        };
-        *lock(&self.write_once) = Some(found);
-        Ok(())
+    let is_retained = has_default_retention(s3, client).await;
+    if let Some(is_retained) = is_retained
+        && !is_tried_by_uploads
+    {
+        // Amazon documents that a bucket with a default retention requires checksums. For a store outside Amazon,
+        // the probe finds this out with an upload.
+        s3.findings.set_requires_checksums(is_retained);
     }
-
-    /// Returns true if the bucket has a default retention (Object Lock). On Amazon, such a bucket accepts an upload
-    /// only with its MD5 or another checksum (Amazon S3 API Reference, "PutObject", Content-MD5). Returns `None` if
-    /// the credentials are not allowed to read this setting.
-    async fn has_default_retention(&self, client: &Client) -> Option<bool> {
-        let answer = client
-            .get_object_lock_configuration()
-            .bucket(&self.store.bucket)
-            .send()
-            .await;
-        match answer {
-            Ok(answer) => {
-                let rule = answer.object_lock_configuration().and_then(|lock| lock.rule());
-                Some(rule.is_some_and(|rule| rule.default_retention().is_some()))
-            }
-            Err(e) => (e.code() == Some("ObjectLockConfigurationNotFoundError")).then_some(false),
-        }
+    if amazon::is_store(&s3.store) {
+        return Ok(());
     }
+    let found = match is_tried_by_uploads {
+        true => send_twice(s3, client, is_retained == Some(true)).await?,
+        false => WriteOnce::Unknown("the operator sends only read requests to this store".into()),
+    };
+    s3.findings.set_write_once(found);
+    Ok(())
+}
 
-    async fn send_twice(&self, client: &Client, is_retained: bool) -> Result<WriteOnce, String> {
-        let key = format!("{}/write-once", self.probe_key());
-        let mut answers = Vec::new();
-        let mut has_checksum = false;
-        let mut has_written = false;
-        while answers.len() < MOST {
-            let said = self.send_once(client, &key, has_checksum).await?;
-            if said.status == 400 && !has_checksum {
-                // The store refused the upload because of the missing checksum or because of the write-once
-                // condition. A second upload, which has a checksum, shows which of the two is the reason.
-                let with = self.send_once(client, &key, true).await?;
-                if with.is_done() || with.status == 412 {
-                    has_checksum = true;
-                    has_written |= with.is_done();
-                    answers.push(with);
-                    continue;
-                }
-            }
-            let is_done = said.is_done();
-            has_written |= is_done;
-            answers.push(said);
-            if !is_done {
-                break;
+/// Returns true if the bucket has a default retention (Object Lock). On Amazon, such a bucket accepts an upload
+/// only with its MD5 or another checksum (Amazon S3 API Reference, "PutObject", Content-MD5). Returns `None` if
+/// the credentials are not allowed to read this setting.
+async fn has_default_retention(s3: &S3, client: &Client) -> Option<bool> {
+    let answer = client
+        .get_object_lock_configuration()
+        .bucket(&s3.store.bucket)
+        .send()
+        .await;
+    match answer {
+        Ok(answer) => {
+            let rule = answer.object_lock_configuration().and_then(|lock| lock.rule());
+            Some(rule.is_some_and(|rule| rule.default_retention().is_some()))
+        }
+        Err(e) => (e.code() == Some("ObjectLockConfigurationNotFoundError")).then_some(false),
+    }
+}
+
+async fn send_twice(s3: &S3, client: &Client, is_retained: bool) -> Result<WriteOnce, String> {
+    let key = format!("{}/write-once", s3.probe_key());
+    let mut answers = Vec::new();
+    let mut has_checksum = false;
+    let mut has_written = false;
+    while answers.len() < MOST {
+        let said = send_once(s3, client, &key, has_checksum).await?;
+        if said.status == 400 && !has_checksum {
+            // The store refused the upload because of the missing checksum or because of the write-once
+            // condition. A second upload, which has a checksum, shows which of the two is the reason.
+            let with = send_once(s3, client, &key, true).await?;
+            if with.is_done() || with.status == 412 {
+                has_checksum = true;
+                has_written |= with.is_done();
+                answers.push(with);
+                continue;
             }
         }
-        self.wants_checksums.store(has_checksum, Ordering::Relaxed);
-        // In a bucket with a retention, Valet cannot delete the object. Therefore Valet does not try it, and the next
-        // probe finds the object.
-        if has_written && !is_retained && !has_checksum {
-            let _ = client.delete_object().bucket(&self.store.bucket).key(&key).send().await;
+        let is_done = said.is_done();
+        has_written |= is_done;
+        answers.push(said);
+        if !is_done {
+            break;
         }
-        Ok(write_once(&answers))
     }
+    s3.findings.set_requires_checksums(has_checksum);
+    // In a bucket with a retention, Valet cannot delete the object. Therefore Valet does not try it, and the next
+    // probe finds the object.
+    if has_written && !is_retained && !has_checksum {
+        let _ = client.delete_object().bucket(&s3.store.bucket).key(&key).send().await;
+    }
+    Ok(write_once(&answers))
+}
 
-    async fn send_once(&self, client: &Client, key: &str, has_checksum: bool) -> Result<Said, String> {
-        let answer = client
-            .put_object()
-            .bucket(&self.store.bucket)
-            .key(key)
-            .if_none_match("*")
-            .set_content_md5(has_checksum.then(|| BODY_MD5.to_owned()))
-            .body(ByteStream::from_static(BODY))
-            .customize()
-            // The client must not retry a write-once upload. If the first attempt wrote the object, the store would
-            // refuse the retry.
-            .config_override(Config::builder().retry_config(RetryConfig::disabled()))
-            .send()
-            .await;
-        let Err(error) = answer else {
-            return Ok(Said {
-                status: 200,
-                code: String::new(),
-            });
-        };
-        match error.raw_response().map(|r| r.status().as_u16()) {
-            Some(status) if status != 429 && (status < 500 || status == 501) => Ok(Said {
-                status,
-                code: error.code().and_then(word).unwrap_or_default().to_owned(),
-            }),
-            _ => Err(unreachable(&error)),
-        }
+async fn send_once(s3: &S3, client: &Client, key: &str, has_checksum: bool) -> Result<Said, String> {
+    let answer = client
+        .put_object()
+        .bucket(&s3.store.bucket)
+        .key(key)
+        .if_none_match("*")
+        .set_content_md5(has_checksum.then(|| BODY_MD5.to_owned()))
+        .body(ByteStream::from_static(BODY))
+        .customize()
+        // The client must not retry a write-once upload. If the first attempt wrote the object, the store would
+        // refuse the retry.
+        .config_override(Config::builder().retry_config(RetryConfig::disabled()))
+        .send()
+        .await;
+    let Err(error) = answer else {
+        return Ok(Said {
+            status: 200,
+            code: String::new(),
+        });
+    };
+    match error.raw_response().map(|r| r.status().as_u16()) {
+        Some(status) if status != 429 && (status < 500 || status == 501) => Ok(Said {
+            status,
+            code: error.code().and_then(word).unwrap_or_default().to_owned(),
+        }),
+        _ => Err(unreachable(&error)),
     }
 }

@@ -1,5 +1,7 @@
-use super::{CredentialsError, Entries, plain};
-use crate::provider::azure::SharedKey;
+//! Reads an account key from a credentials Secret.
+
+use super::sas::SharedKey;
+use crate::provider::secret_data::{CredentialsError, Entries, plain};
 
 const ACCOUNT: &str = "AZURE_STORAGE_ACCOUNT";
 const KEY: &str = "AZURE_STORAGE_KEY";
@@ -13,10 +15,7 @@ const USUAL: &str = "AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_KEY";
 ///
 /// # Errors
 /// Returns [`CredentialsError`] if the Secret contains no valid account key.
-pub fn azure<'a>(
-    data: impl IntoIterator<Item = (&'a str, &'a [u8])>,
-    account: &str,
-) -> Result<SharedKey, CredentialsError> {
+pub fn account_key(data: &[(&str, &[u8])], account: &str) -> Result<SharedKey, CredentialsError> {
     let entries = Entries::read(data, meaning)?;
     if entries.text(ACCOUNT)?.is_some_and(|other| other != account) {
         return Err(CredentialsError::Unfit(
@@ -43,7 +42,8 @@ mod tests {
     use super::*;
 
     fn of(entries: &[(&str, &str)]) -> Result<SharedKey, CredentialsError> {
-        azure(entries.iter().map(|(n, v)| (*n, v.as_bytes())), "mediastore")
+        let entries: Vec<_> = entries.iter().map(|(n, v)| (*n, v.as_bytes())).collect();
+        account_key(&entries, "mediastore")
     }
 
     const GOOD: &str = "bWFya2VyLW1hcmtlci1tYXJrZXItbWFya2Vy\n";

@@ -18,7 +18,6 @@ const SESSION_NAME: &str = "valet";
 ///
 /// Valet does not use the AWS SDK's own implementation. The SDK cannot read the STS answers of some stores. For
 /// example, MinIO's answer contains no assumed user.
-/// own. For example, MinIO's answer contains no assumed user.
 #[derive(Debug)]
 pub struct WebIdentity {
     client: Client,

@@ -14,6 +14,8 @@ use aws_runtime::env_config::file::EnvConfigFiles;
 use aws_types::os_shim_internal::{Env, Fs};
 use jiff::Timestamp;
 
+use crate::provider::environment::NotAtHand;
+
 /// The environment variable that contains the expiry of the AWS credentials. The command `aws configure
 /// export-credentials --format env` writes this variable.
 const EXPIRATION: &str = "AWS_CREDENTIAL_EXPIRATION";
@@ -109,18 +111,6 @@ fn time(text: &str) -> Result<SystemTime, CredentialsError> {
     time.map(SystemTime::from).map_err(|_| {
         CredentialsError::invalid_configuration("the expiry time of the AWS credentials is not an RFC 3339 time")
     })
-}
-
-/// The reason why the environment contains no access key that Valet can use without a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NotAtHand {
-    /// The environment contains no AWS credentials.
-    Nothing,
-    /// The credentials come from a service or program outside the environment. The text names it and begins a
-    /// sentence.
-    Elsewhere(String),
-    /// Valet cannot use the configured credentials. The text gives the reason and ends a sentence.
-    Unusable(&'static str),
 }
 
 /// Returns the access key from the environment or from the selected profile of the shared AWS files. The function

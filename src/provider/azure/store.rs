@@ -1,0 +1,109 @@
+//! An Azure container: its settings and its URLs.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::sync::Mutex as AsyncMutex;
+
+use super::{capabilities, credentials::Credentials, delegation::Delegation, microsoft};
+use crate::{
+    api::{AddressingStyle, AzureBlobStore, Capabilities, UnsignedHeaders},
+    net::{EgressPolicy, client::Http},
+    provider::{
+        abilities::Provider,
+        findings::{Documented, Findings},
+    },
+};
+
+/// An Azure container and the credentials that sign for it.
+pub struct AzureBlob {
+    pub(super) store: AzureBlobStore,
+    pub(super) credentials: Credentials,
+    pub(super) http: Http,
+    /// This is true if the store belongs to a tenant. Valet then sends requests only to hosts that the egress policy
+    /// permits.
+    pub(super) is_tenants: bool,
+    /// This is true if Valet is allowed to send write requests to an endpoint outside Azure.
+    may_change: bool,
+    /// The capabilities that Valet assumes before any probe.
+    assumed: Capabilities,
+    /// The results of the probes and conformance checks.
+    pub(super) findings: Findings,
+    /// The value contains the user delegation key of the operator's identity, and the time when Valet fetched this
+    /// key.
+    pub(super) delegation: AsyncMutex<Option<(Timestamp, Arc<Delegation>)>>,
+}
+
+impl Provider for AzureBlob {
+    fn name(&self) -> &'static str {
+        "azure-blob"
+    }
+
+    fn capabilities(&self) -> Arc<Capabilities> {
+        self.findings.apply(
+            &self.assumed,
+            Documented {
+                unsigned_headers_are_harmless: self.store.unsigned_headers == UnsignedHeaders::Tolerate,
+                refuses_unsigned: self.is_azures_own(),
+                // The permission `c` of a SAS never overwrites a blob, also in stores outside Azure ("Create a service
+                // SAS").
+                write_once: true,
+                keeps_prefix: false,
+                may_write: self.may_change(),
+            },
+        )
+    }
+}
+
+impl AzureBlob {
+    /// Creates the provider from the store's settings and credentials, without any request.
+    ///
+    /// The argument `outward` is the egress policy of a store that a tenant owns. With this policy, the provider sends
+    /// requests only to hosts that the policy permits.
+    pub fn new(store: AzureBlobStore, credentials: Credentials, outward: Option<EgressPolicy>) -> Self {
+        Self {
+            assumed: capabilities::of(&store, &credentials),
+            store,
+            credentials,
+            is_tenants: outward.is_some(),
+            may_change: outward.as_ref().is_none_or(EgressPolicy::may_change),
+            http: Http::new(outward),
+            findings: Findings::default(),
+            delegation: AsyncMutex::default(),
+        }
+    }
+
+    /// Returns the account's URL without a slash at its end.
+    fn base(&self, endpoint: Option<&String>) -> String {
+        let account = &self.store.account;
+        let endpoint = match endpoint {
+            Some(endpoint) => endpoint.trim_end_matches('/').to_owned(),
+            None => format!("https://{account}.blob.core.windows.net"),
+        };
+        match self.store.addressing_style {
+            AddressingStyle::VirtualHost => endpoint,
+            AddressingStyle::Path => format!("{endpoint}/{account}"),
+        }
+    }
+
+    /// Returns the URL of the account that the operator sends its own requests to.
+    pub(super) fn own_base(&self) -> String {
+        self.base(self.store.endpoint.as_ref())
+    }
+
+    /// Returns true if the operator's endpoint belongs to Azure.
+    pub(super) fn is_azures_own(&self) -> bool {
+        microsoft::is_endpoint(&self.own_base())
+    }
+
+    /// Returns true if the operator is allowed to send write requests to the store. If a tenant chose the endpoint,
+    /// the platform team must have allowed write requests.
+    pub(super) fn may_change(&self) -> bool {
+        self.may_change || self.is_azures_own()
+    }
+
+    /// Returns the URL of the account that workloads use.
+    pub(super) fn public_base(&self) -> String {
+        self.base(self.store.public_endpoint.as_ref().or(self.store.endpoint.as_ref()))
+    }
+}

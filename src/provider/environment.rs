@@ -1,0 +1,58 @@
+//! The operator's own identities. Stores without a credentials Secret use them.
+
+use std::{
+    any::{Any, TypeId},
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::OnceCell;
+
+/// The identities of the operator itself, at most one of each type. A provider reads its identity when a store needs
+/// it for the first time. All stores share these identities.
+#[derive(Default)]
+pub struct Environment {
+    cells: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Environment")
+    }
+}
+
+impl Environment {
+    /// Returns the identity of type `T`. The first caller reads the identity with `read`. Other callers wait for this
+    /// result.
+    pub(super) async fn identity<T, F>(&self, read: impl FnOnce() -> F) -> T
+    where
+        T: Clone + Send + Sync + 'static,
+        F: Future<Output = T>,
+    {
+        let cell = {
+            let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
+            let cell = cells
+                .entry(TypeId::of::<T>())
+                .or_insert_with(|| Arc::new(OnceCell::<T>::new()));
+            cell.clone().downcast::<OnceCell<T>>()
+        };
+        match cell {
+            Ok(cell) => cell.get_or_init(read).await.clone(),
+            // Each cell is stored under the type that it contains, so this case does not occur.
+            Err(_) => read().await,
+        }
+    }
+}
+
+/// The reason why the environment contains no identity that Valet can use without a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotAtHand {
+    /// The environment contains no credentials.
+    Nothing,
+    /// The credentials come from a service or program outside the environment. The text names it and begins a
+    /// sentence.
+    Elsewhere(String),
+    /// Valet cannot use the configured credentials. The text gives the reason and ends a sentence.
+    Unusable(&'static str),
+}

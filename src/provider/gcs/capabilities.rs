@@ -1,0 +1,67 @@
+//! The constraints that Google Cloud Storage can enforce, as Valet assumes them before any probe.
+
+use super::{
+    limits::{MAX_EXPIRES_SECONDS, MAX_EXPIRES_SECONDS_OF_IAM, MAX_KEY_BYTES, MAX_UPLOAD_BYTES},
+    signing_account::GcsSigner,
+};
+use crate::api::{Capabilities, Capability, GcsStore, Remedies, ResumableUploads};
+
+/// Returns the capabilities of a store that `pen` signs for.
+pub fn of(store: &GcsStore, pen: &GcsSigner) -> Capabilities {
+    Capabilities {
+        enforced: [
+            Capability::ContentType,
+            Capability::ContentLength,
+            Capability::ContentLengthRange,
+            Capability::ChecksumMD5,
+            Capability::WriteOnce,
+            Capability::Version,
+            Capability::ResponseHeaders,
+            Capability::SignedHeadersOnly,
+        ]
+        .into(),
+        multipart: None,
+        // In a resumable upload, Google enforces only these constraints. Google ignores all further signed headers of
+        // the upload session.
+        resumable: (store.resumable_uploads == ResumableUploads::Tolerate).then(|| {
+            [
+                Capability::ContentType,
+                Capability::WriteOnce,
+                Capability::SignedHeadersOnly,
+            ]
+            .into()
+        }),
+        post_form: Some(
+            [
+                Capability::ContentType,
+                Capability::ContentLength,
+                Capability::ContentLengthRange,
+                // All settings of a POST form are form fields, so no unsigned header can change what the store does.
+                // In a PUT request, such headers exist.
+                Capability::SignedHeadersOnly,
+            ]
+            .into(),
+        ),
+        credentials: None,
+        only_read: false,
+        wants_checksums: false,
+        remedies: Remedies {
+            resumable: Some("to set spec.gcs.resumableUploads: Tolerate"),
+            ..Remedies::default()
+        },
+        max_expiration_seconds: match pen {
+            GcsSigner::Key(_) => MAX_EXPIRES_SECONDS,
+            GcsSigner::Google(_) => MAX_EXPIRES_SECONDS_OF_IAM,
+        },
+        max_upload_bytes: MAX_UPLOAD_BYTES,
+        max_key_bytes: MAX_KEY_BYTES,
+        revocation: match pen {
+            GcsSigner::Key(_) => {
+                "delete the service account key that signed the credential; all other credentials with this service account key also become invalid"
+            }
+            GcsSigner::Google(_) => {
+                "remove the access to the object from the service account that signed the credential, or disable this service account; all other credentials of a disabled service account also become invalid"
+            }
+        },
+    }
+}

@@ -1,0 +1,92 @@
+//! The settings of an S3 store and the credentials that sign for it.
+
+use std::sync::Arc;
+
+use aws_credential_types::provider::SharedCredentialsProvider;
+use futures::{FutureExt, future::BoxFuture};
+
+use super::{amazon, environment, secret, store::S3};
+use crate::{
+    api::S3Store,
+    net::EgressPolicy,
+    provider::{
+        abilities::Provider,
+        environment::{Environment, NotAtHand},
+        secret_data::CredentialsError,
+        settings::{Account, ProviderSettings},
+    },
+};
+
+/// An S3 store and the credentials that sign for it.
+struct S3Account {
+    store: S3Store,
+    credentials: SharedCredentialsProvider,
+}
+
+fn account(store: &S3Store, credentials: SharedCredentialsProvider) -> Box<dyn Account> {
+    Box::new(S3Account {
+        store: store.clone(),
+        credentials,
+    })
+}
+
+impl ProviderSettings for S3Store {
+    fn field(&self) -> &'static str {
+        "s3"
+    }
+
+    fn bucket(&self) -> &str {
+        &self.bucket
+    }
+
+    fn secret(&self) -> Option<&str> {
+        let secret = self.credentials.as_ref()?.secret_ref.as_ref()?;
+        Some(&secret.name)
+    }
+
+    fn endpoints(&self) -> Vec<&str> {
+        let role = self.credentials.as_ref().and_then(|c| c.assume_role.as_ref());
+        let endpoints = [self.endpoint.as_deref(), role.and_then(|r| r.endpoint.as_deref())];
+        endpoints.into_iter().flatten().collect()
+    }
+
+    fn with_secret(&self, entries: &[(&str, &[u8])]) -> Result<Box<dyn Account>, CredentialsError> {
+        let key = secret::access_key(entries)?;
+        Ok(account(self, SharedCredentialsProvider::new(key)))
+    }
+
+    fn with_environment<'a>(&'a self, environment: &'a Environment) -> BoxFuture<'a, Box<dyn Account>> {
+        async { account(self, environment.identity(environment::default_chain).await) }.boxed()
+    }
+
+    fn with_environment_at_hand<'a>(
+        &'a self,
+        _: &'a Environment,
+    ) -> BoxFuture<'a, Result<Box<dyn Account>, NotAtHand>> {
+        async { Ok(account(self, environment::at_hand().await?)) }.boxed()
+    }
+
+    fn wanted_in_environment(&self) -> &'static str {
+        "set the environment variables AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or set AWS_PROFILE"
+    }
+}
+
+impl Account for S3Account {
+    fn asks(&self) -> Option<&'static str> {
+        let role = self.store.credentials.as_ref()?.assume_role.as_ref();
+        role.map(|_| "spec.s3.credentials.assumeRole is set, so signing needs a request to STS")
+    }
+
+    /// Returns the address of the STS that the store names, if this STS does not belong to Amazon.
+    fn shows_identity_to(&self) -> Option<String> {
+        let store = &self.store;
+        let role = store.credentials.as_ref()?.assume_role.as_ref()?;
+        let endpoint = role.endpoint.as_ref().or(store.endpoint.as_ref())?;
+        let is_amazons = amazon::is_sts(endpoint) || amazon::is_bucket(Some(endpoint), &store.bucket);
+        (!is_amazons).then(|| endpoint.clone())
+    }
+
+    fn connect(self: Box<Self>, outward: Option<EgressPolicy>) -> Arc<dyn Provider> {
+        Arc::new(S3::new(self.store, self.credentials, outward))
+    }
+}

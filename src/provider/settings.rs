@@ -1,0 +1,161 @@
+//! The settings of a store and the credentials that sign for it, for all providers.
+
+use std::{fmt::Debug, sync::Arc};
+
+use futures::{FutureExt, future::BoxFuture};
+use http::Uri;
+
+use super::{
+    abilities::Provider,
+    environment::{Environment, NotAtHand},
+    secret_data::CredentialsError,
+};
+use crate::{api::Reason, net::EgressPolicy};
+
+/// The settings of a store, without its credentials. Each provider implements this trait for its part of the API.
+pub trait ProviderSettings: Debug + Send + Sync {
+    /// Returns the field of the store's spec that contains these settings, for example `s3`.
+    fn field(&self) -> &'static str;
+
+    /// Returns the name of the bucket, or of the container for Azure. The notifications of the store contain this
+    /// name.
+    fn bucket(&self) -> &str;
+
+    /// Returns the name of the Secret with the store's credentials. Returns `None` if the store uses the operator's
+    /// own identity.
+    fn secret(&self) -> Option<&str>;
+
+    /// Returns the endpoints to which the operator itself sends requests.
+    fn endpoints(&self) -> Vec<&str>;
+
+    /// Reads the store's credentials from the entries of a Secret.
+    ///
+    /// # Errors
+    /// Returns [`CredentialsError`]. The error names entries of the Secret but does not contain their values.
+    fn with_secret(&self, entries: &[(&str, &[u8])]) -> Result<Box<dyn Account>, CredentialsError>;
+
+    /// Uses the operator's own identity as the store's credentials.
+    fn with_environment<'a>(&'a self, environment: &'a Environment) -> BoxFuture<'a, Box<dyn Account>>;
+
+    /// Uses an identity from the environment as the store's credentials, if Valet can read the identity without a
+    /// request. If the identity needs a request to sign, [`Account::asks`] describes this request.
+    ///
+    /// # Errors
+    /// Returns [`NotAtHand`] if the environment contains no such identity.
+    fn with_environment_at_hand<'a>(
+        &'a self,
+        environment: &'a Environment,
+    ) -> BoxFuture<'a, Result<Box<dyn Account>, NotAtHand>> {
+        self.with_environment(environment).map(Ok).boxed()
+    }
+
+    /// Returns what somebody must set if the store needs the operator's identity and the environment contains none.
+    /// The text ends a sentence.
+    fn wanted_in_environment(&self) -> &'static str;
+}
+
+/// A store and the credentials that sign for it.
+pub trait Account: Send + Sync {
+    /// Describes the network request that Valet must send before it can sign. The text begins a sentence. Returns
+    /// `None` if Valet can sign without a network request.
+    fn asks(&self) -> Option<&'static str>;
+
+    /// Returns the address in the store's settings to which Valet sends the operator's identity when it signs.
+    /// Returns `None` if the address belongs to the cloud provider.
+    fn shows_identity_to(&self) -> Option<String>;
+
+    /// Creates the provider of the store. If the egress policy `outward` is set, the provider sends requests only to
+    /// hosts that this policy permits. The method itself reads nothing and sends no request.
+    fn connect(self: Box<Self>, outward: Option<EgressPolicy>) -> Arc<dyn Provider>;
+}
+
+/// The source of a store's credentials. For an ObjectStore and for a ClusterObjectStore, Valet reads the Secret from
+/// different namespaces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CredentialsSource {
+    /// The credentials are in the Secret with this name.
+    Secret(String),
+    /// The credentials are the operator's own identity.
+    Environment,
+}
+
+/// The validated settings of a store, without its credentials.
+#[derive(Clone, Debug)]
+pub struct Settings(pub(super) Arc<dyn ProviderSettings>);
+
+impl Settings {
+    /// Returns the field of the store's spec that contains the provider's settings, for example `spec.s3`. Messages
+    /// name this field.
+    pub fn field(&self) -> String {
+        format!("spec.{}", self.0.field())
+    }
+
+    /// Returns the source of the store's credentials.
+    pub fn credentials(&self) -> CredentialsSource {
+        match self.0.secret() {
+            Some(name) => CredentialsSource::Secret(name.to_owned()),
+            None => CredentialsSource::Environment,
+        }
+    }
+
+    /// Checks that the egress policy permits the endpoints in a tenant's store.
+    ///
+    /// # Errors
+    /// Returns the reason for the store's condition, and a message to the store's owner.
+    pub async fn check_endpoint(&self, outward: &EgressPolicy) -> Result<(), (Reason, String)> {
+        for endpoint in self.0.endpoints() {
+            let checked = outward.check(&host(endpoint)?).await;
+            checked.map_err(|e| (Reason::EndpointNotAllowed, e.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Checks the endpoints of a tenant's store without DNS lookups. The method can check only IP addresses and
+    /// reserved names such as `localhost`.
+    ///
+    /// # Errors
+    /// Returns the reason for the store's condition, and a message to the store's owner.
+    pub fn check_endpoint_literal(&self, outward: &EgressPolicy) -> Result<(), (Reason, String)> {
+        for endpoint in self.0.endpoints() {
+            let checked = outward.check_literal(&host(endpoint)?);
+            checked.map_err(|e| (Reason::EndpointNotAllowed, e.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Like [`ProviderSettings::with_secret`].
+    ///
+    /// # Errors
+    /// Returns [`CredentialsError`]. The error names entries of the Secret but does not contain their values.
+    pub fn with_secret(&self, entries: &[(&str, &[u8])]) -> Result<Box<dyn Account>, CredentialsError> {
+        self.0.with_secret(entries)
+    }
+
+    /// Like [`ProviderSettings::with_environment`].
+    pub async fn with_environment(&self, environment: &Environment) -> Box<dyn Account> {
+        self.0.with_environment(environment).await
+    }
+
+    /// Like [`ProviderSettings::with_environment_at_hand`].
+    ///
+    /// # Errors
+    /// Returns [`NotAtHand`] if the environment contains no such identity.
+    pub async fn with_environment_at_hand(&self, environment: &Environment) -> Result<Box<dyn Account>, NotAtHand> {
+        self.0.with_environment_at_hand(environment).await
+    }
+
+    /// Like [`ProviderSettings::wanted_in_environment`].
+    pub fn wanted_in_environment(&self) -> &'static str {
+        self.0.wanted_in_environment()
+    }
+}
+
+fn host(endpoint: &str) -> Result<String, (Reason, String)> {
+    let uri = endpoint.parse::<Uri>().map_err(|e| {
+        (
+            Reason::InvalidStore,
+            format!("endpoint {endpoint} is not a valid URL: {e}"),
+        )
+    })?;
+    Ok(uri.host().unwrap_or_default().to_owned())
+}
