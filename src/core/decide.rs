@@ -1,56 +1,54 @@
-use std::{cell::OnceCell, collections::BTreeMap};
+//! The function [`decide`] and its parts. The files of this folder contain the methods of [`Evaluator`].
+
+mod contested_secret;
+mod credential_record;
+mod deletion;
+mod evaluator;
+mod expired;
+mod finished;
+mod foreign_secret;
+mod issue;
+mod multipart;
+mod multipart_assembly;
+mod multipart_cleanup;
+mod published;
+mod refused;
+pub(super) mod renewal;
+pub(super) mod rotation;
+mod secret_metadata;
+mod status;
+mod store_clock;
+mod suspend;
+mod total;
+mod transition;
+
+use std::cell::OnceCell;
 
 use jiff::Timestamp;
 
+use self::evaluator::Evaluator;
 use super::{
-    facts::{Facts, GrantFacts, Owner, SecretFact, SecretView},
-    lifetime::{Lifetime, second},
-    policy::Allowance,
-    status::condition,
+    facts::{Facts, SecretFact},
     step::{Read, Step},
 };
-use crate::api::{
-    Ask, ConditionType, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Overwrite, Reason, UploadConstraints, annotation,
-};
+use crate::api::Reason;
 
 /// Returns the next step for one grant.
 ///
-/// The function checks the states of a grant in order: finished, expired, refused, waiting, published. If the grant
-/// is in a state, the function returns the next step for this state. Otherwise it checks the next state.
+/// The function checks the states of a grant in order: deleted, finished, revoked, expired, suspended, refused,
+/// waiting, published. If the grant is in a state, the function returns the next step for this state. Otherwise it
+/// checks the next state.
 pub fn decide(facts: &Facts, now: Timestamp) -> Step {
-    let judge = Evaluator {
+    let evaluator = Evaluator {
         f: facts,
         g: &facts.grant,
         now,
         allowance: OnceCell::new(),
     };
     if facts.grant.deleting {
-        return judge.leave();
+        return evaluator.leave();
     }
-    judge.next()
-}
-
-/// The record of an issued credential.
-pub(super) struct Record {
-    pub(super) key: Lifetime,
-    /// The lifetime in seconds that the grant's spec asked for, if Valet knows it.
-    pub(super) expiration_seconds: Option<i64>,
-    /// The number of credentials that Valet issued for the grant before this credential.
-    pub(super) renewals: i64,
-    /// The fingerprint of the store's signing credentials, if Valet knows it.
-    pub(super) signed_with: Option<String>,
-    /// The latest expiry of all earlier credentials of the grant, if this expiry is later than the expiry of the
-    /// current credential.
-    pub(super) earlier: Option<Timestamp>,
-}
-
-/// Evaluates the facts about one grant at one time.
-pub(super) struct Evaluator<'a> {
-    pub(super) f: &'a Facts,
-    pub(super) g: &'a GrantFacts,
-    pub(super) now: Timestamp,
-    /// The settings of the access rules for renewal and for `maxTotalSeconds`. They are computed at first use.
-    pub(super) allowance: OnceCell<Allowance>,
+    evaluator.next()
 }
 
 impl Evaluator<'_> {
@@ -73,12 +71,12 @@ impl Evaluator<'_> {
         let key = self.key();
         let is_suspended = self.g.terms.is_suspended();
         if !is_suspended && let Some(refusal) = self.past_total(key) {
-            return self.somebody_elses().unwrap_or_else(|| self.refuse(refusal));
+            return self.foreign_secret().unwrap_or_else(|| self.refuse(refusal));
         }
         if self.over_at(key).is_some_and(|end| end <= self.now) {
-            return self.over(key);
+            return self.expired(key);
         }
-        if !is_suspended && let Some(step) = self.somebody_elses() {
+        if !is_suspended && let Some(step) = self.foreign_secret() {
             return step;
         }
         if is_suspended {
@@ -91,196 +89,5 @@ impl Evaluator<'_> {
             return self.refuse(refusal);
         }
         self.issue(key)
-    }
-
-    /// Returns the Secret, if it belongs to this grant and nobody has changed it since Valet last wrote it.
-    pub(super) fn own_secret(&self) -> Option<&SecretView> {
-        match &self.f.secret {
-            SecretFact::Present(s) if s.owner == Owner::ThisGrant && !s.deleting => {
-                Some(s).filter(|s| s.is_authentic && !self.is_older_than_status(s))
-            }
-            _ => None,
-        }
-    }
-
-    /// Returns true if the status records a later credential than the Secret. In this case a client other than Valet
-    /// has restored an old version of the Secret.
-    fn is_older_than_status(&self, secret: &SecretView) -> bool {
-        let status = &self.g.status;
-        let knows_one = status.issued_time.is_some() && status.expiration_time.is_some();
-        knows_one && secret.renewals.unwrap_or_default().max(0) < status.renewals.unwrap_or_default()
-    }
-
-    /// Returns the lifetime of the issued credential. It comes from the Secret, or from the status if the Secret does
-    /// not exist. Valet ignores a Secret that is being deleted, because any user with permission to create Secrets
-    /// can imitate it.
-    pub(super) fn key(&self) -> Option<Lifetime> {
-        let recorded = self.own_secret().and_then(|s| s.issued_at.zip(s.expires_at));
-        let status = &self.g.status;
-        let (issued_at, expires_at) =
-            recorded.or_else(|| Some((status.issued_time.as_ref()?.0, status.expiration_time.as_ref()?.0)))?;
-        Some(Lifetime {
-            issued_at: second(issued_at),
-            expires_at: second(expires_at),
-        })
-    }
-
-    /// Returns the lifetime in seconds that the grant asked for when its credential was signed. The number comes from
-    /// the Secret, or from the status if the Secret does not exist.
-    pub(super) fn asked(&self) -> Option<i64> {
-        self.own_secret()
-            .and_then(|s| s.expiration_seconds)
-            .or(self.g.status.expiration_seconds)
-    }
-
-    /// Returns the number of credentials that Valet issued for the grant before the current credential. The number
-    /// comes from the Secret, or from the status if the Secret does not exist.
-    pub(super) fn renewals(&self) -> i64 {
-        self.own_secret()
-            .map_or(self.g.status.renewals, |s| s.renewals)
-            .unwrap_or_default()
-            .max(0)
-    }
-
-    /// Returns the latest expiry of all earlier credentials of the grant, if this expiry is later than the expiry of
-    /// the current credential.
-    pub(super) fn earlier(&self) -> Option<Timestamp> {
-        let status = self.g.status.earlier_expiration_time.as_ref().map(|t| second(t.0));
-        let recorded = self.own_secret().map_or(status, |s| s.earlier_expires_at.map(second));
-        recorded.filter(|end| self.key().is_some_and(|key| *end > key.expires_at))
-    }
-
-    /// Returns the time at which the last credential of this grant expires. Until then, a user with a copy of a
-    /// credential can still use it.
-    pub(super) fn copies_until(&self, key: Option<Lifetime>) -> Option<Timestamp> {
-        key.map(|key| key.expires_at).max(self.earlier())
-    }
-
-    /// Returns the record of the issued credential.
-    pub(super) fn record(&self, key: Lifetime) -> Record {
-        Record {
-            key,
-            expiration_seconds: self.asked(),
-            renewals: self.renewals(),
-            signed_with: self.own_secret().and_then(|s| s.signed_with.clone()),
-            earlier: self.earlier(),
-        }
-    }
-
-    /// Returns the latest time at which a credential of this grant is allowed to be valid. This is the earlier of two
-    /// times: the grant's deadline, and the time of the limit `maxTotalSeconds` of the access rules.
-    pub(super) fn deadline(&self) -> Option<Timestamp> {
-        self.own_deadline().into_iter().chain(self.total_end()).min()
-    }
-
-    /// Returns the grant's `deadlineTime` in whole seconds.
-    pub(super) fn own_deadline(&self) -> Option<Timestamp> {
-        self.g.terms.deadline_time.as_ref().map(|t| second(t.0))
-    }
-
-    /// Returns the time at which Valet treats the credential as expired. This is the expiry of the credential, or an
-    /// earlier deadline that a user set after the credential was signed.
-    pub(super) fn end(&self, key: Lifetime) -> Timestamp {
-        self.deadline().map_or(key.expires_at, |d| d.min(key.expires_at))
-    }
-
-    /// Returns the expiry of the credential without the limits of the access rules. This is the earlier of two times:
-    /// the expiry of the credential, and the deadline in the grant's spec.
-    pub(super) fn own_end(&self, key: Lifetime) -> Timestamp {
-        self.own_deadline().map_or(key.expires_at, |d| d.min(key.expires_at))
-    }
-
-    /// If the grant has finished, returns the reason and the time at which it finished.
-    pub(super) fn finished(&self) -> Option<(Reason, Timestamp)> {
-        let since = self.g.status.finished_time.as_ref()?.0;
-        let ready = condition(&self.g.status, ConditionType::Ready)?;
-        [
-            Reason::Completed,
-            Reason::ObjectExists,
-            Reason::Expired,
-            Reason::ExpiredUnused,
-            Reason::Revoked,
-            Reason::ObjectMismatch,
-            Reason::UploadAborted,
-        ]
-        .into_iter()
-        .find(|r| r.as_str() == ready.reason)
-        .map(|r| (r, since))
-    }
-
-    pub(super) fn write_once(&self) -> bool {
-        matches!(
-            &self.g.ask,
-            Ask::Upload {
-                constraints: UploadConstraints {
-                    overwrite: Overwrite::Forbid,
-                    ..
-                },
-                ..
-            }
-        )
-    }
-
-    pub(super) fn is_upload(&self) -> bool {
-        matches!(self.g.ask, Ask::Upload { .. })
-    }
-
-    /// Returns true if Valet waits for the upload of one object of this grant. An upload to a prefix has no single
-    /// object.
-    pub(super) fn awaits_object(&self) -> bool {
-        self.is_upload() && !self.g.terms.is_prefix()
-    }
-
-    /// Returns true if the grant stays active after an upload. This is the case if Valet renews the credential and
-    /// the credential allows further uploads.
-    pub(super) fn is_standing(&self) -> bool {
-        // The result is false for a multipart upload, because the part URLs are useless after the object exists.
-        self.g.terms.renews() && self.is_upload() && !self.write_once() && !self.is_in_parts()
-    }
-
-    /// Returns true if the spec asks for a different lifetime than the published credential has. The generation in
-    /// the Secret's annotation does not show this, because Valet also updates it when only the metadata changes.
-    pub(super) fn asks_for_another(&self, secret: &SecretView, key: Lifetime) -> bool {
-        secret
-            .expiration_seconds
-            .is_some_and(|s| s != self.g.terms.expiration_seconds)
-            || self.own_end(key) < key.expires_at
-    }
-
-    /// Returns the labels and annotations that the Secret must have. Valet's own labels and annotations override
-    /// those of the tenant.
-    pub(super) fn metadata(&self, record: &Record) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
-        let key = record.key;
-        let template = self.g.template();
-        let mut labels = template.labels;
-        labels.insert(MANAGED_BY_LABEL.into(), MANAGED_BY_VALUE.into());
-        let mut annotations = template.annotations;
-        let store = &self.g.terms.store_ref;
-        annotations.extend([
-            (annotation::ISSUED_AT.into(), key.issued_at.to_string()),
-            (annotation::EXPIRES_AT.into(), key.expires_at.to_string()),
-            (annotation::GRANT_UID.into(), self.g.uid.clone()),
-            (annotation::GRANT_GENERATION.into(), self.g.generation.to_string()),
-            (
-                annotation::STORE.into(),
-                format!("{}/{}", store.kind.as_str(), store.name),
-            ),
-        ]);
-        if let Some(seconds) = record.expiration_seconds {
-            annotations.insert(annotation::EXPIRATION_SECONDS.into(), seconds.to_string());
-        }
-        if let Some(fingerprint) = &record.signed_with {
-            annotations.insert(annotation::SIGNED_WITH.into(), fingerprint.clone());
-        }
-        if record.renewals > 0 {
-            annotations.insert(annotation::RENEWALS.into(), record.renewals.to_string());
-        }
-        if let Some(upload) = self.upload() {
-            annotations.insert(annotation::UPLOAD_ID.into(), upload.to_owned());
-        }
-        if let Some(end) = record.earlier {
-            annotations.insert(annotation::EARLIER_EXPIRES_AT.into(), end.to_string());
-        }
-        (labels, annotations)
     }
 }

@@ -1,7 +1,7 @@
 //! Checks that a store can enforce the constraints of a grant. Valet refuses a grant with a constraint that the store
 //! cannot enforce. It never signs a credential with weaker constraints.
 
-use super::{facts::GrantFacts, policy::Refusal};
+use super::{grant_facts::GrantFacts, refusal::Refusal};
 use crate::api::{
     Ask, Capabilities, Capability, DownloadMode, MAX_PARTS, Operation, Overwrite, Reason, ResponseHeaders,
     UploadConstraints, UploadMode, annotation,

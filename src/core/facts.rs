@@ -2,14 +2,14 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{metadata::MetadataDomains, quota::QuotaLimit, renewal::RenewRequest, repair::Repairs};
-use crate::{
-    api::{
-        Ask, Capabilities, ClusterAccessRule, GROUP, Grant, GrantStatus, MULTIPART_FINALIZER, ObservedObject,
-        Operation, Reason, SecretTemplate, ShortSessions, Terms, annotation,
-    },
-    core::record::KnownStatus,
+use super::{
+    grant_facts::GrantFacts,
+    metadata::MetadataDomains,
+    multipart_upload::{ArrivedPart, OpenUpload},
+    quota_limits::QuotaLimit,
+    repairs::Repairs,
 };
+use crate::api::{Capabilities, ClusterAccessRule, ObservedObject, Reason, ShortSessions, annotation};
 
 /// All facts on which a decision about a grant is based. A fact that Valet has not read yet has a special value, for
 /// example `Unread`.
@@ -64,42 +64,6 @@ pub struct Settings {
     pub secret_metadata: MetadataDomains,
 }
 
-/// Facts from the grant object.
-#[derive(Clone, Debug, PartialEq)]
-pub struct GrantFacts {
-    /// The namespace of the grant and of its Secret.
-    pub namespace: String,
-    pub name: String,
-    /// The grant's UID. If a user deletes a grant and creates a new grant with its name, the two grants have
-    /// different UIDs.
-    pub uid: String,
-    /// The `metadata.generation` of the grant.
-    pub generation: i64,
-    /// The `metadata.creationTimestamp` of the grant.
-    pub created: Option<Timestamp>,
-    /// True if the grant is being deleted.
-    pub deleting: bool,
-    /// The `metadata.deletionTimestamp` of the grant.
-    pub deleted_at: Option<Timestamp>,
-    /// True if the grant has the finalizer for multipart uploads.
-    pub held: bool,
-    /// The fields of the spec that uploads and downloads share.
-    pub terms: Terms,
-    /// The fields of the spec that are specific to the kind of grant.
-    pub ask: Ask,
-    /// The status as Valet last wrote it. It does not contain changes that clients other than Valet made.
-    pub status: GrantStatus,
-    /// True if the cluster has exactly the status that Valet last wrote. Otherwise Valet must write the status again.
-    pub status_is_own: bool,
-    /// The GitOps tool that would create the grant again if Valet deleted the grant.
-    pub tracked_by: Option<&'static str>,
-    /// The request for a new credential, from the annotation `renew-requested-at`.
-    pub renew_requested: RenewRequest,
-    /// The schema rules that the spec violates. The list can have entries only if the installed CRD is older than
-    /// this version of Valet.
-    pub broken_rules: Vec<String>,
-}
-
 impl Facts {
     /// Creates facts in which only the grant and the settings are known.
     pub fn new(grant: GrantFacts, settings: Settings) -> Self {
@@ -123,92 +87,6 @@ impl Facts {
             settings,
         }
     }
-}
-
-impl GrantFacts {
-    /// Reads all facts about a grant except its status. [`GrantFacts::with_status`] adds the status.
-    pub fn of(grant: &impl Grant) -> Self {
-        let meta = grant.meta();
-        let ask = grant.ask();
-        Self {
-            namespace: meta.namespace.clone().unwrap_or_default(),
-            name: meta.name.clone().unwrap_or_default(),
-            uid: meta.uid.clone().unwrap_or_default(),
-            generation: meta.generation.unwrap_or_default(),
-            created: meta.creation_timestamp.as_ref().map(|t| t.0),
-            deleting: meta.deletion_timestamp.is_some(),
-            deleted_at: meta.deletion_timestamp.as_ref().map(|t| t.0),
-            // Valet never adds the finalizer to a DownloadGrant. If a DownloadGrant has the finalizer, another
-            // program added it, and Valet does not remove it.
-            held: ask.operation() == Operation::Upload
-                && meta.finalizers.iter().flatten().any(|f| f == MULTIPART_FINALIZER),
-            terms: grant.terms().clone(),
-            ask,
-            status: GrantStatus::default(),
-            status_is_own: false,
-            tracked_by: tracked_by(meta.labels.as_ref(), meta.annotations.as_ref()),
-            renew_requested: RenewRequest::parse(
-                meta.annotations
-                    .as_ref()
-                    .and_then(|a| a.get(annotation::RENEW_REQUESTED_AT))
-                    .map(String::as_str),
-            ),
-            broken_rules: grant.check().err().unwrap_or_default(),
-        }
-    }
-
-    /// Adds the authenticated part of the grant's status.
-    #[must_use]
-    pub fn with_status(self, known: KnownStatus) -> Self {
-        Self {
-            status: known.status,
-            status_is_own: known.is_own,
-            ..self
-        }
-    }
-
-    /// Returns the name of the Secret that receives the credential.
-    pub fn secret_name(&self) -> &str {
-        self.terms.secret_name.as_deref().unwrap_or(&self.name)
-    }
-
-    /// Returns the labels and annotations from `spec.secretTemplate`.
-    pub fn template(&self) -> SecretTemplate {
-        self.terms.secret_template.clone().unwrap_or_default()
-    }
-}
-
-/// The annotation that Argo CD sets on its resources.
-const TRACKING_ID: &str = "argocd.argoproj.io/tracking-id";
-
-/// Returns true if Valet reads this annotation of a grant or store. Valet reads its own annotations and the tracking
-/// annotation of Argo CD.
-pub fn is_read(annotation: &str) -> bool {
-    annotation == TRACKING_ID || annotation.split('/').next() == Some(GROUP)
-}
-
-/// Returns the name of the GitOps tool that manages the resource. The labels and annotations of the resource show
-/// which tool this is.
-fn tracked_by(
-    labels: Option<&BTreeMap<String, String>>,
-    annotations: Option<&BTreeMap<String, String>>,
-) -> Option<&'static str> {
-    const LABELS: [(&str, &str); 4] = [
-        ("kustomize.toolkit.fluxcd.io/name", "Flux"),
-        ("helm.toolkit.fluxcd.io/name", "Flux"),
-        ("argocd.argoproj.io/instance", "Argo CD"),
-        // Argo CD before version 3 sets this label by default, and Helm charts also set it. Valet cannot tell them
-        // apart. If Helm set the label, the only effect is that Valet keeps a finished grant.
-        ("app.kubernetes.io/instance", "Argo CD or Helm"),
-    ];
-    const ANNOTATIONS: [(&str, &str); 1] = [(TRACKING_ID, "Argo CD")];
-    let find = |marks: &[(&str, &'static str)], map: Option<&BTreeMap<String, String>>| {
-        marks
-            .iter()
-            .find(|(key, _)| map.is_some_and(|m| m.contains_key(*key)))
-            .map(|(_, tool)| *tool)
-    };
-    find(&ANNOTATIONS, annotations).or_else(|| find(&LABELS, labels))
 }
 
 /// The facts about the store of a grant.
@@ -413,17 +291,6 @@ pub enum UploadFact {
     Unreachable(String),
 }
 
-/// A part that a client has uploaded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ArrivedPart {
-    /// The part number. The first part has number 1.
-    pub number: i64,
-    /// The size of the part in bytes.
-    pub size: i64,
-    /// The ETag of the part. The request that completes the upload contains it.
-    pub e_tag: String,
-}
-
 /// The facts about all multipart uploads with one object key.
 #[derive(Clone, Debug, PartialEq)]
 pub enum UploadsFact {
@@ -440,17 +307,6 @@ pub enum UploadsFact {
     Hidden,
     /// The store did not answer, or answered with a server error. The message contains no secrets.
     Unreachable(String),
-}
-
-/// A multipart upload that is in progress.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OpenUpload {
-    /// The store's ID of the upload.
-    pub id: String,
-    /// The time at which the upload was initiated, by the store's clock.
-    pub begun: Option<Timestamp>,
-    /// True if the upload has at least one part.
-    pub has_parts: bool,
 }
 
 /// The answer of the quota for a grant.

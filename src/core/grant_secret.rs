@@ -6,7 +6,12 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 
-use super::{Credential, Form, GrantFacts, Lifetime, Publish, Signed, SignedPart};
+use super::{
+    credential::{Credential, Form, Signed, SignedPart},
+    grant_facts::GrantFacts,
+    lifetime::Lifetime,
+    step::Publish,
+};
 use crate::api::{GROUP, SECRET_TYPE, VERSION, data};
 
 /// The maximum size of a Secret's data in bytes. It equals the constant `MaxSecretSize` of Kubernetes.

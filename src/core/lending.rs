@@ -1,4 +1,4 @@
-use super::{facts::GrantFacts, policy::Refusal};
+use super::{grant_facts::GrantFacts, refusal::Refusal};
 use crate::api::{AccessRule, Capability, Operation, Permission, Reason};
 
 /// Checks that an access rule allows temporary credentials for the grant. No store can enforce a size or a content

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::policy::Refusal;
+use super::refusal::Refusal;
 use crate::api::{Reason, SecretTemplate};
 
 /// The domains of labels and annotations that grants may set on their Secrets. Names without a domain are always

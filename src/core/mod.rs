@@ -7,53 +7,72 @@
 //!
 //! Each write is based on current facts, because the controller updates the facts after every step. If the operator
 //! crashes, the next call of [`decide`] starts with the state of the cluster.
+//!
+//! The files of this module form layers, and `hack/layers.py` checks them. A file imports no file of a later layer.
+//!
+//! 1. data types, and functions that need no facts about a grant
+//! 2. [`Facts`]: what Valet has read about a grant
+//! 3. the access rules: from the facts to an [`Access`], which only `policy.rs` can create
+//! 4. [`Step`]: what Valet executes next
+//! 5. [`decide`]: from the facts to a step
 
+// Data types, and functions that need no facts about a grant.
 pub mod credential;
-mod decide;
-mod enforce;
-mod facts;
-mod grant_secret;
-mod issue;
 mod key;
-mod lending;
 mod lifetime;
 mod media_type;
 mod metadata;
-mod multipart;
+mod multipart_upload;
+mod namespaces;
 mod object;
-mod policy;
 mod quota;
+mod quota_limits;
 pub mod record;
-mod renewal;
-mod repair;
-mod rotation;
+mod refusal;
+mod renew_request;
+mod repairs;
 mod scope;
-mod selector;
+mod signing_request;
 mod skew;
-mod states;
-mod status;
-mod step;
 mod store_id;
-mod suspend;
-mod total;
-mod transition;
+
+// What Valet has read about a grant.
+mod facts;
+mod grant_facts;
+
+// The access rules.
+mod access_rule;
+mod enforce;
+mod lending;
+mod policy;
+
+// What Valet executes next.
+mod grant_secret;
+mod step;
+
+// The decision.
+mod decide;
 
 pub use credential::{Credential, Entries, Form, Headers, SignError, Signed, SignedPart, SignedUrl};
-pub use decide::decide;
+pub use decide::{decide, renewal::renewal_due, rotation::RESIGN_SPREAD};
 pub use facts::{
-    ArrivedPart, Facts, GrantFacts, ObjectFact, OpenUpload, Owner, QuotaFact, RulesView, SecretFact, SecretView,
-    Settings, Signer, StoreFact, StoreView, Untried, UploadFact, UploadsFact, is_read,
+    Facts, ObjectFact, Owner, QuotaFact, RulesView, SecretFact, SecretView, Settings, Signer, StoreFact, StoreView,
+    Untried, UploadFact, UploadsFact,
 };
+pub use grant_facts::{GrantFacts, is_read};
 pub use grant_secret::{SECRET_CAPACITY, secret_bytes, secret_data, secret_object, secret_owner};
 pub use key::{KeyError, ObjectKey};
 pub use lifetime::{Lifetime, POLL_PATIENCE, next_poll, second};
 pub use metadata::MetadataDomains;
-pub use policy::{AbortAccess, Access, Allowance, AllowedRequest, Refusal, admit, allowance, still_allowed};
-pub use quota::{QuotaCandidate, QuotaLedger, QuotaLimit, QuotaLimits};
-pub use renewal::{RenewRequest, renewal_due};
-pub use repair::Repairs;
-pub use rotation::RESIGN_SPREAD;
+pub use multipart_upload::{ArrivedPart, Assembly, Completion, OpenUpload};
+pub use policy::{AbortAccess, Access, Allowance, AllowedRequest, admit, allowance, still_allowed};
+pub use quota::{QuotaCandidate, QuotaLedger};
+pub use quota_limits::{QuotaLimit, QuotaLimits};
+pub use refusal::Refusal;
+pub use renew_request::RenewRequest;
+pub use repairs::Repairs;
 pub use scope::{Concern, concern};
+pub use signing_request::SigningRequest;
 pub use skew::{MOST_SKEW, TOLERATED_SKEW, is_skewed, skewed};
-pub use step::{Assembly, Completion, GrantEvent, Publish, PublishMode, Read, SigningRequest, Step};
+pub use step::{GrantEvent, Publish, PublishMode, Read, Step};
 pub use store_id::{StoreId, store_id};

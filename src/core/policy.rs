@@ -1,18 +1,18 @@
 use std::{collections::BTreeMap, ops::Deref};
 
 use super::{
-    enforce::{enforceable, largest},
-    facts::{GrantFacts, RulesView, StoreView},
+    access_rule::examine,
+    enforce::enforceable,
+    facts::{RulesView, StoreView},
+    grant_facts::GrantFacts,
     key::ObjectKey,
-    lending::lends,
     lifetime::Lifetime,
-    media_type::matches_type,
-    selector::selects,
-    step::SigningRequest,
+    namespaces::chooses,
+    quota_limits::QuotaLimits,
+    refusal::Refusal,
+    signing_request::SigningRequest,
 };
-use crate::api::{
-    AccessRule, Ask, ClusterAccessRule, Namespaces, Operation, Reason, RenewalPermission, StoreRef, UploadMode,
-};
+use crate::api::{AccessRule, Ask, ClusterAccessRule, Operation, Reason, RenewalPermission, StoreRef};
 
 /// An `Access` proves that the access rules of a store allow a grant's operation on its object.
 ///
@@ -162,24 +162,6 @@ pub(super) fn abort_own(grant: &GrantFacts, own_upload: &str) -> Option<AbortAcc
     })
 }
 
-/// The reason why a grant receives no credential, for conditions and Events.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    pub reason: Reason,
-    /// The message for the user. It names the field, says what is wrong with the field's value, and says what the
-    /// user can do.
-    pub message: String,
-}
-
-impl Refusal {
-    pub(super) fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self {
-            reason,
-            message: message.into(),
-        }
-    }
-}
-
 /// Decides if the grant is allowed to have a credential. All of these conditions must be true:
 ///
 /// - At least one access rule is for the grant's namespace.
@@ -237,11 +219,7 @@ pub fn allowance(grant: &GrantFacts, rules: &[ClusterAccessRule], labels: &BTree
     let Ok(key) = object_key(grant, usize::MAX) else {
         return Allowance::ALL;
     };
-    let mine: Vec<_> = rules
-        .iter()
-        .filter(|r| chooses(&r.namespaces, &grant.namespace, labels))
-        .map(|r| &r.rule)
-        .collect();
+    let mine = rules_for(grant, rules, labels);
     let is_plain = |r: &AccessRule| r.max_total_seconds.is_none() && r.renewal == RenewalPermission::Allow;
     if mine.iter().all(|r| is_plain(r)) {
         return Allowance::ALL;
@@ -255,6 +233,31 @@ pub fn allowance(grant: &GrantFacts, rules: &[ClusterAccessRule], labels: &BTree
         renewal: allowing.iter().any(|r| r.renewal == RenewalPermission::Allow),
         total_seconds: totals.and_then(|all| all.into_iter().max()),
     }
+}
+
+/// Returns the limits for the number of live grants that apply to a grant. If several access rules allow the grant,
+/// the highest of their limits applies.
+pub(super) fn quota_limits(grant: &GrantFacts, key: &ObjectKey, store: &StoreView) -> QuotaLimits {
+    let mine = rules_for(grant, &store.rules, &store.namespace_labels);
+    let allowing = mine.iter().filter(|rule| examine(grant, key, rule, &mine).is_ok());
+    let limits: Option<Vec<i64>> = allowing.map(|rule| rule.max_live_grants).collect();
+    QuotaLimits {
+        namespace: limits.and_then(|all| all.into_iter().max()),
+        store: store.max_live_grants,
+    }
+}
+
+/// Returns the access rules for the grant's namespace.
+fn rules_for<'r>(
+    grant: &GrantFacts,
+    rules: &'r [ClusterAccessRule],
+    labels: &BTreeMap<String, String>,
+) -> Vec<&'r AccessRule> {
+    rules
+        .iter()
+        .filter(|r| chooses(&r.namespaces, &grant.namespace, labels))
+        .map(|r| &r.rule)
+        .collect()
 }
 
 fn object_key(grant: &GrantFacts, limit: usize) -> Result<ObjectKey, Refusal> {
@@ -296,11 +299,7 @@ fn allowed(
     labels: &BTreeMap<String, String>,
 ) -> Result<(), Refusal> {
     named(grant, rules, labels)?;
-    let mine: Vec<_> = rules
-        .iter()
-        .filter(|r| chooses(&r.namespaces, &grant.namespace, labels))
-        .map(|r| &r.rule)
-        .collect();
+    let mine = rules_for(grant, rules, labels);
     let mut closest: Option<(usize, Refusal)> = None;
     for rule in &mine {
         match examine(grant, key, rule, &mine) {
@@ -316,142 +315,4 @@ fn allowed(
         || unreachable!("at least one access rule exists, and each access rule refused the grant"),
         |(_, refusal)| refusal,
     ))
-}
-
-pub(super) fn chooses(namespaces: &Namespaces, name: &str, labels: &BTreeMap<String, String>) -> bool {
-    namespaces.names.iter().any(|n| n == name) || namespaces.selector.as_ref().is_some_and(|s| selects(s, labels))
-}
-
-/// Returns true if an access rule may apply to a namespace whose labels Valet does not know.
-pub(super) fn may_choose(namespaces: &Namespaces, name: &str) -> bool {
-    namespaces.selector.is_some() || namespaces.names.iter().any(|n| n == name)
-}
-
-/// Returns the rule's `keyPrefix`, in which `{namespace}` is replaced by the namespace.
-fn prefix(rule: &AccessRule, namespace: &str) -> String {
-    rule.key_prefix
-        .as_deref()
-        .unwrap_or_default()
-        .replace("{namespace}", namespace)
-}
-
-/// Checks the grant against one access rule. If the rule refuses the grant, the error contains the refusal and the
-/// number of checks that the grant passed before.
-pub(super) fn examine(
-    grant: &GrantFacts,
-    key: &ObjectKey,
-    rule: &AccessRule,
-    mine: &[&AccessRule],
-) -> Result<(), (usize, Refusal)> {
-    let (store, namespace, terms) = (&grant.terms.store_ref, &grant.namespace, &grant.terms);
-    let operation = grant.ask.operation();
-    let refuse = |step, reason, message| Err((step, Refusal::new(reason, message)));
-
-    if !rule.operations.contains(&operation) {
-        let message = format!(
-            "{store} does not allow namespace {namespace} to {verb} objects; ask the store's owner for an access rule with the operation {operation}",
-            verb = operation.as_str().to_lowercase(),
-            operation = operation.as_str()
-        );
-        return refuse(0, Reason::OperationNotAllowed, message);
-    }
-    if !key.is_below(&prefix(rule, namespace)) {
-        let prefixes: Vec<_> = mine
-            .iter()
-            .filter(|r| r.operations.contains(&operation))
-            .map(|r| format!("'{}/'", prefix(r, namespace).trim_end_matches('/')))
-            .collect();
-        let message = format!(
-            "spec.key '{key}' is outside the prefixes that {store} allows for namespace {namespace}; choose an object key that starts with {prefixes}",
-            key = key.as_str(),
-            prefixes = prefixes.join(" or ")
-        );
-        return refuse(1, Reason::KeyNotAllowed, message);
-    }
-    if let Some(max) = rule.max_expiration_seconds
-        && terms.expiration_seconds > max
-    {
-        let message = format!(
-            "spec.expirationSeconds is {seconds}; {store} allows at most {max} seconds for namespace {namespace}; reduce spec.expirationSeconds to {max} or less",
-            seconds = terms.expiration_seconds
-        );
-        return refuse(2, Reason::ExpirationTooLong, message);
-    }
-    if let Some(total) = rule.max_total_seconds
-        && terms.expiration_seconds > total
-    {
-        let message = format!(
-            "spec.expirationSeconds is {seconds}; {store} allows a total of {total} seconds for one grant of namespace {namespace}, including renewals; reduce spec.expirationSeconds to {total} or less",
-            seconds = terms.expiration_seconds
-        );
-        return refuse(3, Reason::ExpirationTooLong, message);
-    }
-    if rule.renewal == RenewalPermission::Forbid && terms.renews() {
-        let message = format!(
-            "spec.renewal.policy is Always, but {store} does not allow renewal for namespace {namespace}; remove spec.renewal, or ask the store's owner for an access rule with renewal: Allow"
-        );
-        return refuse(4, Reason::RenewalNotAllowed, message);
-    }
-    if grant.ask.is_for_credentials() {
-        return lends(grant, rule).map_err(|message| (5, message));
-    }
-    let Ask::Upload { mode, constraints, .. } = &grant.ask else {
-        return Ok(());
-    };
-    if let Some(limit) = &rule.max_bytes {
-        // If Valet cannot parse the size limit of an access rule, the rule allows only empty objects. The current
-        // schema rejects an invalid limit, but the schema of an older CRD may have accepted it.
-        let max = limit.bytes().unwrap_or(0);
-        let remedy = match mode {
-            UploadMode::Put | UploadMode::Multipart => "set spec.constraints.contentLength",
-            UploadMode::PostForm | UploadMode::Credentials => {
-                "set spec.constraints.contentLengthRange or spec.constraints.contentLength"
-            }
-            UploadMode::Resumable => {
-                "a resumable upload cannot enforce a size; set spec.mode to another mode, and set spec.constraints.contentLength"
-            }
-        };
-        // A multipart upload can have an exact object size or a range of sizes. With a range, the store does not
-        // enforce the size of every part. A client could then upload more bytes than the limit, and the store keeps
-        // them until the upload ends.
-        let is_loose = *mode == UploadMode::Multipart && constraints.content_length.is_none();
-        let message = match largest(constraints).map(|(_, size)| size) {
-            Some(size) if size <= max && is_loose => Some(format!(
-                "{store} allows uploads of at most {limit} for namespace {namespace}, but contentLengthRange does not limit the size of every part; set spec.constraints.contentLength instead"
-            )),
-            Some(size) if size <= max => None,
-            Some(size) => Some(format!(
-                "spec.constraints allows an upload of {size} bytes; {store} allows uploads of at most {limit} for namespace {namespace}; set a smaller size in spec.constraints"
-            )),
-            None => Some(format!(
-                "{store} allows uploads of at most {limit} for namespace {namespace}, so the grant must limit the upload size; {remedy}"
-            )),
-        };
-        if let Some(message) = message {
-            return refuse(5, Reason::ContentLengthNotAllowed, message);
-        }
-    }
-    if !rule.content_types.is_empty() {
-        let types = rule.content_types.join(", ");
-        let message = match &constraints.content_type {
-            Some(content_type)
-                if rule
-                    .content_types
-                    .iter()
-                    .any(|pattern| matches_type(pattern, content_type)) =>
-            {
-                None
-            }
-            Some(content_type) => Some(format!(
-                "spec.constraints.contentType is {content_type}; {store} allows only uploads of the types {types} for namespace {namespace}; set one of these types"
-            )),
-            None => Some(format!(
-                "{store} allows only uploads of the types {types} for namespace {namespace}; set spec.constraints.contentType to one of these types"
-            )),
-        };
-        if let Some(message) = message {
-            return refuse(6, Reason::ContentTypeNotAllowed, message);
-        }
-    }
-    Ok(())
 }

@@ -8,10 +8,9 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    facts::{GrantFacts, StoreView},
-    key::ObjectKey,
     lifetime::add,
-    policy::{chooses, examine, may_choose},
+    namespaces::may_choose,
+    quota_limits::{QuotaLimit, QuotaLimits},
 };
 use crate::api::ClusterAccessRule;
 
@@ -19,64 +18,6 @@ use crate::api::ClusterAccessRule;
 /// the operator starts, 15 seconds are enough for the first reconcile of each grant. If a grant is never reconciled,
 /// it blocks younger grants for at most 15 seconds.
 const NEW_COUNTS: SignedDuration = SignedDuration::from_secs(15);
-
-/// The limits that apply to a grant.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct QuotaLimits {
-    /// The maximum number of live grants in the grant's namespace.
-    pub namespace: Option<i64>,
-    /// The maximum number of live grants of the store in all namespaces together.
-    pub store: Option<i64>,
-}
-
-impl QuotaLimits {
-    /// Returns true if the namespace or the store has a limit.
-    pub fn is_limited(self) -> bool {
-        self.namespace.is_some() || self.store.is_some()
-    }
-}
-
-/// The limit because of which a grant must wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QuotaLimit {
-    /// The limit of the grant's namespace.
-    Namespace(i64),
-    /// The limit of the whole store.
-    Store(i64),
-}
-
-impl QuotaLimit {
-    /// Returns the message for the tenant. The message stays equal while the grant waits, because every new message
-    /// causes a write of the grant's status.
-    pub(super) fn message(self, grant: &GrantFacts) -> String {
-        let (store, namespace) = (&grant.terms.store_ref, &grant.namespace);
-        match self {
-            Self::Namespace(limit) => format!(
-                "{store} allows at most {limit} live grants for namespace {namespace}, and the limit is reached; this grant waits in a queue, oldest grant first; wait until a live grant ends, or revoke or delete grants that you no longer need"
-            ),
-            Self::Store(limit) => format!(
-                "{store} allows at most {limit} live grants in all namespaces together, and the limit is reached; this grant waits in a queue until a live grant ends; the oldest grant of the namespace with the fewest live grants is next"
-            ),
-        }
-    }
-}
-
-/// Returns the limits that apply to a grant. If several access rules allow the grant, the highest of their limits
-/// applies.
-pub(super) fn most(grant: &GrantFacts, key: &ObjectKey, store: &StoreView) -> QuotaLimits {
-    let mine: Vec<_> = store
-        .rules
-        .iter()
-        .filter(|r| chooses(&r.namespaces, &grant.namespace, &store.namespace_labels))
-        .map(|r| &r.rule)
-        .collect();
-    let allowing = mine.iter().filter(|rule| examine(grant, key, rule, &mine).is_ok());
-    let limits: Option<Vec<i64>> = allowing.map(|rule| rule.max_live_grants).collect();
-    QuotaLimits {
-        namespace: limits.and_then(|all| all.into_iter().max()),
-        store: store.max_live_grants,
-    }
-}
 
 /// A grant that uses quota or waits for quota.
 #[derive(Clone, Debug, PartialEq, Eq)]

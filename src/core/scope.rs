@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::policy::chooses;
+use super::namespaces::chooses;
 use crate::api::ClusterAccessRule;
 
 /// The relevance of a store for an operator.

@@ -1,17 +1,12 @@
-//! Handles a store whose clock differs from the operator's clock. A store compares the times in a signature with its
-//! own clock.
+//! The limits for the difference between the clocks of a store and of the operator. A store compares the times in a
+//! signature with its own clock.
 //!
 //! If the store's clock is ahead, a signed URL can already be expired when Valet issues it. If the store's clock is
 //! behind, a signed URL can work longer than the grant allows.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 
-use super::{
-    decide::Evaluator,
-    facts::{StoreFact, StoreView},
-    lifetime::{Lifetime, add},
-};
-use crate::api::Reason;
+use super::lifetime::Lifetime;
 
 /// Valet ignores a clock difference that is smaller than 30 seconds. This is half of the shortest useful lifetime of
 /// a URL.
@@ -39,38 +34,16 @@ pub fn skewed(skew: SignedDuration) -> String {
 }
 
 /// Returns true if the clock difference is too large for a URL with this lifetime.
-fn is_too_much(skew: SignedDuration, lifetime: Lifetime) -> bool {
+pub(super) fn is_too_much(skew: SignedDuration, lifetime: Lifetime) -> bool {
     let seconds = skew.as_secs().saturating_abs();
     skew.abs() >= MOST_SKEW
         || skew.abs() >= TOLERATED_SKEW && seconds.saturating_mul(PART_OF_LIFETIME) > lifetime.seconds()
 }
 
-impl Evaluator<'_> {
-    /// Returns a reason and a message for the condition if Valet cannot sign a URL with this lifetime. The cause is
-    /// that the clocks of the store and the operator differ too much.
-    pub(super) fn clock_trouble(&self, store: &StoreView, lifetime: Lifetime) -> Option<(Reason, String)> {
-        let skew = store.skew.filter(|skew| is_too_much(*skew, lifetime))?;
-        let effect = "a URL signed now would become valid and expire at other times than the grant specifies";
-        Some((Reason::ClockSkewed, format!("{skew}; {effect}", skew = skewed(skew))))
-    }
-
-    /// Returns the time at which the store's clock reaches `end`, and a message. Returns `None` if the clocks agree,
-    /// or if this time has passed.
-    ///
-    /// If the operator's clock has already passed `end`, one of the clocks is wrong. Valet then waits for the store's
-    /// clock, because it cannot undo a final status.
-    pub(super) fn ends_later_at_store(&self, end: Timestamp) -> Option<(Timestamp, String)> {
-        let StoreFact::Usable(store) = &self.f.store else {
-            return None;
-        };
-        let skew = store.skew.filter(|skew| is_skewed(Some(*skew)))?;
-        let until = add(end, -skew);
-        (until > self.now).then(|| (until, skewed(skew)))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
 
     #[test]

@@ -3,13 +3,11 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::{
-    facts::ArrivedPart,
-    key::ObjectKey,
-    lifetime::Lifetime,
+    multipart_upload::Assembly,
     policy::{AbortAccess, Access, AllowedRequest},
-    quota::QuotaLimits,
+    quota_limits::QuotaLimits,
 };
-use crate::api::{Ask, GrantStatus, ObservedObject, Reason};
+use crate::api::{GrantStatus, Reason};
 
 /// The next step that the controller executes for a grant.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,33 +96,6 @@ pub enum Read {
     Uploads(Access),
 }
 
-/// A request to complete a multipart upload. The store assembles the object from the listed parts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Assembly {
-    /// The store's ID of the multipart upload.
-    pub upload: String,
-    /// All parts of the object, in the order of their part numbers.
-    pub parts: Vec<ArrivedPart>,
-    /// True if the store must not replace an existing object.
-    pub write_once: bool,
-}
-
-/// The result of a request that completes a multipart upload.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Completion {
-    /// The store has completed the upload. The value is the store's description of the object.
-    Done(ObservedObject),
-    /// An object with this object key exists, and the upload is write-once. An earlier request to complete this
-    /// upload may have written the object.
-    Exists,
-    /// The store does not know the upload. Either an earlier attempt completed it, or somebody aborted it.
-    Gone,
-    /// The store refuses to complete the upload. The message contains no secrets.
-    Refused(String),
-    /// The store did not answer or had an internal error. The store may have completed the upload anyway.
-    Unreachable(String),
-}
-
 /// A credential that Valet signs, and the Secret to which Valet writes it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Publish {
@@ -150,22 +121,6 @@ pub enum PublishMode {
         /// The resource version of the Secret on which the decision is based.
         resource_version: String,
     },
-}
-
-/// Describes everything that a credential allows. A provider signs it. For a grant, an [`AllowedRequest`] contains
-/// this type. Probes and conformance checks create values of this type for their own test objects.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SigningRequest {
-    pub key: ObjectKey,
-    /// The operation (upload or download) with all its constraints.
-    pub ask: Ask,
-    /// The start and end of the credential's validity, in whole seconds.
-    pub lifetime: Lifetime,
-    /// The namespace and the name of the grant, in the form `namespace.name`. Some providers write it to the logs of
-    /// the store.
-    pub holder: String,
-    /// The store's ID of the multipart upload, if Valet has initiated one.
-    pub upload: Option<String>,
 }
 
 /// An Event about a grant.

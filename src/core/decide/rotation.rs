@@ -3,14 +3,15 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{
-    decide::Evaluator,
-    facts::{SecretView, Signer, StoreFact, StoreView},
-    lifetime::{Lifetime, NoTime, add},
-    policy::Refusal,
-    renewal::hash,
+use super::{evaluator::Evaluator, renewal::hash};
+use crate::{
+    api::{Reason, ShortSessions},
+    core::{
+        facts::{SecretView, Signer, StoreFact, StoreView},
+        lifetime::{Lifetime, NoTime, add},
+        refusal::Refusal,
+    },
 };
-use crate::api::{Reason, ShortSessions};
 
 /// When a store gets new signing credentials, Valet signs the credentials of the store's grants again within 120
 /// seconds. The UID of each grant decides when its credential is signed. For 1000 grants, Valet signs about 8

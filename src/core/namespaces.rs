@@ -1,12 +1,24 @@
-//! Matches namespaces by their labels.
+//! Finds out if an access rule applies to a namespace.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{Selector, SelectorExt};
 
+use crate::api::Namespaces;
+
+/// Returns true if an access rule applies to a namespace with this name and these labels.
+pub(super) fn chooses(namespaces: &Namespaces, name: &str, labels: &BTreeMap<String, String>) -> bool {
+    namespaces.names.iter().any(|n| n == name) || namespaces.selector.as_ref().is_some_and(|s| selects(s, labels))
+}
+
+/// Returns true if an access rule may apply to a namespace whose labels Valet does not know.
+pub(super) fn may_choose(namespaces: &Namespaces, name: &str) -> bool {
+    namespaces.selector.is_some() || namespaces.names.iter().any(|n| n == name)
+}
+
 /// Returns true if a label selector matches a namespace with these labels.
-pub fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
+fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
     // An invalid selector matches no namespace. A selector is invalid if its operator is unknown, or if the operator
     // does not allow the given number of values. Valet must check this, because the schema accepts invalid selectors.
     // For example, `NotIn` without values would match every namespace.

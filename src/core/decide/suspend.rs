@@ -1,13 +1,17 @@
 //! Handles suspended and revoked grants.
 
 use super::{
-    decide::Evaluator,
-    facts::{SecretFact, StoreFact},
-    lifetime::Lifetime,
+    evaluator::Evaluator,
     status::{Arrival, Situation, condition},
-    step::{Read, Step},
 };
-use crate::api::{ConditionType, Reason};
+use crate::{
+    api::{ConditionType, Reason},
+    core::{
+        facts::{SecretFact, StoreFact},
+        lifetime::Lifetime,
+        step::{Read, Step},
+    },
+};
 
 impl Evaluator<'_> {
     /// Handles `spec.suspend`: Valet deletes the Secret and signs nothing. If a user suspends a grant, the expiry of

@@ -3,11 +3,14 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{
-    decide::Evaluator,
-    lifetime::{Lifetime, add, second},
+use super::evaluator::Evaluator;
+use crate::{
+    api::{Reason, annotation},
+    core::{
+        lifetime::{Lifetime, add},
+        renew_request::RenewRequest,
+    },
 };
-use crate::api::{Reason, annotation};
 
 /// A new credential needs at most this time to reach the pods. A kubelet usually updates a mounted Secret within 60
 /// to 90 s, and a busy kubelet within 180 s. If the credential expires in less than 180 s, its renewal is overdue.
@@ -21,36 +24,6 @@ const WORTHWHILE: SignedDuration = SignedDuration::from_secs(60);
 /// The maximum is 300 seconds, and for short lifetimes a twelfth of the lifetime. Valet then renews 1000 such grants
 /// at a rate of about 3 per second.
 const WIDEST_SPREAD: i64 = 300;
-
-/// The maximum number of characters that a message quotes from an invalid annotation.
-const LONGEST_QUOTE: usize = 40;
-
-/// The value of the annotation `renew-requested-at`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum RenewRequest {
-    /// The annotation is not set.
-    #[default]
-    None,
-    /// A user requests a new credential. Valet replaces every credential that was signed before this time.
-    At(Timestamp),
-    /// The annotation is set, but its value is not a valid time.
-    Invalid(String),
-}
-
-impl RenewRequest {
-    /// Parses the annotation `renew-requested-at`. A fraction of a second is rounded up, because signatures have
-    /// whole seconds.
-    pub fn parse(annotation: Option<&str>) -> Self {
-        let Some(text) = annotation else {
-            return Self::None;
-        };
-        match text.parse::<Timestamp>() {
-            Ok(t) if t.subsec_nanosecond() == 0 => Self::At(t),
-            Ok(t) => Self::At(add(second(t), SignedDuration::from_secs(1))),
-            Err(_) => Self::Invalid(text.chars().take(LONGEST_QUOTE).collect()),
-        }
-    }
-}
 
 /// Returns the time at which a credential is renewed. Valet renews a credential when a third of its lifetime is left.
 /// If a third is less than [`CARRY`], Valet renews the credential when [`CARRY`] is left.
@@ -215,28 +188,5 @@ mod tests {
         }
         assert!(seconds.len() > 250, "{} different seconds", seconds.len());
         assert!(seconds.values().all(|n| *n < 15), "{seconds:?}");
-    }
-
-    #[test]
-    fn renewal_request_is_a_time_or_is_quoted_as_invalid() {
-        let at = |t: &str| RenewRequest::At(t.parse().unwrap());
-        for (text, read) in [
-            ("2027-01-15T08:00:00Z", at("2027-01-15T08:00:00Z")),
-            ("2027-01-15T09:00:00+01:00", at("2027-01-15T08:00:00Z")),
-            ("2027-01-15T08:00:00.000000001Z", at("2027-01-15T08:00:01Z")),
-            (
-                "2027-01-15T08:00:00",
-                RenewRequest::Invalid("2027-01-15T08:00:00".into()),
-            ),
-            ("now", RenewRequest::Invalid("now".into())),
-            ("", RenewRequest::Invalid(String::new())),
-        ] {
-            assert_eq!(RenewRequest::parse(Some(text)), read);
-        }
-        assert_eq!(RenewRequest::parse(None), RenewRequest::None);
-        let RenewRequest::Invalid(quoted) = RenewRequest::parse(Some(&"ü".repeat(9999))) else {
-            panic!("the value is not a time");
-        };
-        assert_eq!(quoted.chars().count(), LONGEST_QUOTE);
     }
 }

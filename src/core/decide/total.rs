@@ -4,13 +4,16 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{
-    decide::Evaluator,
-    facts::StoreFact,
-    lifetime::{Lifetime, NoTime, add, second},
-    policy::{Allowance, Refusal, allowance},
+use super::evaluator::Evaluator;
+use crate::{
+    api::Reason,
+    core::{
+        facts::StoreFact,
+        lifetime::{Lifetime, NoTime, add, second},
+        policy::{Allowance, allowance},
+        refusal::Refusal,
+    },
 };
-use crate::api::Reason;
 
 impl Evaluator<'_> {
     /// Returns the settings of the access rules for renewal and for `maxTotalSeconds`. If Valet knows no access

@@ -1,8 +1,15 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::{decide::Record, facts::GrantFacts, lifetime::Lifetime};
-use crate::api::{Binding, ConditionType, GrantStatus, ObservedObject, Operation, Reason, set_condition, set_ready};
+use super::credential_record::CredentialRecord;
+use crate::{
+    api::{Binding, ConditionType, GrantStatus, ObservedObject, Operation, Reason, set_condition, set_ready},
+    core::{grant_facts::GrantFacts, lifetime::Lifetime},
+};
+
+/// The reason why Valet cannot detect the end of an upload to a prefix.
+pub(super) const NO_ONE_OBJECT: &str =
+    "spec.key is a prefix and not the key of one object, so Valet cannot find out when the upload is complete";
 
 /// What Valet reports about the upload in the condition `Completed`.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,7 +78,7 @@ impl Situation {
 pub(super) fn project(
     grant: &GrantFacts,
     s: &Situation,
-    record: Option<&Record>,
+    record: Option<&CredentialRecord>,
     contested: Option<&str>,
     now: Timestamp,
 ) -> GrantStatus {
@@ -179,7 +186,7 @@ pub(super) fn project(
 }
 
 /// Copies the record of a credential into the status.
-pub(super) fn describe(status: &mut GrantStatus, record: &Record) {
+pub(super) fn describe(status: &mut GrantStatus, record: &CredentialRecord) {
     status.issued_time = Some(Time(record.key.issued_at));
     status.expiration_time = Some(Time(record.key.expires_at));
     status.expiration_seconds = record.expiration_seconds;

@@ -4,14 +4,19 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    decide::Evaluator,
-    facts::{ObjectFact, Owner, RulesView, SecretFact, StoreFact, StoreView},
-    lifetime::{Lifetime, add, retry},
-    policy::{Access, Refusal, still_allowed},
+    evaluator::Evaluator,
     status::{Situation, condition, describe, project},
-    step::{GrantEvent, Read, Step},
 };
-use crate::api::{ConditionType, Progress, Reason};
+use crate::{
+    api::{ConditionType, Progress, Reason},
+    core::{
+        facts::{ObjectFact, Owner, RulesView, SecretFact, StoreFact, StoreView},
+        lifetime::{Lifetime, add, retry},
+        policy::{Access, still_allowed},
+        refusal::Refusal,
+        step::{GrantEvent, Read, Step},
+    },
+};
 
 /// A Secret with a different owner can have the name from a grant's spec. Valet checks every 60 seconds if this
 /// Secret still exists. Valet's watch selects Secrets by label, so it does not report the deletion of this Secret.

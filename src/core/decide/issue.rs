@@ -3,15 +3,17 @@
 
 use std::ops::ControlFlow::{self, Break, Continue};
 
-use super::{
-    decide::{Evaluator, Record},
-    facts::{ObjectFact, QuotaFact, SecretFact, StoreFact, StoreView},
-    lifetime::{Lifetime, NoTime},
-    policy::{Access, admit},
-    quota::most,
-    step::{Publish, PublishMode, Read, Step},
+use super::{credential_record::CredentialRecord, evaluator::Evaluator};
+use crate::{
+    api::{Reason, StoreKind},
+    core::{
+        facts::{ObjectFact, QuotaFact, SecretFact, StoreFact, StoreView},
+        lifetime::{Lifetime, NoTime},
+        policy::{Access, admit, quota_limits},
+        quota_limits::QuotaLimit,
+        step::{Publish, PublishMode, Read, Step},
+    },
 };
-use crate::api::{Reason, StoreKind};
 
 /// The credential that Valet issued last for this grant.
 #[derive(Clone, Copy)]
@@ -61,9 +63,9 @@ impl Evaluator<'_> {
         if let Some(due) = self.f.repairs.due(self.now).filter(|_| is_repair) {
             return Break(self.await_repair(due));
         }
-        self.ask_for_place(store, &access, last)?;
-        self.ask_for_object(&access, last, next)?;
-        self.heed_troubles(store, last, next)?;
+        self.reserve_quota(store, &access, last)?;
+        self.check_object(&access, last, next)?;
+        self.check_for_problems(store, last, next)?;
         if self.is_in_parts() && !self.g.held {
             return Break(Step::AddFinalizer);
         }
@@ -160,7 +162,7 @@ impl Evaluator<'_> {
         };
         match lifetime {
             Ok(lifetime) => Continue(Next { lifetime, is_renewal }),
-            Err(NoTime::DeadlinePassed) => Break(self.over(None)),
+            Err(NoTime::DeadlinePassed) => Break(self.expired(None)),
             Err(NoTime::CredentialsExpired(end)) => {
                 let store = &terms.store_ref;
                 let message = format!("the credentials of {store} expired at {end}; renew these credentials");
@@ -172,23 +174,37 @@ impl Evaluator<'_> {
     /// Reserves quota for the grant if an access rule or the store limits the number of live grants. Valet reserves
     /// quota before it sends any request to the store. A grant that waits for quota therefore causes no requests to
     /// the store.
-    fn ask_for_place(&self, store: &StoreView, access: &Access, last: Last) -> ControlFlow<Step> {
+    fn reserve_quota(&self, store: &StoreView, access: &Access, last: Last) -> ControlFlow<Step> {
         if self.own_secret().is_some() && last.live.is_some() {
             return Continue(());
         }
-        let most = most(self.g, access.key(), store);
+        let limits = quota_limits(self.g, access.key(), store);
         match self.f.place {
-            QuotaFact::Unasked if most.is_limited() => Break(Step::Read(Read::Quota(most))),
-            QuotaFact::Full(limit) if most.is_limited() => {
-                Break(self.without_key(Reason::TooManyGrants, limit.message(self.g)))
+            QuotaFact::Unasked if limits.is_limited() => Break(Step::Read(Read::Quota(limits))),
+            QuotaFact::Full(limit) if limits.is_limited() => {
+                Break(self.without_key(Reason::TooManyGrants, self.quota_reached(limit)))
             }
             QuotaFact::Unasked | QuotaFact::Given | QuotaFact::Full(_) => Continue(()),
         }
     }
 
+    /// Returns the message for a grant that waits for quota. The message stays equal while the grant waits, because
+    /// every new message causes a write of the grant's status.
+    fn quota_reached(&self, limit: QuotaLimit) -> String {
+        let (store, namespace) = (&self.g.terms.store_ref, &self.g.namespace);
+        match limit {
+            QuotaLimit::Namespace(limit) => format!(
+                "{store} allows at most {limit} live grants for namespace {namespace}, and the limit is reached; this grant waits in a queue, oldest grant first; wait until a live grant ends, or revoke or delete grants that you no longer need"
+            ),
+            QuotaLimit::Store(limit) => format!(
+                "{store} allows at most {limit} live grants in all namespaces together, and the limit is reached; this grant waits in a queue until a live grant ends; the oldest grant of the namespace with the fewest live grants is next"
+            ),
+        }
+    }
+
     /// Checks if the object of the grant already exists. Valet checks this before it issues the first credential of a
     /// write-once upload. It also checks this before it renews the credential of an upload.
-    fn ask_for_object(&self, access: &Access, last: Last, next: Next) -> ControlFlow<Step> {
+    fn check_object(&self, access: &Access, last: Last, next: Next) -> ControlFlow<Step> {
         let key = last.key;
         let matters = (key.is_none() && self.write_once()) || (next.is_renewal && self.awaits_object());
         if !matters {
@@ -230,7 +246,7 @@ impl Evaluator<'_> {
 
     /// Stops the reconcile if Valet cannot sign a credential or cannot write the Secret. The cause is an error
     /// earlier in this reconcile, or a problem of the store.
-    fn heed_troubles(&self, store: &StoreView, last: Last, next: Next) -> ControlFlow<Step> {
+    fn check_for_problems(&self, store: &StoreView, last: Last, next: Next) -> ControlFlow<Step> {
         let not_taken = self.f.secret_refused.as_ref().map(|why| {
             let message = format!(
                 "the API server refused Secret {name}: {why}",
@@ -276,9 +292,9 @@ impl Evaluator<'_> {
 
     /// Returns the record of a credential that Valet is about to publish. If the grant already had a credential, a
     /// credential with a new issue time counts as a renewal.
-    fn next_record(&self, key: Lifetime, expiration_seconds: i64) -> Record {
+    fn next_record(&self, key: Lifetime, expiration_seconds: i64) -> CredentialRecord {
         let is_another = self.key().is_some_and(|before| before.issued_at != key.issued_at);
-        Record {
+        CredentialRecord {
             key,
             expiration_seconds: Some(expiration_seconds),
             renewals: self.renewals().saturating_add(i64::from(is_another)),

@@ -1,14 +1,9 @@
-//! Restores a grant Secret that a client other than Valet deletes or changes. If a client does this repeatedly, Valet
-//! waits longer before each restoration.
+//! Counts how often Valet restores a grant Secret that a client other than Valet deletes or changes. If a client does
+//! this repeatedly, Valet waits longer before each restoration.
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{
-    decide::Evaluator,
-    lifetime::{Lifetime, add},
-    step::Step,
-};
-use crate::api::Reason;
+use super::lifetime::add;
 
 /// `FIRST_PAUSE` is the minimum pause after Valet restored a Secret for the first time. Later pauses double up to
 /// `LONGEST_PAUSE`.
@@ -65,37 +60,13 @@ impl Repairs {
         let last = self.last.filter(|_| !self.is_forgotten(now) && self.count >= CONTEST)?;
         Some(add(last, QUIET))
     }
-}
 
-impl Evaluator<'_> {
-    /// Returns true if Valet is about to restore the grant Secret with an issued credential. The cause is that a
-    /// client other than Valet deleted or changed the Secret.
-    pub(super) fn is_repair(&self, live: Option<Lifetime>, next: Lifetime) -> bool {
-        let is_same = live.is_some_and(|live| live.issued_at == next.issued_at);
-        is_same && self.f.repairs.is_expected && self.own_secret().is_none()
-    }
-
-    /// Returns the step for a grant whose Secret must be restored, but only after a pause. The status reports that
-    /// Valet waits for the end of this pause.
-    pub(super) fn await_repair(&self, due: Timestamp) -> Step {
-        let message = format!(
-            "another client repeatedly deletes or changes Secret {name}; Valet restores the Secret at {due}",
-            name = self.g.secret_name()
-        );
-        self.situation_until(Reason::SecretContested, message, Some(due))
-    }
-
-    /// Returns a message if clients other than Valet repeatedly delete or change the grant Secret.
-    pub(super) fn contested(&self) -> Option<String> {
-        let repairs = &self.f.repairs;
-        repairs.contested_until(self.now)?;
-        let (first, last) = repairs.first.zip(repairs.last)?;
-        Some(format!(
-            "another client deleted or changed Secret {name}, and Valet restored the Secret {count} times since {first}, last at {last}, with growing pauses; find out which client writes the Secret (kubectl get secret {name} -n {namespace} --show-managed-fields -o jsonpath='{{.metadata.managedFields[*].manager}}', or the audit log) and stop this client",
-            name = self.g.secret_name(),
-            count = repairs.count,
-            namespace = self.g.namespace,
-        ))
+    /// Returns the number of restorations, and the times of the first and the last of these restorations. Returns
+    /// `None` if the status reports no restorations now.
+    pub(super) fn contest(&self, now: Timestamp) -> Option<(u32, Timestamp, Timestamp)> {
+        self.contested_until(now)?;
+        let (first, last) = self.first.zip(self.last)?;
+        Some((self.count, first, last))
     }
 }
 

@@ -1,0 +1,215 @@
+//! Handles the multipart upload of a grant until it is completed. Valet completes the upload when all parts have
+//! arrived.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    evaluator::Evaluator,
+    multipart_assembly::{Assembled, assemble},
+    status::{Arrival, Situation},
+};
+use crate::{
+    api::{Ask, Reason, UploadMode, annotation},
+    core::{
+        facts::{ObjectFact, StoreFact, UploadFact},
+        lifetime::{Lifetime, POLL_PATIENCE, add},
+        multipart_upload::{ArrivedPart, Assembly},
+        policy::{Access, admit},
+        step::{Read, Step},
+    },
+};
+
+/// For 10 seconds after a multipart upload was completed, a store may return both the multipart upload and the new
+/// object.
+const SETTLING: SignedDuration = SignedDuration::from_secs(10);
+
+/// The result of the check of a multipart upload whose credential is still valid.
+pub(super) enum Gathered {
+    /// Valet must execute this step next.
+    Next(Step),
+    /// Valet waits for more parts or for the next poll. The value says what the condition `Completed` reports.
+    Waiting(Arrival),
+    /// The multipart upload no longer exists. Valet must check the object, because only the object shows if the
+    /// upload was completed.
+    Over,
+}
+
+impl Evaluator<'_> {
+    /// Returns true if the grant uses a multipart upload.
+    pub(super) fn is_in_parts(&self) -> bool {
+        matches!(
+            self.g.ask,
+            Ask::Upload {
+                mode: UploadMode::Multipart,
+                ..
+            }
+        )
+    }
+
+    /// Returns the store's ID of the grant's multipart upload. The ID comes from the Secret, or from the status if
+    /// the Secret does not exist. Valet verifies the record signature of both, so no other program can change the ID.
+    pub(super) fn upload(&self) -> Option<&str> {
+        if !self.is_in_parts() {
+            return None;
+        }
+        let recorded = self.own_secret().and_then(|s| s.upload_id.as_ref());
+        recorded.or(self.g.status.upload_id.as_ref()).map(String::as_str)
+    }
+
+    /// Handles a multipart upload whose credential is still valid. Valet lists the parts when a poll is due, and
+    /// completes the upload when all parts have arrived.
+    pub(super) fn gather(&self, access: &Access, is_time: bool) -> Gathered {
+        let Some(upload) = self.upload() else {
+            return Gathered::Waiting(Arrival::Flawed(format!(
+                "Secret {name} no longer has the annotation {annotation}, so Valet cannot find the uploaded parts; delete this Secret, and Valet issues a new credential",
+                name = self.g.secret_name(),
+                annotation = annotation::UPLOAD_ID
+            )));
+        };
+        match &self.f.upload {
+            UploadFact::Unread
+                if is_time || self.f.completion_refused.is_some() || !matches!(self.f.object, ObjectFact::Unread) =>
+            {
+                Gathered::Next(Step::Read(Read::Upload(access.clone(), upload.to_owned())))
+            }
+            // A failed poll gives no information. Valet polls again after the usual pause.
+            UploadFact::Unread | UploadFact::Unreachable(_) => Gathered::Waiting(Arrival::Unchanged),
+            UploadFact::Open(arrived) => match self.assembled(arrived) {
+                Assembled::Waiting => Gathered::Waiting(Arrival::NotYet),
+                Assembled::Flawed(why) => Gathered::Waiting(Arrival::Flawed(why)),
+                Assembled::Whole(parts) => self.complete(access, upload, parts),
+            },
+            UploadFact::Gone | UploadFact::Aborted { .. } if matches!(self.f.object, ObjectFact::Unread) => {
+                Gathered::Next(Step::Read(Read::Object(access.clone())))
+            }
+            UploadFact::Gone | UploadFact::Aborted { .. } => Gathered::Over,
+            UploadFact::Hidden => {
+                let why = "the store's credentials are not allowed to list uploaded parts (s3:ListMultipartUploadParts), so Valet cannot complete the multipart upload";
+                Gathered::Waiting(Arrival::Unknown(Reason::NotObservable, why.to_owned()))
+            }
+        }
+    }
+
+    fn assembled(&self, arrived: &[ArrivedPart]) -> Assembled {
+        match self.g.ask.parts() {
+            Some(parts) => assemble(&parts, arrived),
+            None => Assembled::Waiting,
+        }
+    }
+
+    /// Completes the upload after all parts have arrived. If the upload is write-once, Valet first checks if the
+    /// object exists. This check is necessary, because some stores cannot complete an upload on the condition that
+    /// the object does not exist.
+    ///
+    /// If the object exists, Valet lists the parts again, because a second operator may have just completed this
+    /// upload.
+    fn complete(&self, access: &Access, upload: &str, parts: Vec<ArrivedPart>) -> Gathered {
+        if self.write_once() {
+            match &self.f.object {
+                ObjectFact::Unread => return Gathered::Next(Step::Read(Read::Object(access.clone()))),
+                ObjectFact::Present { modified_at, .. } if self.is_settling(*modified_at) => {
+                    return Gathered::Waiting(Arrival::Unchanged);
+                }
+                ObjectFact::Present { object, .. } => return Gathered::Next(self.exists_already(object)),
+                ObjectFact::Absent | ObjectFact::Hidden | ObjectFact::ClockSkewed(_) | ObjectFact::Unreachable(_) => {
+                }
+            }
+        }
+        match &self.f.completion_refused {
+            Some(why) => Gathered::Waiting(Arrival::Flawed(format!(
+                "all parts have arrived, but the store does not complete the multipart upload: {why}"
+            ))),
+            None => Gathered::Next(Step::Complete(
+                access.clone(),
+                Assembly {
+                    upload: upload.to_owned(),
+                    parts,
+                    write_once: self.write_once(),
+                },
+            )),
+        }
+    }
+
+    /// Returns true if the object is only some seconds old. In this case a second operator may be completing the
+    /// multipart upload, because some stores do not complete an upload atomically. Returns false if the credential
+    /// has expired.
+    fn is_settling(&self, modified_at: Option<Timestamp>) -> bool {
+        let is_fresh = modified_at.is_some_and(|t| self.now < add(t, SETTLING));
+        is_fresh && self.key().is_some_and(|key| self.end(key) > self.now)
+    }
+
+    /// Handles a multipart upload whose credential has expired. Valet completes the upload if all parts have arrived
+    /// and the access rules and the spec still allow it. Otherwise Valet aborts the upload.
+    pub(super) fn last_parts(&self, key: Option<Lifetime>, said: &str) -> Option<Step> {
+        let upload = self.upload()?;
+        match (&self.f.upload, &self.f.store) {
+            (UploadFact::Unread, StoreFact::Unread) => Some(Step::Read(Read::Store)),
+            (UploadFact::Unread, StoreFact::Usable(_)) => match self.access() {
+                Ok(access) => Some(Step::Read(Read::Upload(access, upload.to_owned()))),
+                Err(_) => self.abort_own().map(Step::Abort),
+            },
+            (UploadFact::Open(arrived), store) => {
+                let admitted = match store {
+                    StoreFact::Usable(store) if !self.g.terms.is_suspended() => admit(self.g, store).ok(),
+                    _ => None,
+                };
+                let gathered = match (self.assembled(arrived), admitted) {
+                    (Assembled::Whole(parts), Some(access)) => self.complete(&access, upload, parts),
+                    _ => Gathered::Over,
+                };
+                match (gathered, self.access()) {
+                    (Gathered::Next(step), _) => Some(step),
+                    (Gathered::Waiting(_) | Gathered::Over, Ok(access)) => Some(Step::Abort(access.to_abort(upload))),
+                    (Gathered::Waiting(_) | Gathered::Over, Err(_)) => self.abort_own().map(Step::Abort),
+                }
+            }
+            (UploadFact::Unreachable(why), _) => {
+                let end = self.over_at(key).unwrap_or(self.now);
+                if self.now >= add(end, POLL_PATIENCE) {
+                    return None;
+                }
+                let waits = format!(
+                    "Valet waits for a last check of the uploaded parts: {why}",
+                    why = self.unreachable(why)
+                );
+                let situation = Situation::of(Reason::StoreUnreachable, format!("{said}; {waits}"), key);
+                Some(self.settle(&situation, Some(self.retry())))
+            }
+            // If the multipart upload no longer exists, the object shows if the upload was completed. If Valet cannot
+            // list the parts, it cannot complete the upload.
+            (UploadFact::Unread | UploadFact::Gone | UploadFact::Aborted { .. } | UploadFact::Hidden, _) => None,
+        }
+    }
+
+    /// Describes a multipart upload that was not completed, as text for messages.
+    pub(super) fn what_came(&self) -> String {
+        let (UploadFact::Aborted { parts }, Some(all)) = (&self.f.upload, self.g.ask.parts()) else {
+            return "nothing was uploaded".to_owned();
+        };
+        match (&self.f.completion_refused, parts) {
+            (Some(why), _) => {
+                format!("the multipart upload was aborted, because the store did not complete the upload: {why}")
+            }
+            (None, 0) => "nothing was uploaded".to_owned(),
+            (None, parts) => format!(
+                "the multipart upload was aborted, because its parts did not form a complete object (uploaded parts: {parts}; part URLs of the grant: {count})",
+                count = all.count()
+            ),
+        }
+    }
+
+    /// Returns the step for a grant whose multipart upload no longer exists and whose object was not created. The
+    /// part URLs of the grant are useless in this case.
+    pub(super) fn aborted(&self) -> Step {
+        let message = format!(
+            "{store} no longer has the multipart upload, because another client or a lifecycle rule of the bucket aborted it; no object was created; create a new grant",
+            store = self.g.terms.store_ref
+        );
+        let situation = Situation {
+            arrival: Arrival::NotYet,
+            finished: true,
+            ..Situation::of(Reason::UploadAborted, message, self.key())
+        };
+        self.settle(&situation, None)
+    }
+}

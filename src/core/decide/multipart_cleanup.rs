@@ -1,0 +1,185 @@
+//! Aborts the multipart uploads of a grant that has ended.
+//!
+//! The store keeps uploaded parts until the upload is completed or aborted, and the user must pay for them.
+//!
+//! A grant with a multipart upload has a finalizer, so that Valet can abort the upload before the grant is deleted.
+//! Valet adds the finalizer before it initiates the upload. The finalizer stays until the upload has ended, or until
+//! Valet gives up the cleanup after a limited time.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::evaluator::Evaluator;
+use crate::{
+    api::{Progress, Reason},
+    core::{
+        facts::{StoreFact, UploadFact, UploadsFact},
+        lifetime::{POLL_PATIENCE, add, retry},
+        multipart_upload::OpenUpload,
+        policy::{AbortAccess, abort_own},
+        refusal::Refusal,
+        step::{GrantEvent, Read, Step},
+    },
+};
+
+/// A user deletes a grant, and the store does not abort the multipart upload of this grant. Valet then delays the
+/// deletion of the grant for at most 5 minutes. A store can restart within this time. A user who deletes a namespace
+/// can wait for this time.
+const DELETION_PATIENCE: SignedDuration = SignedDuration::from_mins(5);
+
+/// Valet compares times of the store's clock and of its own clock to find out if it initiated a multipart upload. It
+/// tolerates a clock difference of one minute. With a larger tolerance, Valet could abort a multipart upload that a
+/// different client initiated.
+const SKEW: SignedDuration = SignedDuration::from_mins(1);
+
+/// The result of the cleanup of a multipart upload after its grant has ended.
+// The large variant is not boxed, because only one value of this type exists per reconcile.
+#[allow(clippy::large_enum_variant)]
+pub(super) enum Cleaning {
+    /// Valet must execute this step next.
+    Next(Step),
+    /// Valet retries the cleanup at this time.
+    Wait(Timestamp),
+    /// The cleanup is complete.
+    Done,
+}
+
+impl Evaluator<'_> {
+    /// Aborts the multipart upload of a grant that Valet refused permanently. Valet waits with the abort until all
+    /// credentials of the grant have expired.
+    pub(super) fn abandon_upload(&self, reason: Reason) -> Option<Step> {
+        let is_out = self.copies_until(self.key()).is_some_and(|end| end > self.now);
+        let is_begun = matches!(
+            self.f.upload,
+            UploadFact::Unread | UploadFact::Open(_) | UploadFact::Hidden
+        );
+        if is_out || !is_begun || reason.progress() != Progress::Stalled {
+            return None;
+        }
+        self.abort_own().map(Step::Abort)
+    }
+
+    /// Aborts the grant's multipart uploads in the store, and then removes the grant's finalizer. The grant ended at
+    /// the time `since`. If Valet cannot use the store, it retries for a limited time after `since`.
+    pub(super) fn clean(&self, since: Timestamp) -> Cleaning {
+        if !self.g.held {
+            return Cleaning::Done;
+        }
+        // The finalizer does not prove that an upload exists, because any user can add the finalizer to any grant.
+        if !self.is_in_parts() {
+            return Cleaning::Next(Step::RemoveFinalizer { notice: None });
+        }
+        if matches!(self.f.store, StoreFact::Unread) {
+            return Cleaning::Next(Step::Read(Read::Store));
+        }
+        let access = match self.access() {
+            Ok(access) => access,
+            Err(refusal) => return self.clean_without_access(since, &refusal),
+        };
+        let trouble = match (self.upload(), &self.f.upload) {
+            (Some(upload), UploadFact::Unread) => {
+                return Cleaning::Next(Step::Read(Read::Upload(access, upload.to_owned())));
+            }
+            // Credentials without permission to list the parts may still have permission to abort the upload.
+            (Some(upload), UploadFact::Open(_) | UploadFact::Hidden) => {
+                return Cleaning::Next(Step::Abort(access.to_abort(upload)));
+            }
+            (Some(_), UploadFact::Unreachable(why)) => Some(why),
+            (Some(_), UploadFact::Gone | UploadFact::Aborted { .. }) | (None, _) => None,
+        };
+        let trouble = match (trouble, &self.f.uploads) {
+            (Some(why), _) | (None, UploadsFact::Unreachable(why)) => why,
+            (None, UploadsFact::Unread) => return Cleaning::Next(Step::Read(Read::Uploads(access))),
+            (None, UploadsFact::Listed { uploads, contested }) => {
+                let orphans: Vec<_> = uploads
+                    .iter()
+                    .filter(|upload| !contested && self.is_stray(upload))
+                    .map(|upload| access.to_abort(&upload.id))
+                    .collect();
+                return Cleaning::Next(if orphans.is_empty() {
+                    Step::RemoveFinalizer { notice: None }
+                } else {
+                    Step::AbortOrphans(orphans)
+                });
+            }
+            (None, UploadsFact::Hidden) => return Cleaning::Next(Step::RemoveFinalizer { notice: None }),
+        };
+        self.wait_or_release(since, trouble)
+    }
+
+    /// Cleans up a grant that the access rules do not allow, or whose store was deleted. Valet only aborts the
+    /// multipart upload that it initiated for this grant. It sends no other requests to the store.
+    fn clean_without_access(&self, since: Timestamp, refusal: &Refusal) -> Cleaning {
+        match (&self.f.upload, self.abort_own()) {
+            (UploadFact::Unread | UploadFact::Open(_) | UploadFact::Hidden, Some(own)) => {
+                Cleaning::Next(Step::Abort(own))
+            }
+            (UploadFact::Unreachable(why), Some(_)) => self.wait_or_release(since, why),
+            (UploadFact::Gone | UploadFact::Aborted { .. }, _) => {
+                Cleaning::Next(Step::RemoveFinalizer { notice: None })
+            }
+            // Valet has recorded no multipart upload for this grant, so no parts can be left in the store.
+            (_, None) if self.upload().is_none() => Cleaning::Next(Step::RemoveFinalizer { notice: None }),
+            // Valet cannot use the store now. It retries for a limited time, because this problem may end.
+            (_, None) if self.forbidden().is_none() && !matches!(self.f.store, StoreFact::Usable(_)) => {
+                self.wait_or_release(since, "the store was deleted or cannot be used")
+            }
+            (_, None) => Cleaning::Next(self.leave_parts(&format!(
+                "Valet sent no request to the store, because the store's access rules do not allow the grant: {message}",
+                message = refusal.message
+            ))),
+        }
+    }
+
+    /// Returns the permission to abort the upload that Valet initiated for this grant. Returns `None` if Valet cannot
+    /// prove that it initiated an upload.
+    pub(super) fn abort_own(&self) -> Option<AbortAccess> {
+        // Valet uses an upload ID from the Secret or the status only if the record there has a valid record
+        // signature.
+        let own = self.f.own_upload.as_deref().filter(|_| self.is_in_parts());
+        let own = own.or_else(|| self.upload())?;
+        abort_own(self.g, own)
+    }
+
+    /// Handles a store that did not abort the multipart upload. Valet retries for a limited time. After this time,
+    /// Valet removes the finalizer of the grant, and the parts stay in the store.
+    fn wait_or_release(&self, since: Timestamp, trouble: &str) -> Cleaning {
+        let patience = if self.g.deleting {
+            DELETION_PATIENCE
+        } else {
+            POLL_PATIENCE
+        };
+        // If the store resource was deleted, Valet does not retry, because it can no longer send requests to the
+        // store.
+        let is_hopeless = self.g.deleting && matches!(self.f.store, StoreFact::Missing);
+        if !is_hopeless && self.now < add(since, patience) {
+            return Cleaning::Wait(retry(Some(since), self.now));
+        }
+        Cleaning::Next(self.leave_parts(trouble))
+    }
+
+    fn leave_parts(&self, why: &str) -> Step {
+        let message = format!(
+            "the multipart upload of object key {key} in {store} could not be aborted, and Valet does not try again: {why}; the uploaded parts stay in the bucket and are billed until another client or a lifecycle rule aborts the multipart upload",
+            key = self.g.terms.key,
+            store = self.g.terms.store_ref
+        );
+        Step::RemoveFinalizer {
+            notice: Some(GrantEvent {
+                reason: Reason::PartsLeft,
+                message,
+            }),
+        }
+    }
+
+    /// Returns true if Valet initiated this multipart upload and crashed before it recorded the upload ID. Such an
+    /// upload has no parts, because no client received the upload ID. Its start time is after the creation of the
+    /// grant and before the issue time of the first credential.
+    fn is_stray(&self, upload: &OpenUpload) -> bool {
+        let first = self.g.created.map(|created| add(created, -SKEW));
+        let last = add(self.key().map_or(self.now, |key| key.issued_at), SKEW);
+        let is_in_time = upload
+            .begun
+            .is_some_and(|begun| first.is_some_and(|first| first <= begun) && begun <= last);
+        !upload.has_parts && is_in_time
+    }
+}

@@ -1,0 +1,137 @@
+use std::ops::ControlFlow::{self, Break, Continue};
+
+use super::{
+    evaluator::Evaluator,
+    multipart::Gathered,
+    status::{Arrival, NO_ONE_OBJECT, Situation, condition},
+};
+use crate::{
+    api::{ConditionType, Reason, annotation},
+    core::{
+        facts::{ObjectFact, StoreFact},
+        lifetime::{Lifetime, next_poll},
+        step::{Read, Step},
+    },
+};
+
+impl Evaluator<'_> {
+    /// Handles a published credential: Valet corrects the Secret's metadata, polls for the upload, and then waits
+    /// until the next poll or the expiry.
+    ///
+    /// `trouble` is the reason why Valet cannot replace the credential, if a replacement is due.
+    pub(super) fn published(&self, key: Option<Lifetime>, trouble: Option<&str>) -> Step {
+        let (Some(secret), Some(key)) = (self.own_secret(), key) else {
+            // The Secret belongs to this grant, but the annotations with the times of its credential are missing.
+            let message = format!(
+                "Secret {name} no longer has the annotations {issued_at} and {expires_at}, so Valet does not know when the credential expires; delete this Secret, and Valet issues a new credential",
+                name = self.g.secret_name(),
+                issued_at = annotation::ISSUED_AT,
+                expires_at = annotation::EXPIRES_AT
+            );
+            return self.situation(Reason::SecretConflict, message, false);
+        };
+        let repair_due = match self.correct_metadata(secret, key) {
+            Break(step) => return step,
+            Continue(due) => due,
+        };
+        // The pauses between polls count from the first credential of the grant. If the time of the last poll is in
+        // the future, somebody set the clock back. Valet ignores such a poll.
+        let last_poll = self.f.last_poll.filter(|last| *last <= self.now);
+        let look = next_poll(self.began(key), last_poll);
+        // The status records the credential before the poll. The poll can have to wait for the store, and without the
+        // record Valet would issue another credential if a client deleted the Secret in the meantime.
+        let is_due = self.is_reported(key) && (self.f.poll_requested || look <= self.now);
+        let arrival = match self.arrival(key, is_due) {
+            Break(step) => return step,
+            Continue(arrival) => arrival,
+        };
+        // Valet checks only for a new credential if the expiry is earlier than requested. For an old credential, this
+        // check could be wrong. For example, a user moved the deadline to a later time after the credential was
+        // signed.
+        let truncated = if self.is_reported(key) {
+            condition(&self.g.status, ConditionType::Active)
+                .is_some_and(|c| c.reason == Reason::ExpiryTruncated.as_str())
+        } else {
+            key.is_truncated(self.asked_or_spec(), self.deadline())
+        };
+        let operation = if self.is_upload() { "upload" } else { "download" };
+        let name = self.g.secret_name();
+        let end = key.expires_at;
+        let mut message = format!("the {operation} credential is in Secret {name} until {end}");
+        if self.is_upload() && !self.awaits_object() {
+            let extent = "the credential allows any number of objects with the prefix in spec.key";
+            message = format!("{message}; {extent}");
+        }
+        let renewal = self.renewal_at(key);
+        let situation = Situation {
+            active: true,
+            truncated,
+            arrival,
+            renewal,
+            renewal_failing: self.renewal_failing(key, trouble),
+            ..Situation::of(Reason::Issued, message, Some(key))
+        };
+        let retry = trouble.map(|_| self.retry_renewal(key));
+        let anew = self.anew_at(secret, key);
+        let timers = [
+            Some(self.end(key)),
+            retry,
+            renewal,
+            anew,
+            repair_due,
+            self.awaits_object().then_some(look),
+        ];
+        self.settle(&situation, timers.into_iter().flatten().filter(|t| *t > self.now).min())
+    }
+
+    /// Finds out if the upload has arrived. The credential `key` is still valid.
+    fn arrival(&self, key: Lifetime, is_poll_due: bool) -> ControlFlow<Step, Arrival> {
+        let access = match &self.f.store {
+            StoreFact::Usable(_) => self.access().ok(),
+            StoreFact::Missing | StoreFact::Unusable { .. } | StoreFact::Unread => None,
+        };
+        if let Some(access) = access.as_ref().filter(|_| self.is_in_parts()) {
+            match self.gather(access, is_poll_due) {
+                Gathered::Next(step) => return Break(step),
+                Gathered::Waiting(arrival) => return Continue(arrival),
+                Gathered::Over => {}
+            }
+        }
+        if self.is_upload() && !self.awaits_object() {
+            return Continue(Arrival::Unknown(Reason::NotObservable, NO_ONE_OBJECT.to_owned()));
+        }
+        let Some(access) = access.filter(|_| self.awaits_object()) else {
+            return Continue(Arrival::Unchanged);
+        };
+        Continue(match &self.f.object {
+            ObjectFact::Unread if is_poll_due => return Break(Step::Read(Read::Object(access))),
+            ObjectFact::Present { object, modified_at } if self.is_newer(Some(key), *modified_at) => {
+                match self.mismatch(object) {
+                    // Valet renews the credential of this grant, so the holder can upload the object again.
+                    None if self.is_standing() => Arrival::Seen(object.clone()),
+                    None => return Break(self.completed(Some(key), object)),
+                    Some(why) if self.write_once() => return Break(self.another_object(&why)),
+                    // Valet already saw a correct upload of this grant. Later, somebody replaced the object with an
+                    // object that does not match the grant.
+                    Some(_) if self.was_seen() => Arrival::Unchanged,
+                    // The object does not match, but the holder of the credential can still upload the correct
+                    // object.
+                    Some(why) => Arrival::Differs(format!(
+                        "the object in the store does not match the grant and was not uploaded with this credential: {why}"
+                    )),
+                }
+            }
+            ObjectFact::Present { object, .. } if self.write_once() => return Break(self.exists_already(object)),
+            _ if self.was_seen() => Arrival::Unchanged,
+            ObjectFact::Hidden => {
+                let why = "the store refuses HEAD requests, because the store's credentials are not allowed to read the object or are invalid; with invalid credentials, uploads also fail";
+                Arrival::Unknown(Reason::NotObservable, why.to_owned())
+            }
+            ObjectFact::ClockSkewed(why) => Arrival::Unknown(Reason::ClockSkewed, why.clone()),
+            ObjectFact::Absent | ObjectFact::Present { .. } if self.is_in_parts() => return Break(self.aborted()),
+            ObjectFact::Absent | ObjectFact::Present { .. } => Arrival::NotYet,
+            // After a failed poll, Valet does not know if the object exists. It polls again after the usual pause.
+            ObjectFact::Unread | ObjectFact::Unreachable(_) => Arrival::Unchanged,
+        })
+    }
+}
