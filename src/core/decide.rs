@@ -14,13 +14,15 @@ mod multipart_cleanup;
 mod published;
 mod refused;
 pub(super) mod renewal;
+mod report;
 pub(super) mod rotation;
+mod secret_deletion;
 mod secret_metadata;
 mod status;
+mod store_access;
 mod store_clock;
 mod suspend;
 mod total;
-mod transition;
 
 use std::cell::OnceCell;
 

@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{credential_record::CredentialRecord, status::condition};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     core::{
         facts::{Facts, Owner, SecretFact, SecretView},
         grant_facts::GrantFacts,
-        lifetime::{Lifetime, second},
+        lifetime::{Lifetime, add, second},
         policy::Allowance,
     },
 };
@@ -183,5 +183,39 @@ impl Evaluator<'_> {
             .expiration_seconds
             .is_some_and(|s| s != self.g.terms.expiration_seconds)
             || self.own_end(key) < key.expires_at
+    }
+
+    /// Returns true if the status records exactly this credential.
+    pub(super) fn is_reported(&self, key: Lifetime) -> bool {
+        let status = &self.g.status;
+        status.issued_time.as_ref().map(|t| t.0) == Some(key.issued_at)
+            && status.expiration_time.as_ref().map(|t| t.0) == Some(key.expires_at)
+    }
+
+    /// Returns true if the status says that the object was uploaded.
+    pub(super) fn was_seen(&self) -> bool {
+        condition(&self.g.status, ConditionType::Completed).is_some_and(|c| c.status == "True")
+    }
+
+    /// Returns the earliest time at which a client could upload with a credential of the grant. This is the time at
+    /// which the credential was signed. If the credential was renewed, it is the time at which the grant was created.
+    pub(super) fn began(&self, key: Lifetime) -> Timestamp {
+        // For a multipart upload, the result is the creation time of the grant. The modification time of its object
+        // is the time at which Valet initiated the upload (Amazon S3 User Guide, "Working with object metadata").
+        let created = self.g.created.filter(|_| self.renewals() > 0 || self.is_in_parts());
+        created.map_or(key.issued_at, |created| created.min(key.issued_at))
+    }
+
+    /// Returns true if an object with this modification time was written after the credential was issued. Stores keep
+    /// times in whole seconds. If the object was written in the second in which the credential was issued, the result
+    /// is therefore true.
+    pub(super) fn is_newer(&self, key: Option<Lifetime>, modified_at: Option<Timestamp>) -> bool {
+        match (key, modified_at) {
+            (Some(key), Some(t)) => add(t, SignedDuration::from_secs(1)) >= self.began(key),
+            // The store returns no modification time. If the upload is write-once, the object did not exist before
+            // the credential was issued. Otherwise Valet cannot know when the object was written.
+            (Some(_), None) => self.write_once(),
+            (None, _) => false,
+        }
     }
 }

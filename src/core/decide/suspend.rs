@@ -2,10 +2,10 @@
 
 use super::{
     evaluator::Evaluator,
-    status::{Arrival, Situation, condition},
+    status::{Arrival, Situation},
 };
 use crate::{
-    api::{ConditionType, Reason},
+    api::Reason,
     core::{
         facts::{SecretFact, StoreFact},
         lifetime::Lifetime,
@@ -103,17 +103,5 @@ impl Evaluator<'_> {
             report if withdraw.is_some() => Some(report),
             _ => None,
         }
-    }
-
-    /// Returns true if the status records exactly this credential.
-    pub(super) fn is_reported(&self, key: Lifetime) -> bool {
-        let status = &self.g.status;
-        status.issued_time.as_ref().map(|t| t.0) == Some(key.issued_at)
-            && status.expiration_time.as_ref().map(|t| t.0) == Some(key.expires_at)
-    }
-
-    /// Returns true if the status says that the object was uploaded.
-    pub(super) fn was_seen(&self) -> bool {
-        condition(&self.g.status, ConditionType::Completed).is_some_and(|c| c.status == "True")
     }
 }

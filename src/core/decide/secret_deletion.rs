@@ -1,0 +1,83 @@
+//! Deletes the grant Secret. Finalizers from other controllers can keep the Secret.
+
+use super::{evaluator::Evaluator, status::describe};
+use crate::core::{
+    facts::{Owner, SecretFact},
+    step::{Read, Step},
+};
+
+impl Evaluator<'_> {
+    /// Returns the next step for the deletion of the grant's Secret, if the Secret exists.
+    pub(super) fn withdraw(&self) -> Option<Step> {
+        match &self.f.secret {
+            SecretFact::Unread => Some(Step::Read(Read::Secret)),
+            SecretFact::Present(s) if s.owner == Owner::ThisGrant => {
+                let (uid, resource_version) = (s.uid.clone(), s.resource_version.clone());
+                // A deleted Secret with finalizers can still be read until the finalizers are removed. Valet
+                // therefore removes the data of the Secret.
+                let is_held = !s.finalizers.is_empty() && s.has_data && self.f.emptying_refused.is_none();
+                match self.report_evidence().filter(|_| !s.deleting) {
+                    Some(report) => Some(report),
+                    None if is_held => Some(Step::Empty { uid, resource_version }),
+                    None if s.deleting => None,
+                    None => Some(Step::DeleteSecret { uid, resource_version }),
+                }
+            }
+            SecretFact::Present(_) | SecretFact::Absent => None,
+        }
+    }
+
+    /// The Secret and the memory of this process can contain facts about the credential that the status lacks. This
+    /// method copies these facts into the status. Otherwise Valet would treat the grant as a new grant after the
+    /// Secret is deleted.
+    fn report_evidence(&self) -> Option<Step> {
+        let (key, upload) = (self.key(), self.upload());
+        let is_known = key.is_none_or(|key| self.is_reported(key)) && self.g.status.upload_id.as_deref() == upload;
+        if is_known && (self.g.status_is_own || (key.is_none() && upload.is_none())) {
+            return None;
+        }
+        let mut status = self.g.status.clone();
+        status.upload_id = upload.map(str::to_owned);
+        if let Some(record) = key.map(|key| self.record(key)) {
+            describe(&mut status, &record);
+        }
+        Some(Step::Report {
+            status: Box::new(status),
+            notice: None,
+        })
+    }
+
+    /// Returns a message if the Secret of this grant is being deleted, but finalizers from controllers other than
+    /// Valet keep it.
+    pub(super) fn held_secret(&self) -> Option<String> {
+        let SecretFact::Present(secret) = &self.f.secret else {
+            return None;
+        };
+        if secret.owner != Owner::ThisGrant || !secret.deleting || secret.finalizers.is_empty() {
+            return None;
+        }
+        let left = match (&self.f.emptying_refused, secret.has_data) {
+            (_, false) => "Valet has removed the data of the Secret".to_owned(),
+            (Some(why), true) => {
+                format!("the data of the Secret can still be read, because Valet could not remove the data: {why}")
+            }
+            (None, true) => "the data of the Secret can still be read".to_owned(),
+        };
+        let (mark, finalizers) = (self.held_mark(), secret.finalizers.join(" and "));
+        Some(format!("{mark}{finalizers}; {left}"))
+    }
+
+    /// Returns the text with which the message about a Secret with finalizers begins.
+    fn held_mark(&self) -> String {
+        let waits = format!(
+            "Secret {name} is being deleted, but the deletion waits for finalizers",
+            name = self.g.secret_name()
+        );
+        format!("; {waits}: ")
+    }
+
+    /// Returns the message of a condition without the text about a Secret with finalizers.
+    pub(super) fn without_held<'m>(&self, message: &'m str) -> &'m str {
+        message.split(&self.held_mark()).next().unwrap_or(message)
+    }
+}
