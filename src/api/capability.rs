@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Ask, DownloadMode, UploadMode};
+use super::{DownloadMode, OperationSpec, UploadMode};
 
 /// A constraint of a grant that a store must be able to enforce.
 ///
@@ -106,32 +106,32 @@ const REQUIRES_CHECKSUM: &str = "RequiresChecksum";
 impl Capabilities {
     /// Returns the constraints that the store can enforce for the mode of this grant. Returns `None` if the store
     /// does not support the mode.
-    pub fn of(&self, ask: &Ask) -> Option<&BTreeSet<Capability>> {
-        match ask {
-            Ask::Upload {
+    pub fn of(&self, operation_spec: &OperationSpec) -> Option<&BTreeSet<Capability>> {
+        match operation_spec {
+            OperationSpec::Upload {
                 mode: UploadMode::PostForm,
                 ..
             } => self.post_form.as_ref(),
-            Ask::Upload {
+            OperationSpec::Upload {
                 mode: UploadMode::Credentials,
                 ..
             }
-            | Ask::Download {
+            | OperationSpec::Download {
                 mode: DownloadMode::Credentials,
                 ..
             } => self.credentials.as_ref(),
-            Ask::Upload {
+            OperationSpec::Upload {
                 mode: UploadMode::Multipart,
                 ..
             } => self.multipart.as_ref(),
-            Ask::Upload {
+            OperationSpec::Upload {
                 mode: UploadMode::Resumable,
                 ..
             } => self.resumable.as_ref(),
-            Ask::Upload {
+            OperationSpec::Upload {
                 mode: UploadMode::Put, ..
             }
-            | Ask::Download {
+            | OperationSpec::Download {
                 mode: DownloadMode::Url,
                 ..
             } => Some(&self.enforced),

@@ -29,7 +29,7 @@ pub enum ConditionType {
     /// The store rejects unsigned headers.
     UnsignedHeadersRefused,
     /// The store enforces the constraints of credentials. The condition exists only after a conformance check.
-    KeysEnforced,
+    ConstraintsEnforced,
     /// The clock skew between the store and the operator is small.
     ClockInSync,
     /// Valet knows when the store's credentials expire. The condition exists only while it is False.
@@ -41,7 +41,7 @@ impl ConditionType {
     pub const FOUND_BY_PROBES: [&'static str; 4] = [
         Self::UnsignedHeadersRefused.as_str(),
         Self::ClockInSync.as_str(),
-        Self::KeysEnforced.as_str(),
+        Self::ConstraintsEnforced.as_str(),
         Self::CredentialsExpirationKnown.as_str(),
     ];
 

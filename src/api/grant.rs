@@ -8,10 +8,10 @@ use super::{
     DownloadMode, GrantStatus, Multipart, Operation, Parts, ResponseHeaders, Terms, UploadConstraints, UploadMode,
 };
 
-/// The operation that the holder of the credential is allowed to do. [`Terms`] contains the fields that an
-/// UploadGrant and a DownloadGrant share.
+/// The fields of a grant's spec that depend on the operation, and so on the kind of the grant. [`Terms`] contains the
+/// fields that an UploadGrant and a DownloadGrant share.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Ask {
+pub enum OperationSpec {
     /// The holder can write the object.
     Upload {
         mode: UploadMode,
@@ -28,7 +28,7 @@ pub enum Ask {
     },
 }
 
-impl Ask {
+impl OperationSpec {
     /// Returns the operation that an access rule must allow.
     pub fn operation(&self) -> Operation {
         match self {
@@ -89,7 +89,7 @@ pub trait Grant:
     /// Returns the fields that UploadGrant and DownloadGrant share.
     fn terms(&self) -> &Terms;
     /// Returns the fields that differ between UploadGrant and DownloadGrant.
-    fn ask(&self) -> Ask;
+    fn operation_spec(&self) -> OperationSpec;
     /// Returns the status of the grant, or `None` if nobody has written a status yet.
     fn grant_status(&self) -> Option<&GrantStatus>;
     /// Returns the status so that the caller can change it in place. The caller removes fields that it does not need

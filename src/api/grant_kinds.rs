@@ -2,15 +2,15 @@
 
 use kube::CustomResourceExt;
 
-use super::{Ask, DownloadGrant, Grant, GrantStatus, Operation, Terms, UploadGrant, rules::Rules};
+use super::{DownloadGrant, Grant, GrantStatus, Operation, OperationSpec, Terms, UploadGrant, rules::Rules};
 
 impl Grant for UploadGrant {
     const OPERATION: Operation = Operation::Upload;
     fn terms(&self) -> &Terms {
         &self.spec.terms
     }
-    fn ask(&self) -> Ask {
-        Ask::Upload {
+    fn operation_spec(&self) -> OperationSpec {
+        OperationSpec::Upload {
             mode: self.spec.mode,
             multipart: self.spec.multipart.unwrap_or_default(),
             constraints: self.spec.constraints.clone().unwrap_or_default(),
@@ -33,8 +33,8 @@ impl Grant for DownloadGrant {
     fn terms(&self) -> &Terms {
         &self.spec.terms
     }
-    fn ask(&self) -> Ask {
-        Ask::Download {
+    fn operation_spec(&self) -> OperationSpec {
+        OperationSpec::Download {
             mode: self.spec.mode,
             version: self.spec.version.clone(),
             response: self.spec.response.clone().unwrap_or_default(),

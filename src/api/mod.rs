@@ -29,7 +29,7 @@ pub use capability::{Capabilities, Capability, Remedies};
 pub use condition::{ConditionType, set_condition, set_ready};
 pub use constraints::{LengthRange, Overwrite, UploadConstraints};
 pub use download::{DownloadGrant, DownloadGrantSpec, DownloadMode, ResponseHeaders};
-pub use grant::{Ask, Grant};
+pub use grant::{Grant, OperationSpec};
 pub use limits::StoreLimits;
 pub use multipart::{MAX_PARTS, MIB, Multipart, Part, Parts};
 pub use observed::{ObservedObject, is_entity_tag, is_media_type};
@@ -37,10 +37,10 @@ pub use printable::{MAX_MESSAGE_BYTES, printable};
 pub use reason::{Progress, Reason};
 pub use status::{Binding, GrantStatus};
 pub use store::{
-    AccessRule, AddressingStyle, AssumeRole, AzureBlobCredentials, AzureBlobStore, ByteSize, CanaryStatus,
-    ClusterAccessRule, ClusterObjectStore, ClusterObjectStoreSpec, GcsCredentials, GcsStore, Namespaces, ObjectStore,
-    ObjectStoreSpec, Permission, ProviderConfig, RenewalPermission, ResumableUploads, S3Credentials, S3Store,
-    SecretRef, ShortSessions, Store, StoreStatus, UnsignedHeaders,
+    AccessRule, AddressingStyle, AssumeRole, AzureBlobCredentials, AzureBlobStore, ByteSize, ClusterAccessRule,
+    ClusterObjectStore, ClusterObjectStoreSpec, ConformanceCheckStatus, GcsCredentials, GcsStore, Namespaces,
+    ObjectStore, ObjectStoreSpec, Permission, ProviderConfig, RenewalPermission, ResumableUploads, S3Credentials,
+    S3Store, SecretRef, ShortSessions, Store, StoreStatus, UnsignedHeaders,
 };
 pub use terms::{Renewal, RenewalPolicy, SecretTemplate, StoreKind, StoreRef, Terms};
 pub use upload::{UploadGrant, UploadGrantSpec, UploadMode};
@@ -107,7 +107,7 @@ pub mod annotation {
     pub const RENEW_REQUESTED_AT: &str = "valetkey.dev/renew-requested-at";
     /// A user sets this annotation on a store to request a conformance check. Each change of the value requests a
     /// further check.
-    pub const CANARY_REQUESTED_AT: &str = "valetkey.dev/canary-requested-at";
+    pub const CHECK_REQUESTED_AT: &str = "valetkey.dev/check-requested-at";
     /// The leader sets this annotation on the operator's Lease. It contains the address at which the leader receives
     /// notifications.
     pub const NOTIFICATIONS_ADDRESS: &str = "valetkey.dev/notifications-address";

@@ -111,9 +111,9 @@ pub enum Reason {
     /// The store obeys unsigned headers.
     HeadersObeyed,
     /// The conformance check passed: the store enforces everything that its capabilities list.
-    KeysEnforced,
+    ConstraintsEnforced,
     /// The conformance check failed: the store does not enforce something that its capabilities list.
-    KeysNotEnforced,
+    ConstraintsNotEnforced,
     /// The bucket is in a different region than the store's spec says, or the store uses a different name for its
     /// region.
     RegionMismatch,
@@ -162,7 +162,7 @@ impl Reason {
             | Self::Ready
             | Self::HeadersRefused
             | Self::HeadersObeyed
-            | Self::KeysEnforced => Progress::Current,
+            | Self::ConstraintsEnforced => Progress::Current,
             Self::StoreNotFound
             | Self::StoreUnreachable
             | Self::CredentialsNotFound
@@ -199,7 +199,7 @@ impl Reason {
             | Self::CapabilityMissing
             | Self::SecretConflict
             | Self::InvalidStore
-            | Self::KeysNotEnforced
+            | Self::ConstraintsNotEnforced
             | Self::EndpointNotAllowed => Progress::Stalled,
         }
     }

@@ -19,7 +19,7 @@ pub use credentials::{AssumeRole, S3Credentials};
 pub use gcs::{GcsCredentials, GcsStore, ResumableUploads};
 pub use provider_config::ProviderConfig;
 pub use size::ByteSize;
-pub use status::{CanaryStatus, StoreStatus};
+pub use status::{ConformanceCheckStatus, StoreStatus};
 
 use super::{Operation, StoreKind, StoreLimits, rules::Rules};
 

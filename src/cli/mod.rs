@@ -100,12 +100,12 @@ struct ControllerArgs {
     concurrency: u16,
 
     /// Resync interval in seconds. Each grant is reconciled at least this often, in case a watch missed a change.
-    #[arg(long, env = "VALET_SWEEP_SECONDS", value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86400))]
-    sweep_seconds: u64,
+    #[arg(long, env = "VALET_RESYNC_SECONDS", value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86400))]
+    resync_seconds: u64,
 
     /// Watch grant Secrets, and restore a deleted or changed Secret at once. This needs the permissions to list and
     /// watch Secrets, which allow the operator to read all of them. Without it, the operator finds the change at the
-    /// next reconcile of the grant, after --sweep-seconds at the latest.
+    /// next reconcile of the grant, after --resync-seconds at the latest.
     #[arg(long, env = "VALET_WATCH_SECRETS")]
     watch_secrets: bool,
 
@@ -279,7 +279,7 @@ async fn run_controller(args: ControllerArgs) -> Result<(), String> {
         http_address: args.http_address,
         ttl_seconds_after_finished: args.ttl_seconds_after_finished.0,
         concurrency: args.concurrency,
-        sweep: Duration::from_secs(args.sweep_seconds),
+        resync: Duration::from_secs(args.resync_seconds),
         share_environment: args.share_credentials_with_namespaces,
         private_endpoints: args.allow_private_endpoints,
         denied_endpoints: args.deny_endpoints,

@@ -49,7 +49,7 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
     // has no record key to verify it.
     g.status = Default::default();
     if let Some(upload) = &args.upload_id {
-        if g.ask.parts().is_none() {
+        if g.operation_spec.parts().is_none() {
             return Err("--upload-id is allowed only for a grant with mode: Multipart; remove --upload-id".into());
         }
         // The user has initiated the multipart upload. The facts therefore get the values that they have after the

@@ -13,17 +13,17 @@ use tokio::time::timeout;
 
 use super::{ConformanceReport, Missing};
 use crate::{
-    api::{Ask, Capability, DownloadMode, ResponseHeaders},
+    api::{Capability, DownloadMode, OperationSpec, ResponseHeaders},
     core::{Credential, Lifetime, ObjectKey, SignError, Signed, SigningRequest, second},
 };
 
 /// The body of valid uploads in the conformance check.
-pub const BODY: &[u8] = b"valet canary 1\n";
-pub const BODY_MD5: &str = "vLvOurp3+zgX/XY+TXusGQ==";
+pub const BODY: &[u8] = b"valet check 1\n";
+pub const BODY_MD5: &str = "IJIOSw8+M/byiejyj7KQIw==";
 /// This body has the length of [`BODY`] but different bytes. It violates a checksum constraint.
-pub const OTHER: &[u8] = b"valet canary 2\n";
+pub const OTHER: &[u8] = b"valet check 2\n";
 /// A body that is one byte longer than [`BODY`]. It violates a size constraint.
-pub const LONGER: &[u8] = b"valet canary 10\n";
+pub const LONGER: &[u8] = b"valet check 10\n";
 /// The content type of valid uploads in the conformance check.
 pub const TYPE: &str = "text/plain";
 /// This content type differs from [`TYPE`]. It violates a content type constraint.
@@ -32,7 +32,7 @@ pub const OTHER_TYPE: &str = "text/html";
 /// that expired 120 seconds ago. A store's condition already reports clock skew of less than 120 seconds.
 const SECONDS: i64 = 120;
 /// The file name in the POST forms of the conformance check.
-const FILE: &str = "canary";
+const FILE: &str = "check";
 /// A placeholder in the object key of a form. Stores replace it with the name of the uploaded file.
 const FILE_NAME: &str = "${filename}";
 /// The name of an object that the signed credential does not allow. A tampered request names this object instead of
@@ -111,7 +111,7 @@ impl<'a, H: Transport> Checker<'a, H> {
             hands,
             // Each check uses a unique prefix, because several operators can check one store at the same time.
             folder: format!(
-                "{probe_key}/canary-{}-{}",
+                "{probe_key}/check-{}-{}",
                 Timestamp::now().as_nanosecond(),
                 std::process::id()
             ),
@@ -146,8 +146,8 @@ impl<'a, H: Transport> Checker<'a, H> {
     }
 
     /// Sends a valid request. If the store refuses the request, the method returns the status of the store's answer.
-    pub async fn good(&mut self, name: &str, ask: &Ask) -> Result<Result<(), u16>, Unavailable> {
-        let status = self.try_out(name, ask, false, |_| {}).await?;
+    pub async fn good(&mut self, name: &str, operation_spec: &OperationSpec) -> Result<Result<(), u16>, Unavailable> {
+        let status = self.try_out(name, operation_spec, false, |_| {}).await?;
         Ok(if is_taken(status) { Ok(()) } else { Err(status) })
     }
 
@@ -155,12 +155,12 @@ impl<'a, H: Transport> Checker<'a, H> {
     /// count as enforced.
     pub async fn holds(
         &mut self,
-        ask: &Ask,
+        operation_spec: &OperationSpec,
         name: &str,
         bend: Tamper,
         promises: &[Missing],
     ) -> Result<(), Unavailable> {
-        if is_taken(self.try_out(name, ask, false, bend).await?) {
+        if is_taken(self.try_out(name, operation_spec, false, bend).await?) {
             self.found.missing.extend(promises);
         } else {
             self.found.held.extend(promises.iter().map(|promise| promise.name()));
@@ -174,7 +174,7 @@ impl<'a, H: Transport> Checker<'a, H> {
         &mut self,
         verb: &str,
         name: &str,
-        ask: &Ask,
+        operation_spec: &OperationSpec,
         other_verb: Option<Tamper>,
     ) -> Result<(), Unavailable> {
         let all: [(&str, bool, Option<Tamper>); 4] = [
@@ -185,7 +185,7 @@ impl<'a, H: Transport> Checker<'a, H> {
         ];
         for (what, is_over, bend) in all {
             let Some(bend) = bend else { continue };
-            let status = self.try_out(name, ask, is_over, bend).await?;
+            let status = self.try_out(name, operation_spec, is_over, bend).await?;
             // The status 404 also means that the store accepted the request, because the store searched for the
             // object.
             if is_taken(status) || status == 404 {
@@ -204,9 +204,9 @@ impl<'a, H: Transport> Checker<'a, H> {
 
     /// Checks that the holder of a POST form for a prefix cannot write outside this prefix. If `is_expected` is true,
     /// the store is expected to enforce this.
-    pub async fn below(&mut self, ask: &Ask, is_expected: bool) -> Result<(), Unavailable> {
+    pub async fn below(&mut self, operation_spec: &OperationSpec, is_expected: bool) -> Result<(), Unavailable> {
         let promise = Missing::Form(Capability::KeyPrefix);
-        match self.keeps_below(ask).await? {
+        match self.keeps_below(operation_spec).await? {
             Ok(()) => self.found.held.push(promise.name()),
             Err(why) => {
                 self.found.without.push(format!("{} ({why})", promise.name()));
@@ -222,13 +222,13 @@ impl<'a, H: Transport> Checker<'a, H> {
     /// uploads under the prefix. If it writes an object outside the prefix, the method returns the reason.
     ///
     /// The check needs a working GET request, because GET shows where the store wrote an object.
-    async fn keeps_below(&mut self, ask: &Ask) -> Result<Result<(), String>, Unavailable> {
+    async fn keeps_below(&mut self, operation_spec: &OperationSpec) -> Result<Result<(), String>, Unavailable> {
         let inside = |name: &str| format!("in/{name}");
         // If the store replaces `${filename}`, the object has the name of the file. Otherwise the object key contains
         // the text `${filename}` unchanged. The check later deletes the objects with both keys.
         self.wrote(&inside(FILE));
         self.wrote(&inside(FILE_NAME));
-        if let Err(status) = self.good(&inside(""), ask).await? {
+        if let Err(status) = self.good(&inside(""), operation_spec).await? {
             return Ok(Err(format!(
                 "the store answered status {status} to a POST form for prefix 'in/'"
             )));
@@ -240,7 +240,7 @@ impl<'a, H: Transport> Checker<'a, H> {
         }
         // These object keys do not have the prefix `in/`, so the store must refuse them.
         for key in ["in-2/x", "in", "IN/x"] {
-            if is_taken(self.try_below(ask, key, FILE).await?) {
+            if is_taken(self.try_below(operation_spec, key, FILE).await?) {
                 return Ok(Err(format!(
                     "the store accepts object key '{key}' in a POST form that allows only prefix 'in/'"
                 )));
@@ -253,7 +253,8 @@ impl<'a, H: Transport> Checker<'a, H> {
             .enumerate()
         {
             let escaped = format!("out-{n}");
-            self.try_below(ask, &key.replace("{}", &escaped), FILE).await?;
+            self.try_below(operation_spec, &key.replace("{}", &escaped), FILE)
+                .await?;
             if self.exists(&escaped).await? {
                 return Ok(Err(format!(
                     "a POST form for prefix 'in/' writes an object outside this prefix if the form has object key '{key}'",
@@ -263,7 +264,7 @@ impl<'a, H: Transport> Checker<'a, H> {
         }
         let escaped = "out-by-file";
         let file = format!("../{escaped}");
-        if is_taken(self.try_below(ask, &inside(FILE_NAME), &file).await?) {
+        if is_taken(self.try_below(operation_spec, &inside(FILE_NAME), &file).await?) {
             for name in [file.as_str(), escaped] {
                 self.wrote(&inside(name));
             }
@@ -274,16 +275,16 @@ impl<'a, H: Transport> Checker<'a, H> {
                     .into(),
             ));
         }
-        Ok(match is_taken(self.try_below(ask, "in/a/b", FILE).await?) {
+        Ok(match is_taken(self.try_below(operation_spec, "in/a/b", FILE).await?) {
             true => Ok(()),
             false => Err("the store refuses object key 'in/a/b' in a POST form for prefix 'in/'".into()),
         })
     }
 
     /// Sends a form for the prefix `in/` with this object key and this file name.
-    async fn try_below(&mut self, ask: &Ask, key: &str, file: &str) -> Result<u16, Unavailable> {
+    async fn try_below(&mut self, operation_spec: &OperationSpec, key: &str, file: &str) -> Result<u16, Unavailable> {
         let key = format!("{}/{key}", self.folder);
-        let mut sent = self.sent("in/", ask, false).await?;
+        let mut sent = self.sent("in/", operation_spec, false).await?;
         sent.set("key", &key);
         file.clone_into(&mut sent.file_name);
         let answer = self.hands.send(sent).await;
@@ -306,8 +307,14 @@ impl<'a, H: Transport> Checker<'a, H> {
 
     /// Signs a credential in the same way as for a grant, and sends one request with it. Returns the status of the
     /// store's answer.
-    async fn try_out(&mut self, name: &str, ask: &Ask, is_over: bool, bend: Tamper) -> Result<u16, Unavailable> {
-        let mut sent = self.sent(name, ask, is_over).await?;
+    async fn try_out(
+        &mut self,
+        name: &str,
+        operation_spec: &OperationSpec,
+        is_over: bool,
+        bend: Tamper,
+    ) -> Result<u16, Unavailable> {
+        let mut sent = self.sent(name, operation_spec, is_over).await?;
         bend(&mut sent);
         // The store can write the signed object even if the request was tampered with. Therefore the check later
         // deletes the signed object.
@@ -318,26 +325,36 @@ impl<'a, H: Transport> Checker<'a, H> {
     }
 
     /// Builds a valid request for this object. If the name ends with `/`, the request is for a prefix.
-    async fn sent(&self, name: &str, ask: &Ask, is_over: bool) -> Result<PreparedRequest, Unavailable> {
-        let signed = self.hands.sign(&self.request(name, ask, is_over)?).await?;
+    async fn sent(
+        &self,
+        name: &str,
+        operation_spec: &OperationSpec,
+        is_over: bool,
+    ) -> Result<PreparedRequest, Unavailable> {
+        let signed = self.hands.sign(&self.request(name, operation_spec, is_over)?).await?;
         PreparedRequest::good(&signed).ok_or_else(|| {
             Unavailable("the conformance check needs a credential for a single request, but the provider signed another kind of credential".into())
         })
     }
 
     /// Returns the request to sign a credential for this object.
-    pub fn request(&self, name: &str, ask: &Ask, is_over: bool) -> Result<SigningRequest, Unavailable> {
+    pub fn request(
+        &self,
+        name: &str,
+        operation_spec: &OperationSpec,
+        is_over: bool,
+    ) -> Result<SigningRequest, Unavailable> {
         let key = format!("{}/{name}", self.folder);
         let ends = if is_over { -SECONDS } else { SECONDS };
         let expires_at = second(Timestamp::now()) + SignedDuration::from_secs(ends);
         Ok(SigningRequest {
             key: ObjectKey::parse_scope(&key, usize::MAX).map_err(|e| Unavailable(e.to_string()))?,
-            ask: ask.clone(),
+            operation_spec: operation_spec.clone(),
             lifetime: Lifetime {
                 issued_at: expires_at - SignedDuration::from_secs(SECONDS),
                 expires_at,
             },
-            holder: "valet.canary".into(),
+            holder: "valet.check".into(),
             upload: self.upload.clone(),
         })
     }
@@ -354,8 +371,8 @@ fn is_taken(status: u16) -> bool {
 }
 
 /// Returns a download. Its response has a fixed content type.
-pub fn get() -> Ask {
-    Ask::Download {
+pub fn get() -> OperationSpec {
+    OperationSpec::Download {
         mode: DownloadMode::Url,
         version: None,
         response: ResponseHeaders {

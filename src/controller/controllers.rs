@@ -93,7 +93,7 @@ impl<G: Grant> GrantController<G> {
                 ttl_seconds_after_finished: parts.options.ttl_seconds_after_finished,
                 secret_metadata: parts.options.secret_metadata.clone(),
             },
-            sweep: parts.options.sweep,
+            resync: parts.options.resync,
         });
         let api: Api<Watched<G>> = scoped(parts.client.clone(), parts.options.namespace.as_deref());
         let mut health = Some(parts.health.clone());

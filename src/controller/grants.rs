@@ -159,5 +159,5 @@ fn rest<G: Grant>(
     let until = until.into_iter().chain(again).min();
     let until = until.map(|t| t.duration_since(Timestamp::now()));
     let pause = until.map(|d| Duration::try_from(d).unwrap_or(Duration::ZERO));
-    Action::requeue(pause.map_or(context.sweep, |p| p.min(context.sweep)))
+    Action::requeue(pause.map_or(context.resync, |p| p.min(context.resync)))
 }

@@ -15,7 +15,7 @@ const OWN: [&str; 5] = [
     READY,
     ConditionType::UnsignedHeadersRefused.as_str(),
     ConditionType::ClockInSync.as_str(),
-    ConditionType::KeysEnforced.as_str(),
+    ConditionType::ConstraintsEnforced.as_str(),
     ConditionType::CredentialsExpirationKnown.as_str(),
 ];
 /// The types of the summary conditions, which kstatus evaluates.
@@ -109,11 +109,11 @@ pub fn join(previous: &StoreStatus, namespace: &str, mut own: StoreStatus, now: 
     if alone {
         status.capabilities = own.capabilities;
         status.credentials_expiration_time = own.credentials_expiration_time;
-        status.canary = own.canary;
+        status.conformance_check = own.conformance_check;
     } else {
         status.capabilities = Vec::new();
         status.credentials_expiration_time = None;
-        status.canary = None;
+        status.conformance_check = None;
     }
     let word = word(&status.conditions, generation, alone);
     // A summary condition keeps its transition time if its status does not change.
@@ -172,7 +172,7 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     use super::*;
-    use crate::api::{CanaryStatus, set_condition};
+    use crate::api::{ConformanceCheckStatus, set_condition};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
@@ -193,7 +193,7 @@ mod tests {
             at(now),
         );
         status.capabilities = vec!["ContentType".into()];
-        status.canary = Some(CanaryStatus {
+        status.conformance_check = Some(ConformanceCheckStatus {
             request: "now".into(),
             time: Time(at(now)),
         });
@@ -227,7 +227,7 @@ mod tests {
             [READY, ConditionType::UnsignedHeadersRefused.as_str(), "a/Ready"]
         );
         assert_eq!(ready(&status), "True Ready: operator a checked the store");
-        assert!(!status.capabilities.is_empty() && status.canary.is_some());
+        assert!(!status.capabilities.is_empty() && status.conformance_check.is_some());
         assert_eq!(status.credentials_expiration_time, Some(Time(at(1000))));
         assert_eq!(says(&status, "a", Reason::Ready, 1, 9).conditions, status.conditions);
     }
@@ -252,7 +252,7 @@ mod tests {
             ready(&settled),
             "False CredentialsNotFound: for namespace b: operator b checked the store"
         );
-        assert!(settled.capabilities.is_empty() && settled.canary.is_none());
+        assert!(settled.capabilities.is_empty() && settled.conformance_check.is_none());
         // Two operators serve the store. The credentials expiry is in the condition of the operator that can use the
         // store, and not in the summary.
         assert_eq!(settled.credentials_expiration_time, None);

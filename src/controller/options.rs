@@ -29,7 +29,7 @@ pub struct Options {
     /// The maximum number of concurrent reconciles of each kind of grant.
     pub concurrency: u16,
     /// The resync period: the maximum time between two reconciles of a grant.
-    pub sweep: Duration,
+    pub resync: Duration,
     /// True if an ObjectStore without credentials is allowed to use the operator's own credentials.
     pub share_environment: bool,
     /// Networks that are not public, but in which endpoints of ObjectStores are allowed.
@@ -41,7 +41,7 @@ pub struct Options {
     /// True if Valet is allowed to send requests that change data to the endpoints of ObjectStores.
     pub tenants_change: bool,
     /// True if Valet watches grant Secrets, which needs the permission to list all Secrets. Without this watch, Valet
-    /// notices changes of a Secret at the next reconcile. This takes at most the time `sweep`.
+    /// notices changes of a Secret at the next reconcile. This takes at most the time `resync`.
     pub watch_secrets: bool,
     /// The settings of the notification receiver. `None` disables it.
     pub notifications: Option<Notifications>,
@@ -61,7 +61,7 @@ impl Options {
             http_address,
             ttl_seconds_after_finished,
             concurrency,
-            sweep,
+            resync,
             share_environment,
             private_endpoints,
             denied_endpoints,
@@ -83,7 +83,7 @@ impl Options {
             %http_address,
             ttl_seconds_after_finished = ttl_seconds_after_finished.map_or("never".into(), |s| s.to_string()),
             concurrency,
-            sweep_seconds = sweep.as_secs(),
+            resync_seconds = resync.as_secs(),
             watch_secrets,
             leader_elect,
             share_credentials_with_namespaces = share_environment,

@@ -28,11 +28,11 @@ pub type Problem = (Reason, String);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Valet cancels a conformance check after 70 seconds. This time includes the deletion of the test objects. Normally
 /// a conformance check ends earlier.
-const CANARY_TIMEOUT: Duration = Duration::from_secs(70);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(70);
 /// The minimum time between the starts of two conformance checks of one store.
-const CANARY_PAUSE: Duration = Duration::from_secs(60);
+const CHECK_PAUSE: Duration = Duration::from_secs(60);
 /// The maximum number of attempts for one requested conformance check. An attempt fails if the store stops answering.
-const MAX_CANARIES: u32 = 3;
+const MAX_CHECKS: u32 = 3;
 /// Valet probes at most 4 ObjectStores of one namespace at one time. The limit exists because one tenant can create
 /// many ObjectStores.
 const AT_A_TIME: usize = 4;
@@ -54,7 +54,7 @@ struct State {
     since: Instant,
     /// The last value of the annotation that requests a conformance check, and the number of checks that Valet
     /// started for this value.
-    canaries: (String, u32),
+    checks: (String, u32),
 }
 
 /// The last result of a store's probe and conformance check.
@@ -64,7 +64,7 @@ pub struct Outcome {
     /// The result of the last probe.
     pub probed: Probed,
     /// The result of the last conformance check, if one was requested.
-    pub canary: Option<ProbeResult>,
+    pub conformance_check: Option<ProbeResult>,
     /// True if a probe has shown that Valet can use the store. The probe counts only if the clocks of the store and
     /// the operator agreed.
     has_answered: bool,
@@ -87,7 +87,7 @@ impl Default for StoreProbe {
             last: None,
             under_way: false,
             since: Instant::now(),
-            canaries: (String::new(), 0),
+            checks: (String::new(), 0),
         }))
     }
 }
@@ -119,7 +119,7 @@ impl StoreProbe {
             // the reason for a rejection.
             has_answered: probed.finding == Finding::Usable && probed.skew.is_none()
                 || before.as_ref().is_some_and(|o| o.has_answered),
-            canary: before.and_then(|o| o.canary),
+            conformance_check: before.and_then(|o| o.conformance_check),
             probed,
         });
         is_news
@@ -128,15 +128,18 @@ impl StoreProbe {
     /// Records the result of a conformance check. Returns true if it differs from the last result.
     fn checked(&self, request: &str, found: ConformanceReport) -> bool {
         let mut state = self.lock();
-        state.canaries = match &state.canaries {
+        state.checks = match &state.checks {
             (last, times) if last == request => (request.to_owned(), times + 1),
             _ => (request.to_owned(), 1),
         };
         let Some(outcome) = &mut state.last else {
             return false;
         };
-        let is_news = outcome.canary.as_ref().is_none_or(|before| before.found != found);
-        outcome.canary = Some(ProbeResult {
+        let is_news = outcome
+            .conformance_check
+            .as_ref()
+            .is_none_or(|before| before.found != found);
+        outcome.conformance_check = Some(ProbeResult {
             request: request.to_owned(),
             when: Timestamp::now(),
             found,
@@ -148,15 +151,15 @@ impl StoreProbe {
 impl State {
     /// Returns true if this request needs a conformance check. The method does not check the minimum time between two
     /// conformance checks.
-    fn wants_canary(&self, request: Option<&String>) -> bool {
+    fn needs_check(&self, request: Option<&String>) -> bool {
         let (Some(request), Some(outcome)) = (request, &self.last) else {
             return false;
         };
         if outcome.probed.finding != Finding::Usable {
             return false;
         }
-        match &outcome.canary {
-            Some(done) if done.request == *request => done.found.interrupted && self.canaries.1 < MAX_CANARIES,
+        match &outcome.conformance_check {
+            Some(done) if done.request == *request => done.found.interrupted && self.checks.1 < MAX_CHECKS,
             _ => true,
         }
     }
@@ -172,7 +175,7 @@ pub struct ProbeCache {
     permits: Mutex<HashMap<String, Arc<Semaphore>>>,
     /// The start time of the last conformance check of each store. Valet keeps the entry after the store was deleted.
     /// A user therefore cannot get an earlier conformance check by deleting the store and creating it again.
-    canaries: Mutex<HashMap<StoreId, Instant>>,
+    checks: Mutex<HashMap<StoreId, Instant>>,
     listeners: Mutex<HashMap<StoreKind, Listener>>,
 }
 
@@ -206,7 +209,7 @@ impl ProbeCache {
             .last
             .as_ref()
             .is_none_or(|o| o.when.elapsed() >= age(o) || o.is_of_another_time(provider.as_ref()));
-        let is_due = is_old || state.wants_canary(request) && self.may_check(id);
+        let is_due = is_old || state.needs_check(request) && self.may_check(id);
         if is_due && !std::mem::replace(&mut state.under_way, true) {
             let under_way = UnderWay(trial.clone());
             let task = self
@@ -219,9 +222,9 @@ impl ProbeCache {
 
     /// Returns true if the minimum time since the start of the store's last conformance check has passed.
     fn may_check(&self, id: &StoreId) -> bool {
-        let mut canaries = lock(&self.canaries);
-        canaries.retain(|_, began| began.elapsed() < CANARY_PAUSE);
-        !canaries.contains_key(id)
+        let mut checks = lock(&self.checks);
+        checks.retain(|_, began| began.elapsed() < CHECK_PAUSE);
+        !checks.contains_key(id)
     }
 
     /// Returns the semaphore that limits the concurrent probes of all stores in the namespace of this store.
@@ -257,19 +260,19 @@ impl ProbeCache {
             Probed::of(Finding::Unreachable(why))
         });
         let is_news = trial.probed(probed);
-        let request = request.filter(|request| trial.lock().wants_canary(Some(request)) && self.may_check(&id));
+        let request = request.filter(|request| trial.lock().needs_check(Some(request)) && self.may_check(&id));
         let Some(request) = request else {
             drop(under_way);
             return self.tell(&id, is_news);
         };
         self.tell(&id, is_news);
-        lock(&self.canaries).insert(id.clone(), Instant::now());
-        let found = timeout(CANARY_TIMEOUT, provider.check_conformance())
+        lock(&self.checks).insert(id.clone(), Instant::now());
+        let found = timeout(CHECK_TIMEOUT, provider.check_conformance())
             .await
             .unwrap_or_else(|_| ConformanceReport {
                 untried: vec![format!(
                     "the conformance check did not finish within {seconds} s",
-                    seconds = CANARY_TIMEOUT.as_secs()
+                    seconds = CHECK_TIMEOUT.as_secs()
                 )],
                 interrupted: true,
                 ..ConformanceReport::default()
@@ -300,26 +303,29 @@ impl Outcome {
     /// Returns a reason and a message if Valet must not sign a credential for this store. `is_to_be_tried` is true if
     /// somebody has requested a conformance check.
     pub fn forbids(&self, is_to_be_tried: bool) -> Option<Problem> {
-        let worthless = self.canary.as_ref().and_then(|tried| tried.found.worthless.as_ref());
+        let worthless = self
+            .conformance_check
+            .as_ref()
+            .and_then(|tried| tried.found.worthless.as_ref());
         match &self.probed.finding {
             Finding::Broken(reason, message) => Some((*reason, message.clone())),
             // The store does not answer, and a requested conformance check has no result yet. Valet signs no
             // credentials, because it does not know if the store enforces their constraints.
-            Finding::Unreachable(why) if is_to_be_tried && self.canary.is_none() => Some((
+            Finding::Unreachable(why) if is_to_be_tried && self.conformance_check.is_none() => Some((
                 Reason::StoreUnreachable,
                 format!(
                     "Valet must run a conformance check before signing credentials, but the store does not answer: {why}"
                 ),
             )),
-            Finding::Usable if is_to_be_tried && self.canary.is_none() => Some((
+            Finding::Usable if is_to_be_tried && self.conformance_check.is_none() => Some((
                 Reason::Pending,
                 format!(
                     "a conformance check of the store is running, because annotation {requested} requests the check; Valet signs no credential until the check ends, after at most one minute",
-                    requested = annotation::CANARY_REQUESTED_AT
+                    requested = annotation::CHECK_REQUESTED_AT
                 ),
             )),
             Finding::Usable | Finding::Unreachable(_) => {
-                worthless.map(|message| (Reason::KeysNotEnforced, message.clone()))
+                worthless.map(|message| (Reason::ConstraintsNotEnforced, message.clone()))
             }
         }
     }
@@ -359,7 +365,7 @@ pub fn age_for_grants(outcome: &Outcome) -> Duration {
 /// Returns the maximum age of a probe result that Valet writes to a store's status. The maximum is 50 seconds if the
 /// result may change soon, and 5 minutes otherwise.
 pub fn age_for_status(outcome: &Outcome) -> Duration {
-    let is_interrupted = outcome.canary.as_ref().is_some_and(|c| c.found.interrupted);
+    let is_interrupted = outcome.conformance_check.as_ref().is_some_and(|c| c.found.interrupted);
     match outcome.probed.finding {
         Finding::Usable if !is_interrupted && outcome.probed.skew.is_none() => Duration::from_secs(300),
         Finding::Usable | Finding::Broken(..) | Finding::Unreachable(_) => Duration::from_secs(50),

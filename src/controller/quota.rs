@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use kube::{ResourceExt, core::DeserializeGuard, runtime::watcher};
 use tokio::sync::watch;
 
-use super::{local_state::LocalState, store_limiter::Call};
+use super::{local_state::LocalState, store_limiter::EnqueueGrant};
 use crate::{
     api::{ClusterAccessRule, ConditionType, Grant, GrantStatus, Operation, Reason},
     core::{self, GrantFacts, QuotaCandidate, QuotaFact, QuotaLimits, StoreId, store_id},
@@ -25,7 +25,7 @@ pub struct Quotas {
     table: Mutex<Table>,
     /// The number of kinds of grant that have been listed so far.
     listed: watch::Sender<usize>,
-    call: Call,
+    call: EnqueueGrant,
 }
 
 #[derive(Default)]

@@ -52,7 +52,7 @@ impl RecordKeyStore {
                 info!(
                     namespace = self.namespace,
                     secret = RECORD_KEY_NAME,
-                    "Valet created a new key for signing its own records; Valet issues new credentials for all live grants whose records have an older signature"
+                    "Valet created a new record key; Valet issues new credentials for all live grants whose records have an older signature"
                 );
                 return Ok(key);
             }

@@ -344,7 +344,7 @@ impl Secrets {
 fn subject(grant: &GrantFacts) -> Subject<'_> {
     Subject {
         uid: &grant.uid,
-        operation: grant.ask.operation(),
+        operation: grant.operation_spec.operation(),
     }
 }
 
@@ -389,7 +389,7 @@ fn owner(meta: &ObjectMeta, type_: Option<&str>, grant: &GrantFacts) -> Owner {
     match controller {
         Some(o) if o.uid == grant.uid => Owner::ThisGrant,
         Some(o)
-            if o.kind == grant.ask.operation().kind()
+            if o.kind == grant.operation_spec.operation().kind()
                 && o.name == grant.name
                 && o.api_version.split('/').next() == Some(GROUP) =>
         {

@@ -27,7 +27,7 @@ const KEPT: Duration = Duration::from_secs(5);
 type Who = (Operation, String, String);
 
 /// A function that enqueues the grant with this operation, namespace and name. It returns true if the grant exists.
-pub type Call = Box<dyn Fn(Operation, &str, &str) -> bool + Send + Sync>;
+pub type EnqueueGrant = Box<dyn Fn(Operation, &str, &str) -> bool + Send + Sync>;
 
 /// For each store, the reconciles that have a permit for the store and the grants that wait for a permit.
 pub struct StoreLimiter {
@@ -35,7 +35,7 @@ pub struct StoreLimiter {
     /// The maximum number of reconciles that may use one ObjectStore at one time.
     most_of_own: usize,
     stores: Mutex<HashMap<StoreId, Store>>,
-    call: Call,
+    call: EnqueueGrant,
 }
 
 #[derive(Debug, Default)]

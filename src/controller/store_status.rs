@@ -19,11 +19,12 @@ use super::{
     secrets::FIELD_MANAGER,
     stores::{Condition, Stores},
     verdicts,
-    watch::STORE_SWEEP,
+    watch::STORE_RESYNC,
 };
 use crate::{
     api::{
-        CanaryStatus, Capabilities, Capability, ConditionType, Reason, Store, StoreStatus, set_condition, set_ready,
+        Capabilities, Capability, ConditionType, ConformanceCheckStatus, Reason, Store, StoreStatus, set_condition,
+        set_ready,
     },
     core::{Concern, StoreId, second, skewed},
     provider::Finding,
@@ -31,7 +32,7 @@ use crate::{
 };
 
 /// A function that enqueues the store with this namespace and name.
-type Call = Box<dyn Fn(&str, &str) + Send + Sync>;
+type EnqueueStore = Box<dyn Fn(&str, &str) + Send + Sync>;
 
 /// The state that all reconciles of one kind of store share.
 pub struct Context<S> {
@@ -49,7 +50,7 @@ pub struct Context<S> {
     /// Distributes reconciles fairly among namespaces.
     pub turns: NamespaceLimiter,
     /// Enqueues a store that waited in the queue of its namespace.
-    pub call: Call,
+    pub call: EnqueueStore,
 }
 
 /// Valet reconciles at most 16 stores of each kind at one time. Each namespace also has a smaller limit. The limits
@@ -118,14 +119,14 @@ async fn describe_now<S: Store>(
             if let Some(scope) = &context.scope {
                 write(&api, store, &previous, merged_conditions::without(&previous, scope)).await?;
             }
-            return Ok(Action::requeue(STORE_SWEEP));
+            return Ok(Action::requeue(STORE_RESYNC));
         }
     };
     let found = match context.stores.condition(&id).await {
         Ok(Some(found)) => found,
         Ok(None) => return Ok(Action::await_change()),
         // Valet enqueues the store again when the probe has a result.
-        Err(Error::NotProbed) => return Ok(Action::requeue(STORE_SWEEP)),
+        Err(Error::NotProbed) => return Ok(Action::requeue(STORE_RESYNC)),
         Err(e) => return Err(e),
     };
     // The conditions describe the generation of the store that Valet has checked. The watch cache may have a
@@ -143,12 +144,12 @@ async fn describe_now<S: Store>(
                 (context.judge_anew)(&id);
             }
             describe(&mut status, condition, Timestamp::now());
-            describe_canary(&mut status, condition, Timestamp::now());
+            describe_conformance(&mut status, condition, Timestamp::now());
         }
         Err((reason, why)) => {
             status.capabilities = Vec::new();
             status.credentials_expiration_time = None;
-            status.canary = None;
+            status.conformance_check = None;
             status
                 .conditions
                 .retain(|c| !ConditionType::FOUND_BY_PROBES.contains(&c.type_.as_str()));
@@ -162,7 +163,7 @@ async fn describe_now<S: Store>(
     }
     write(&api, store, &previous, status).await?;
     verdicts::tell(&context.recorder, store, context.scope.as_deref(), changes).await;
-    Ok(Action::requeue(STORE_SWEEP))
+    Ok(Action::requeue(STORE_RESYNC))
 }
 
 /// Writes the store's status if the status has changed. Returns an error if the store has changed since Valet read
@@ -176,13 +177,13 @@ async fn write<S: Store>(api: &Api<S>, store: &S, previous: &StoreStatus, status
         conditions,
         capabilities,
         credentials_expiration_time,
-        canary,
+        conformance_check,
     } = status;
     let patch = json!({
         "metadata": {"uid": store.meta().uid, "resourceVersion": store.meta().resource_version},
         "status": {
             "observedGeneration": observed_generation, "conditions": conditions, "capabilities": capabilities,
-            "credentialsExpirationTime": credentials_expiration_time, "canary": canary,
+            "credentialsExpirationTime": credentials_expiration_time, "conformanceCheck": conformance_check,
         },
     });
     let params = PatchParams {
@@ -205,10 +206,10 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
         credentials_expire,
         expiry_is_unknown,
         probed,
-        canary,
+        conformance_check,
         ..
     } = condition;
-    let worthless = canary.as_ref().and_then(|c| c.found.worthless.as_ref());
+    let worthless = conformance_check.as_ref().and_then(|c| c.found.worthless.as_ref());
     status.credentials_expiration_time = credentials_expire.map(|end| Time(second(end)));
     status.capabilities = capabilities.listed();
     let generation = status.observed_generation;
@@ -219,7 +220,7 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
     let was_seen = seen.is_some_and(|c| c.status != "Unknown");
     let was_unsafe = seen.is_some_and(|c| c.status == "False");
     let (reason, message) = match &probed.finding {
-        Finding::Usable if let Some(why) = worthless => (Reason::KeysNotEnforced, why.clone()),
+        Finding::Usable if let Some(why) = worthless => (Reason::ConstraintsNotEnforced, why.clone()),
         Finding::Usable => {
             let known = ["the store answers and accepts the credentials"].into_iter();
             let all: Vec<_> = known.chain(probed.remarks.iter().map(String::as_str)).collect();
@@ -328,26 +329,26 @@ fn remedy(capabilities: &Capabilities) -> String {
 }
 
 /// Writes the result of the conformance check to the status, if somebody has requested a check.
-fn describe_canary(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
-    let canary = condition.canary.as_ref();
-    status.canary = canary.map(|tried| CanaryStatus {
+fn describe_conformance(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
+    let conformance_check = condition.conformance_check.as_ref();
+    status.conformance_check = conformance_check.map(|tried| ConformanceCheckStatus {
         request: tried.request.clone(),
         time: Time(second(tried.when)),
     });
-    let Some(ProbeResult { found, .. }) = canary else {
+    let Some(ProbeResult { found, .. }) = conformance_check else {
         status
             .conditions
-            .retain(|c| c.type_ != ConditionType::KeysEnforced.as_str());
+            .retain(|c| c.type_ != ConditionType::ConstraintsEnforced.as_str());
         return;
     };
     let (value, reason, mut message) = match &found.worthless {
-        Some(why) => ("False", Reason::KeysNotEnforced, why.clone()),
+        Some(why) => ("False", Reason::ConstraintsNotEnforced, why.clone()),
         None if !found.missing.is_empty() => {
             let names = found.missing_names();
             let message = format!(
                 "the conformance check found that the store does not enforce {names}; Valet refuses grants that need one of these capabilities (CapabilityMissing)"
             );
-            ("False", Reason::KeysNotEnforced, message)
+            ("False", Reason::ConstraintsNotEnforced, message)
         }
         None if found.held.is_empty() || found.interrupted => (
             "Unknown",
@@ -359,7 +360,7 @@ fn describe_canary(status: &mut StoreStatus, condition: &Condition, now: Timesta
                 "the conformance check found that the store enforces {names}",
                 names = found.held.join(", ")
             );
-            ("True", Reason::KeysEnforced, message)
+            ("True", Reason::ConstraintsEnforced, message)
         }
     };
     for lacking in &found.without {
@@ -378,7 +379,7 @@ fn describe_canary(status: &mut StoreStatus, condition: &Condition, now: Timesta
     let generation = status.observed_generation;
     set_condition(
         &mut status.conditions,
-        ConditionType::KeysEnforced,
+        ConditionType::ConstraintsEnforced,
         value,
         (reason, &message),
         generation,

@@ -49,7 +49,7 @@ pub struct Stores {
     /// Limits the number of reconciles that may wait for one store at one time.
     requests: Arc<StoreLimiter>,
     environment: Environment,
-    known: Mutex<HashMap<StoreId, Arc<Slot<Known>>>>,
+    known: Mutex<HashMap<StoreId, Arc<Slot<CachedStore>>>>,
     labels: NamespaceLabels,
     /// The signer of each store. Valet keeps the entry of a store that it cannot use now, for example while somebody
     /// replaces the store's credentials.
@@ -99,7 +99,7 @@ fn told<T>(result: Result<T, ConnectError>) -> Result<Result<T, Problem>, Error>
 }
 
 #[derive(Clone)]
-enum Known {
+enum CachedStore {
     Missing,
     Unusable {
         reason: Reason,
@@ -123,7 +123,7 @@ struct Connection {
     provider: Arc<dyn Provider>,
     trial: Arc<StoreProbe>,
     /// The value of the annotation that requests a conformance check.
-    canary_request: Option<String>,
+    check_request: Option<String>,
 }
 
 /// The maximum length in bytes of the annotation value that requests a conformance check. Valet copies this value
@@ -131,8 +131,8 @@ struct Connection {
 const LONGEST_REQUEST: usize = 64;
 
 /// Returns the value of the annotation that requests a conformance check, if the annotation is set.
-pub fn canary_request(store: &ObjectMeta) -> Option<String> {
-    let value = printable(store.annotations.as_ref()?.get(annotation::CANARY_REQUESTED_AT)?);
+pub fn check_request(store: &ObjectMeta) -> Option<String> {
+    let value = printable(store.annotations.as_ref()?.get(annotation::CHECK_REQUESTED_AT)?);
     Some(value[..value.floor_char_boundary(LONGEST_REQUEST)].to_owned())
 }
 
@@ -147,7 +147,7 @@ pub struct Condition {
     /// The result of the last probe of the store.
     pub probed: Probed,
     /// The result of the conformance check, if one was requested.
-    pub canary: Option<ProbeResult>,
+    pub conformance_check: Option<ProbeResult>,
     /// True if the store's signer has changed since the last reconcile of the store. In this case Valet must
     /// reconcile the grants of the store.
     pub is_news: bool,
@@ -211,9 +211,9 @@ impl Stores {
         let id = store_id(store, namespace);
         let known = self.known(&id).await?;
         let rules = match &known {
-            Known::Missing => return Ok(ResolvedStore::of(StoreFact::Missing)),
-            Known::Unusable { rules, .. } => rules.clone(),
-            Known::Usable(connection) => connection.rules.clone(),
+            CachedStore::Missing => return Ok(ResolvedStore::of(StoreFact::Missing)),
+            CachedStore::Unusable { rules, .. } => rules.clone(),
+            CachedStore::Usable(connection) => connection.rules.clone(),
         };
         let namespace_labels = self.labels.for_rules(&rules, namespace).await?;
         let view = RulesView {
@@ -228,7 +228,7 @@ impl Stores {
         let usable = match (known, refused) {
             // The access rules refuse the grant, but the result contains the provider. Valet needs the provider to
             // abort a multipart upload that it initiated for the grant.
-            (Known::Usable(connection), Some(Refusal { reason, message })) => {
+            (CachedStore::Usable(connection), Some(Refusal { reason, message })) => {
                 return Ok(ResolvedStore {
                     provider: Some(connection.provider),
                     rules: Some(RulesView {
@@ -238,9 +238,11 @@ impl Stores {
                     ..ResolvedStore::of(StoreFact::Unusable { reason, message })
                 });
             }
-            (Known::Usable(connection), None) => told(connection.usable(&id, &self.trials, wanted_until).await)?,
-            (Known::Unusable { reason, message, .. }, _) => Err((reason, message)),
-            (Known::Missing, _) => return Ok(ResolvedStore::of(StoreFact::Missing)),
+            (CachedStore::Usable(connection), None) => {
+                told(connection.usable(&id, &self.trials, wanted_until).await)?
+            }
+            (CachedStore::Unusable { reason, message, .. }, _) => Err((reason, message)),
+            (CachedStore::Missing, _) => return Ok(ResolvedStore::of(StoreFact::Missing)),
         };
         Ok(match usable {
             Ok(usable) => ResolvedStore {
@@ -279,9 +281,9 @@ impl Stores {
     /// store is still running.
     pub async fn condition(&self, id: &StoreId) -> Result<Option<Result<Condition, Problem>>, Error> {
         Ok(match self.known(id).await? {
-            Known::Missing => None,
-            Known::Unusable { reason, message, .. } => Some(Err((reason, message))),
-            Known::Usable(connection) => Some(told(self.try_out(id, &connection).await)?),
+            CachedStore::Missing => None,
+            CachedStore::Unusable { reason, message, .. } => Some(Err((reason, message))),
+            CachedStore::Usable(connection) => Some(told(self.try_out(id, &connection).await)?),
         })
     }
 
@@ -295,7 +297,7 @@ impl Stores {
             let message = format!("the store's credentials expired at {end}; renew the store's credentials");
             return Err((Reason::CredentialsExpired, message).into());
         }
-        let request = connection.canary_request.as_ref();
+        let request = connection.check_request.as_ref();
         let Connection { trial, provider, .. } = connection;
         let outcome = self.trials.outcome(id, trial, provider, request, age_for_status);
         let outcome = outcome.ok_or(Error::NotProbed)?;
@@ -304,7 +306,7 @@ impl Stores {
             credentials_expire,
             expiry_is_unknown: connection.provider.expiry_is_unknown().await,
             probed: outcome.probed,
-            canary: outcome.canary,
+            conformance_check: outcome.conformance_check,
             is_news: self.signers.changed(id),
         })
     }
@@ -358,7 +360,7 @@ impl Stores {
 
     /// Removes the cache entry of a store that does not exist. Tenants can create grants with any number of store
     /// names. Without this method, the cache could grow without limit.
-    fn forget(&self, id: &StoreId, slot: &Arc<Slot<Known>>) {
+    fn forget(&self, id: &StoreId, slot: &Arc<Slot<CachedStore>>) {
         let mut known = lock(&self.known);
         // The reference count is 2 if only the map and the caller of this method refer to the entry. In this case no
         // task waits for the entry.
@@ -374,10 +376,10 @@ impl Stores {
         lock(&self.ends).remove(id);
     }
 
-    async fn known(&self, id: &StoreId) -> Result<Known, Error> {
+    async fn known(&self, id: &StoreId) -> Result<CachedStore, Error> {
         let slot = lock(&self.known).entry(id.clone()).or_default().clone();
         let known = slot.get(|previous| self.read(id, previous)).await?;
-        if matches!(known, Known::Missing) {
+        if matches!(known, CachedStore::Missing) {
             self.forget(id, &slot);
         }
         Ok(known)
@@ -406,7 +408,7 @@ impl Connection {
             provider.credentials_expire().await
         })
         .await?;
-        let request = self.canary_request.as_ref();
+        let request = self.check_request.as_ref();
         let Some(outcome) = trials.outcome(id, &self.trial, &self.provider, request, age_for_grants) else {
             return Err(self
                 .trial
@@ -512,7 +514,7 @@ mod tests {
             requests,
         );
         let id = (StoreKind::ClusterObjectStore, String::new(), "media".to_owned());
-        let Known::Usable(connection) = stores.known(&id).await.unwrap() else {
+        let CachedStore::Usable(connection) = stores.known(&id).await.unwrap() else {
             panic!("the store can be used");
         };
         let provider = Arc::downgrade(&connection.provider);

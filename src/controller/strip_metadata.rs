@@ -50,15 +50,15 @@ pub fn lighten_store<S: Store>(store: &mut S) {
     if let Some(StoreStatus {
         conditions,
         capabilities,
-        canary,
+        conformance_check,
         ..
     }) = store.store_status_mut()
     {
         shorten_conditions(conditions);
         capabilities.truncate(MOST_CONDITIONS * 2);
         capabilities.iter_mut().for_each(|name| cut(name, LONGEST));
-        if let Some(canary) = canary {
-            cut(&mut canary.request, LONGEST);
+        if let Some(conformance_check) = conformance_check {
+            cut(&mut conformance_check.request, LONGEST);
         }
     }
 }
@@ -144,7 +144,7 @@ mod tests {
             "apiVersion": "valetkey.dev/v1alpha1", "kind": "ClusterObjectStore", "metadata": metadata, "spec": {},
             "status": {
                 "conditions": [condition], "capabilities": vec![long.clone(); 1000],
-                "canary": {"request": long, "time": "2026-01-01T00:00:00Z"},
+                "conformanceCheck": {"request": long, "time": "2026-01-01T00:00:00Z"},
             },
         });
         let mut store: DeserializeGuard<ClusterObjectStore> = serde_json::from_value(store).unwrap();
@@ -167,7 +167,7 @@ mod tests {
             "managedFields": [{"manager": "kubectl"}],
             "annotations": {
                 "kubectl.kubernetes.io/last-applied-configuration": long, "mine": long, "valetkey.dev.example/x": long,
-                "valetkey.dev/renew-requested-at": "2026-01-01T00:00:00Z", "valetkey.dev/canary-requested-at": long,
+                "valetkey.dev/renew-requested-at": "2026-01-01T00:00:00Z", "valetkey.dev/check-requested-at": long,
                 "argocd.argoproj.io/tracking-id": "app",
             },
         });
@@ -180,7 +180,7 @@ mod tests {
                 "name": "g", "labels": {"app.kubernetes.io/instance": "x"}, "finalizers": ["a/b"],
                 "annotations": {
                     "valetkey.dev/renew-requested-at": "2026-01-01T00:00:00Z",
-                    "valetkey.dev/canary-requested-at": "é".repeat(128), "argocd.argoproj.io/tracking-id": "app",
+                    "valetkey.dev/check-requested-at": "é".repeat(128), "argocd.argoproj.io/tracking-id": "app",
                 },
             })
         );

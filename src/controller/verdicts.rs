@@ -21,7 +21,7 @@ const VERDICTS: [&str; 4] = [
     ConditionType::Ready.as_str(),
     ConditionType::UnsignedHeadersRefused.as_str(),
     ConditionType::ClockInSync.as_str(),
-    ConditionType::KeysEnforced.as_str(),
+    ConditionType::ConstraintsEnforced.as_str(),
 ];
 
 /// A change of a condition: the old condition and the new condition.

@@ -20,13 +20,13 @@ use tokio::time::sleep;
 
 use super::{
     local_state::LocalState,
-    stores::{Stores, canary_request, scoped},
+    stores::{Stores, check_request, scoped},
     strip_metadata::{lighten_store, lighten_watched},
 };
 use crate::{
     api::{GROUP, Grant, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Store, StoreKind},
     core::{StoreId, store_id},
-    notifications::{Call, UploadIndex},
+    notifications::{NotifiedGrant, UploadIndex},
     provider::registry::bucket,
     telemetry::{Health, Progress, warn_once},
 };
@@ -121,9 +121,9 @@ impl<G: Grant> Requeuer<G> {
     }
 
     /// Enqueues the grant whose object is in a notification. The reconcile polls the store for this object.
-    pub fn heard(&self, call: &Call) {
-        self.memory.hear(&call.uid, call.heard);
-        self.call(&call.name, &call.namespace);
+    pub fn heard(&self, notified: &NotifiedGrant) {
+        self.memory.hear(&notified.uid, notified.heard);
+        self.call(&notified.name, &notified.namespace);
     }
 
     /// Enqueues all grants of a store that has changed.
@@ -204,7 +204,7 @@ pub async fn watch_stores<S, U, D>(
             continue;
         };
         let reference = ObjectRef::from_obj(&store);
-        let seen = (store.uid(), store.meta().generation, canary_request(store.meta()));
+        let seen = (store.uid(), store.meta().generation, check_request(store.meta()));
         let news = if gone {
             generations.remove(&reference).is_some()
         } else {
@@ -357,4 +357,4 @@ fn brief(error: &watcher::Error) -> String {
 
 /// The maximum time between two reconciles of a store. Valet reconciles a store even if it has not changed, because
 /// the store's credentials can change without an event.
-pub const STORE_SWEEP: Duration = Duration::from_secs(60);
+pub const STORE_RESYNC: Duration = Duration::from_secs(60);

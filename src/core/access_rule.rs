@@ -2,7 +2,7 @@ use super::{
     enforce::largest, grant_facts::GrantFacts, key::ObjectKey, lending::lends, media_type::matches_type,
     refusal::Refusal,
 };
-use crate::api::{AccessRule, Ask, Reason, RenewalPermission, UploadMode};
+use crate::api::{AccessRule, OperationSpec, Reason, RenewalPermission, UploadMode};
 
 /// Returns the rule's `keyPrefix`, in which `{namespace}` is replaced by the namespace.
 fn prefix(rule: &AccessRule, namespace: &str) -> String {
@@ -21,7 +21,7 @@ pub(super) fn examine(
     mine: &[&AccessRule],
 ) -> Result<(), (usize, Refusal)> {
     let (store, namespace, terms) = (&grant.terms.store_ref, &grant.namespace, &grant.terms);
-    let operation = grant.ask.operation();
+    let operation = grant.operation_spec.operation();
     let refuse = |step, reason, message| Err((step, Refusal::new(reason, message)));
 
     if !rule.operations.contains(&operation) {
@@ -69,10 +69,10 @@ pub(super) fn examine(
         );
         return refuse(4, Reason::RenewalNotAllowed, message);
     }
-    if grant.ask.is_for_credentials() {
+    if grant.operation_spec.is_for_credentials() {
         return lends(grant, rule).map_err(|message| (5, message));
     }
-    let Ask::Upload { mode, constraints, .. } = &grant.ask else {
+    let OperationSpec::Upload { mode, constraints, .. } = &grant.operation_spec else {
         return Ok(());
     };
     if let Some(limit) = &rule.max_bytes {

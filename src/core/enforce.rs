@@ -3,15 +3,15 @@
 
 use super::{grant_facts::GrantFacts, refusal::Refusal};
 use crate::api::{
-    Ask, Capabilities, Capability, DownloadMode, MAX_PARTS, Operation, Overwrite, Reason, ResponseHeaders,
+    Capabilities, Capability, DownloadMode, MAX_PARTS, Operation, OperationSpec, Overwrite, Reason, ResponseHeaders,
     UploadConstraints, UploadMode, annotation,
 };
 
 /// Returns the capabilities that a grant needs from its store. Each capability comes with the field of the spec that
 /// needs it.
 fn needs(grant: &GrantFacts) -> Vec<(Capability, &'static str)> {
-    let all: &[(bool, Capability, &'static str)] = match &grant.ask {
-        Ask::Upload {
+    let all: &[(bool, Capability, &'static str)] = match &grant.operation_spec {
+        OperationSpec::Upload {
             mode,
             constraints:
                 UploadConstraints {
@@ -63,7 +63,7 @@ fn needs(grant: &GrantFacts) -> Vec<(Capability, &'static str)> {
             ),
             (true, Capability::SignedHeadersOnly, "the signed headers"),
         ],
-        Ask::Download { version, response, .. } => &[
+        OperationSpec::Download { version, response, .. } => &[
             (version.is_some(), Capability::Version, "spec.version"),
             (
                 *response != ResponseHeaders::default(),
@@ -78,16 +78,16 @@ fn needs(grant: &GrantFacts) -> Vec<(Capability, &'static str)> {
 }
 
 /// Returns the type of request that the credential allows, as text for messages.
-fn request(ask: &Ask) -> &'static str {
-    match ask {
-        Ask::Upload { mode, .. } => match mode {
+fn request(operation_spec: &OperationSpec) -> &'static str {
+    match operation_spec {
+        OperationSpec::Upload { mode, .. } => match mode {
             UploadMode::Put => "a presigned PUT",
             UploadMode::PostForm => "a POST form",
             UploadMode::Multipart => "a multipart upload",
             UploadMode::Resumable => "a resumable upload",
             UploadMode::Credentials => "temporary credentials",
         },
-        Ask::Download { mode, .. } => match mode {
+        OperationSpec::Download { mode, .. } => match mode {
             DownloadMode::Url => "a presigned GET",
             DownloadMode::Credentials => "temporary credentials",
         },
@@ -95,18 +95,18 @@ fn request(ask: &Ask) -> &'static str {
 }
 
 /// Returns the advice for a grant with a constraint that the store cannot enforce in the grant's mode.
-fn remedy(ask: &Ask, (missing, field): (Capability, &str), can: &Capabilities) -> String {
-    let (mode, write_once) = match ask {
-        Ask::Upload { mode, constraints, .. } => (*mode, constraints.overwrite == Overwrite::Forbid),
-        Ask::Download {
+fn remedy(operation_spec: &OperationSpec, (missing, field): (Capability, &str), can: &Capabilities) -> String {
+    let (mode, write_once) = match operation_spec {
+        OperationSpec::Upload { mode, constraints, .. } => (*mode, constraints.overwrite == Overwrite::Forbid),
+        OperationSpec::Download {
             mode: DownloadMode::Credentials,
             ..
         } => return format!("remove {field} from the grant, or set spec.mode to Url"),
-        Ask::Download { .. } => return format!("remove {field} from the grant, or use another store"),
+        OperationSpec::Download { .. } => return format!("remove {field} from the grant, or use another store"),
     };
-    if let Ask::Upload { constraints, .. } = ask
+    if let OperationSpec::Upload { constraints, .. } = operation_spec
         && let Some((other, other_field)) = other_checksum(missing, constraints)
-        && can.of(ask).is_some_and(|keys| keys.contains(&other))
+        && can.of(operation_spec).is_some_and(|keys| keys.contains(&other))
     {
         return format!("set {other_field} instead of {field}, or remove {field} from the grant");
     }
@@ -186,7 +186,7 @@ fn other_checksum(missing: Capability, constraints: &UploadConstraints) -> Optio
 /// what the user can do.
 fn without_mode(grant: &GrantFacts, can: &Capabilities) -> String {
     let is_prefix = grant.terms.is_prefix();
-    let is_upload = grant.ask.operation() == Operation::Upload;
+    let is_upload = grant.operation_spec.operation() == Operation::Upload;
     // A signed URL is for one object. A POST form can be for all object keys with one prefix.
     let form = can.post_form.as_ref().filter(|_| is_prefix && is_upload);
     let store = &grant.terms.store_ref;
@@ -204,32 +204,32 @@ fn without_mode(grant: &GrantFacts, can: &Capabilities) -> String {
         }
         None => format!("{other}, or use another store"),
     };
-    if grant.ask.is_for_credentials() {
+    if grant.operation_spec.is_for_credentials() {
         let remedy = owners(can.remedies.credentials);
         return format!("{store} does not issue temporary credentials (Credentials); {remedy}");
     }
-    match &grant.ask {
-        Ask::Upload {
+    match &grant.operation_spec {
+        OperationSpec::Upload {
             mode: UploadMode::Multipart,
             ..
         } if can.only_read => format!(
             "{store} does not support multipart uploads (Multipart), because the operator sends only read requests to the endpoint of an ObjectStore; ask the platform team to set --tenant-store-requests=All, or {other}"
         ),
-        Ask::Upload {
+        OperationSpec::Upload {
             mode: UploadMode::Multipart,
             ..
         } => format!(
             "{store} does not support multipart uploads (Multipart); {remedy}",
             remedy = owners(None)
         ),
-        Ask::Upload {
+        OperationSpec::Upload {
             mode: UploadMode::Resumable,
             ..
         } => format!(
             "{store} does not support resumable uploads (Resumable); {remedy}",
             remedy = owners(can.remedies.resumable)
         ),
-        Ask::Upload { .. } | Ask::Download { .. } => {
+        OperationSpec::Upload { .. } | OperationSpec::Download { .. } => {
             format!(
                 "{store} does not support POST forms (PostForm); {remedy}",
                 remedy = owners(None)
@@ -240,8 +240,8 @@ fn without_mode(grant: &GrantFacts, can: &Capabilities) -> String {
 
 /// Returns advice for the user if the store requires a checksum and the upload has no checksum. Returns `None` if the
 /// grant sets a checksum or the client always sends a checksum.
-fn without_checksum(ask: &Ask) -> Option<&'static str> {
-    let Ask::Upload { mode, constraints, .. } = ask else {
+fn without_checksum(operation_spec: &OperationSpec) -> Option<&'static str> {
+    let OperationSpec::Upload { mode, constraints, .. } = operation_spec else {
         return None;
     };
     let has_any = constraints.checksum_sha256.is_some() || constraints.checksum_md5.is_some();
@@ -271,11 +271,11 @@ fn without_checksum(ask: &Ask) -> Option<&'static str> {
 /// store can enforce.
 pub(super) fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), Refusal> {
     let store = &grant.terms.store_ref;
-    let Some(enforced) = can.of(&grant.ask) else {
+    let Some(enforced) = can.of(&grant.operation_spec) else {
         return Err(Refusal::new(Reason::CapabilityMissing, without_mode(grant, can)));
     };
     if can.wants_checksums
-        && let Some(remedy) = without_checksum(&grant.ask)
+        && let Some(remedy) = without_checksum(&grant.operation_spec)
     {
         let message = format!(
             "{store} accepts an upload only with a checksum, because its bucket has Object Lock with a default retention; {remedy}"
@@ -288,8 +288,8 @@ pub(super) fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), 
                 "set spec.key to one object key".to_owned()
             } else {
                 format!(
-                    "set spec.key to one object key, or ask the store's owner to start a conformance check (annotation {annotation}); the store's condition KeysEnforced shows the result",
-                    annotation = annotation::CANARY_REQUESTED_AT
+                    "set spec.key to one object key, or ask the store's owner to start a conformance check (annotation {annotation}); the store's condition ConstraintsEnforced shows the result",
+                    annotation = annotation::CHECK_REQUESTED_AT
                 )
             };
             let message = format!(
@@ -318,8 +318,8 @@ pub(super) fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), 
             Reason::CapabilityMissing,
             format!(
                 "{store} cannot enforce {field} on {request} ({capability}); {remedy}",
-                request = request(&grant.ask),
-                remedy = remedy(&grant.ask, (capability, field), can),
+                request = request(&grant.operation_spec),
+                remedy = remedy(&grant.operation_spec, (capability, field), can),
                 capability = capability.as_str()
             ),
         ));
@@ -334,15 +334,15 @@ pub(super) fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), 
             ),
         ));
     }
-    if let Ask::Upload {
+    if let OperationSpec::Upload {
         mode: UploadMode::Multipart,
         constraints,
         ..
-    } = &grant.ask
+    } = &grant.operation_spec
     {
         return in_parts(grant, constraints);
     }
-    if let Ask::Upload { constraints, .. } = &grant.ask
+    if let OperationSpec::Upload { constraints, .. } = &grant.operation_spec
         && let Some((field, length)) = largest(constraints)
         && length > can.max_upload_bytes
     {
@@ -370,7 +370,7 @@ fn instead_of_one(can: &Capabilities) -> &'static str {
 /// Checks that Valet can compute the number of parts of a multipart upload from the grant's spec. The number must not
 /// be larger than the store's limit.
 fn in_parts(grant: &GrantFacts, constraints: &UploadConstraints) -> Result<(), Refusal> {
-    let (Some(parts), Some((field, length))) = (grant.ask.parts(), largest(constraints)) else {
+    let (Some(parts), Some((field, length))) = (grant.operation_spec.parts(), largest(constraints)) else {
         return Err(Refusal::new(
             Reason::InvalidSpec,
             "spec.mode is Multipart, but the grant sets no object size, so the number of parts is unknown; set spec.constraints.contentLength or spec.constraints.contentLengthRange",

@@ -3,7 +3,9 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::{record::KnownStatus, renew_request::RenewRequest};
-use crate::api::{Ask, GROUP, Grant, GrantStatus, MULTIPART_FINALIZER, Operation, SecretTemplate, Terms, annotation};
+use crate::api::{
+    GROUP, Grant, GrantStatus, MULTIPART_FINALIZER, Operation, OperationSpec, SecretTemplate, Terms, annotation,
+};
 
 /// Facts from the grant object.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,7 +29,7 @@ pub struct GrantFacts {
     /// The fields of the spec that uploads and downloads share.
     pub terms: Terms,
     /// The fields of the spec that are specific to the kind of grant.
-    pub ask: Ask,
+    pub operation_spec: OperationSpec,
     /// The status as Valet last wrote it. It does not contain changes that clients other than Valet made.
     pub status: GrantStatus,
     /// True if the cluster has exactly the status that Valet last wrote. Otherwise Valet must write the status again.
@@ -45,7 +47,7 @@ impl GrantFacts {
     /// Reads all facts about a grant except its status. [`GrantFacts::with_status`] adds the status.
     pub fn of(grant: &impl Grant) -> Self {
         let meta = grant.meta();
-        let ask = grant.ask();
+        let operation_spec = grant.operation_spec();
         Self {
             namespace: meta.namespace.clone().unwrap_or_default(),
             name: meta.name.clone().unwrap_or_default(),
@@ -56,10 +58,10 @@ impl GrantFacts {
             deleted_at: meta.deletion_timestamp.as_ref().map(|t| t.0),
             // Valet never adds the finalizer to a DownloadGrant. If a DownloadGrant has the finalizer, another
             // program added it, and Valet does not remove it.
-            held: ask.operation() == Operation::Upload
+            held: operation_spec.operation() == Operation::Upload
                 && meta.finalizers.iter().flatten().any(|f| f == MULTIPART_FINALIZER),
             terms: grant.terms().clone(),
-            ask,
+            operation_spec,
             status: GrantStatus::default(),
             status_is_own: false,
             tracked_by: tracked_by(meta.labels.as_ref(), meta.annotations.as_ref()),

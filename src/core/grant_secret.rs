@@ -179,7 +179,7 @@ fn curl_config(key: &Credential, lifetime: Lifetime) -> String {
 pub fn secret_owner(grant: &GrantFacts) -> OwnerReference {
     OwnerReference {
         api_version: format!("{GROUP}/{VERSION}"),
-        kind: grant.ask.operation().kind().to_owned(),
+        kind: grant.operation_spec.operation().kind().to_owned(),
         name: grant.name.clone(),
         uid: grant.uid.clone(),
         controller: Some(true),

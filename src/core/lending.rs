@@ -18,7 +18,7 @@ pub fn lends(grant: &GrantFacts, rule: &AccessRule) -> Result<(), Refusal> {
     ];
     let broken = limits
         .into_iter()
-        .find(|(is_set, ..)| *is_set && grant.ask.operation() == Operation::Upload);
+        .find(|(is_set, ..)| *is_set && grant.operation_spec.operation() == Operation::Upload);
     match broken {
         None => Ok(()),
         Some((_, capability, field)) => Err(Refusal::new(

@@ -12,7 +12,7 @@ use super::{
     refusal::Refusal,
     signing_request::SigningRequest,
 };
-use crate::api::{AccessRule, Ask, ClusterAccessRule, Operation, Reason, RenewalPermission, StoreRef};
+use crate::api::{AccessRule, ClusterAccessRule, Operation, OperationSpec, Reason, RenewalPermission, StoreRef};
 
 /// An `Access` proves that the access rules of a store allow a grant's operation on its object.
 ///
@@ -29,7 +29,7 @@ use crate::api::{AccessRule, Ask, ClusterAccessRule, Operation, Reason, RenewalP
 /// new `Access`, and Valet never stores an `Access`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Access {
-    ask: Ask,
+    operation_spec: OperationSpec,
     key: ObjectKey,
     store: StoreRef,
     namespace: String,
@@ -39,7 +39,7 @@ pub struct Access {
 impl Access {
     fn new(grant: &GrantFacts, key: ObjectKey) -> Self {
         Self {
-            ask: grant.ask.clone(),
+            operation_spec: grant.operation_spec.clone(),
             key,
             store: grant.terms.store_ref.clone(),
             namespace: grant.namespace.clone(),
@@ -49,7 +49,7 @@ impl Access {
 
     /// Returns the operation that the access rules allow.
     pub fn operation(&self) -> Operation {
-        self.ask.operation()
+        self.operation_spec.operation()
     }
 
     /// Returns the object key that the access rules allow.
@@ -74,7 +74,7 @@ impl Access {
             access: self.clone(),
             request: SigningRequest {
                 key: self.key.clone(),
-                ask: self.ask.clone(),
+                operation_spec: self.operation_spec.clone(),
                 lifetime,
                 holder: format!("{}.{}", self.namespace, self.name),
                 upload,
@@ -261,7 +261,7 @@ fn rules_for<'r>(
 }
 
 fn object_key(grant: &GrantFacts, limit: usize) -> Result<ObjectKey, Refusal> {
-    let parse = if grant.ask.takes_prefix() {
+    let parse = if grant.operation_spec.takes_prefix() {
         ObjectKey::parse_scope
     } else {
         ObjectKey::parse

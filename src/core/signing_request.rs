@@ -1,5 +1,5 @@
 use super::{key::ObjectKey, lifetime::Lifetime};
-use crate::api::Ask;
+use crate::api::OperationSpec;
 
 /// Describes everything that a credential allows. A provider signs it. For a grant, an [`AllowedRequest`] contains
 /// this type. Probes and conformance checks create values of this type for their own test objects.
@@ -7,7 +7,7 @@ use crate::api::Ask;
 pub struct SigningRequest {
     pub key: ObjectKey,
     /// The operation (upload or download) with all its constraints.
-    pub ask: Ask,
+    pub operation_spec: OperationSpec,
     /// The start and end of the credential's validity, in whole seconds.
     pub lifetime: Lifetime,
     /// The namespace and the name of the grant, in the form `namespace.name`. Some providers write it to the logs of

@@ -20,4 +20,4 @@ pub use scope::{NamedSender, SenderScope};
 pub use server::Receiver;
 pub use tokens::Tokens;
 pub use topics::Topics;
-pub use upload_index::{Call, UploadIndex};
+pub use upload_index::{NotifiedGrant, UploadIndex};

@@ -63,7 +63,7 @@ struct Upload {
 
 /// A grant that Valet must reconcile because of a notification.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Call {
+pub struct NotifiedGrant {
     pub uid: String,
     pub namespace: String,
     pub name: String,
@@ -152,7 +152,7 @@ impl UploadIndex {
     }
 
     /// Enqueues the waiting grants one after the other, with a pause after each grant. The function never returns.
-    pub async fn serve(&self, mut call: impl FnMut(Call)) {
+    pub async fn serve(&self, mut call: impl FnMut(NotifiedGrant)) {
         loop {
             let next = self.table().dequeue();
             match next {
@@ -236,7 +236,7 @@ impl Table {
 
     /// Removes and returns the next waiting grant. Valet serves the namespaces in turn, so the grant comes from the
     /// namespace after the one that Valet served last.
-    fn dequeue(&mut self) -> Option<Call> {
+    fn dequeue(&mut self) -> Option<NotifiedGrant> {
         loop {
             let after = (std::ops::Bound::Excluded(self.last.clone()), std::ops::Bound::Unbounded);
             let namespace = self
@@ -258,7 +258,7 @@ impl Table {
             };
             let Some(heard) = upload.heard.take() else { continue };
             upload.called = Some(Instant::now());
-            return Some(Call {
+            return Some(NotifiedGrant {
                 uid: uid.to_string(),
                 namespace: upload.namespace.clone(),
                 name: upload.name.clone(),

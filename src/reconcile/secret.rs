@@ -35,7 +35,7 @@ impl<E: Effects> Reconcile<'_, E> {
     }
 
     pub(super) async fn publish(&mut self, mut publish: Publish) -> Result<(), Error> {
-        let initiates = publish.request.ask.parts().is_some() && publish.request.upload.is_none();
+        let initiates = publish.request.operation_spec.parts().is_some() && publish.request.upload.is_none();
         if initiates || self.effects.signs_with_requests() {
             self.take_permit()?;
         }

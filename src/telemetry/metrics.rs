@@ -25,12 +25,12 @@ use crate::api::{Operation, Reason, StoreKind};
 /// The metrics of the operator. No label contains a URL, an object key or a UID.
 pub struct Metrics {
     registry: Registry,
-    keys_issued: Family<KindLabel, Counter>,
+    credentials_issued: Family<KindLabel, Counter>,
     finished: Family<ReasonLabel, Counter>,
-    grant_to_key: Family<KindLabel, Histogram>,
+    grant_to_credential: Family<KindLabel, Histogram>,
     reconcile: Family<KindLabel, Histogram>,
     reconcile_errors: Family<KindLabel, Counter>,
-    uploads_in_parts: Family<OutcomeLabel, Counter>,
+    multipart_uploads: Family<OutcomeLabel, Counter>,
     notifications: Family<OutcomeLabel, Counter>,
     notification_to_completed: Histogram,
     watched: Arc<Watched>,
@@ -55,7 +55,7 @@ struct RefusalLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
-struct LookLabel {
+struct PollLabel {
     store_kind: &'static str,
     store_namespace: String,
     store: String,
@@ -126,26 +126,26 @@ impl Metrics {
         let mut registry = Registry::with_prefix("valet");
         let histogram: fn() -> Histogram = || Histogram::new(exponential_buckets(0.005, 2.0, 14));
         let metrics = Self {
-            keys_issued: Family::default(),
+            credentials_issued: Family::default(),
             finished: Family::default(),
-            grant_to_key: Family::new_with_constructor(histogram),
+            grant_to_credential: Family::new_with_constructor(histogram),
             reconcile: Family::new_with_constructor(histogram),
             reconcile_errors: Family::default(),
-            uploads_in_parts: Family::default(),
+            multipart_uploads: Family::default(),
             notifications: Family::default(),
             notification_to_completed: histogram(),
             watched: Arc::new(Watched {
                 progress,
                 states: Box::new(states),
                 refusals: ExpiringCounters::default(),
-                looks: ExpiringCounters::default(),
+                polls: ExpiringCounters::default(),
             }),
             registry: Registry::default(),
         };
         registry.register(
-            "keys_issued",
+            "credentials_issued",
             "Credentials written to grant Secrets",
-            metrics.keys_issued.clone(),
+            metrics.credentials_issued.clone(),
         );
         registry.register(
             "grants_finished",
@@ -153,10 +153,10 @@ impl Metrics {
             metrics.finished.clone(),
         );
         registry.register_with_unit(
-            "grant_to_key",
+            "grant_to_credential",
             "Time from the creation of a grant to its first credential; the creation time is in whole seconds of the apiserver's clock",
             Unit::Seconds,
-            metrics.grant_to_key.clone(),
+            metrics.grant_to_credential.clone(),
         );
         registry.register_with_unit(
             "reconcile_duration",
@@ -172,7 +172,7 @@ impl Metrics {
         registry.register(
             "multipart_uploads",
             "Multipart uploads, by outcome",
-            metrics.uploads_in_parts.clone(),
+            metrics.multipart_uploads.clone(),
         );
         registry.register(
             "notifications",
@@ -198,11 +198,11 @@ impl Metrics {
     }
 
     /// Counts a credential that was written to a Secret. `seconds` is the time since the grant was created.
-    pub fn key_issued(&self, operation: Operation, seconds: Option<f64>) {
+    pub fn credential_issued(&self, operation: Operation, seconds: Option<f64>) {
         let label = KindLabel { kind: operation.kind() };
-        self.keys_issued.get_or_create(&label).inc();
+        self.credentials_issued.get_or_create(&label).inc();
         if let Some(seconds) = seconds {
-            self.grant_to_key.get_or_create(&label).observe(seconds);
+            self.grant_to_credential.get_or_create(&label).observe(seconds);
         }
     }
 
@@ -241,20 +241,20 @@ impl Metrics {
     }
 
     /// Counts a poll of a store. For a ClusterObjectStore, the namespace is empty.
-    pub fn looked(&self, (kind, namespace, name): (StoreKind, &str, &str), outcome: &'static str) {
-        let labels = LookLabel {
+    pub fn polled(&self, (kind, namespace, name): (StoreKind, &str, &str), outcome: &'static str) {
+        let labels = PollLabel {
             store_kind: kind.as_str(),
             store_namespace: namespace.to_owned(),
             store: name.to_owned(),
             outcome,
         };
-        self.watched.looks.count(labels, Instant::now());
+        self.watched.polls.count(labels, Instant::now());
     }
 
-    /// Counts a multipart upload by its outcome: `begun`, `completed`, `aborted` or `abandoned`. The outcome
+    /// Counts a multipart upload by its outcome: `initiated`, `completed`, `aborted` or `abandoned`. The outcome
     /// `abandoned` means that the parts of the upload are still in the store.
-    pub fn upload_in_parts(&self, outcome: &'static str) {
-        self.uploads_in_parts.get_or_create(&OutcomeLabel { outcome }).inc();
+    pub fn multipart_upload(&self, outcome: &'static str) {
+        self.multipart_uploads.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
     /// Counts the objects or messages of a notification by their outcome.
@@ -283,8 +283,8 @@ impl Metrics {
             .iter()
             .map(|s| (s.kind, s.namespace.as_str(), s.name.as_str()))
             .collect();
-        let is_there = |labels: &LookLabel| {
-            let LookLabel {
+        let is_there = |labels: &PollLabel| {
+            let PollLabel {
                 store_kind,
                 store_namespace,
                 store,
@@ -292,7 +292,7 @@ impl Metrics {
             } = labels;
             stores.contains(&(*store_kind, store_namespace.as_str(), store.as_str()))
         };
-        self.watched.looks.forget_gone(is_there, now);
+        self.watched.polls.forget_gone(is_there, now);
     }
 
     /// Returns the text that a scrape reads (OpenMetrics 1.0).
@@ -315,7 +315,7 @@ struct Watched {
     progress: Arc<Progress>,
     states: Box<dyn Fn() -> States + Send + Sync>,
     refusals: ExpiringCounters<RefusalLabel>,
-    looks: ExpiringCounters<LookLabel>,
+    polls: ExpiringCounters<PollLabel>,
 }
 
 impl fmt::Debug for Watched {
@@ -329,7 +329,7 @@ impl Collector for Watched {
         let help = "Number of times that a grant was newly refused, by reason";
         counters(&mut encoder, "grants_refused", help, &self.refusals)?;
         let help = "Polls for uploads (HEAD requests and lists of parts), by outcome";
-        counters(&mut encoder, "store_looks", help, &self.looks)?;
+        counters(&mut encoder, "store_polls", help, &self.polls)?;
         let States { leads, grants, stores } = (self.states)();
         let help = "1 on the leader, 0 on replicas that wait for the Lease";
         let leader = encoder.encode_descriptor("leader", help, None, MetricType::Gauge)?;
@@ -370,14 +370,14 @@ impl Collector for Watched {
             .filter_map(|g| Some((identity(g.kind, &g.namespace, &g.name), g.expires?)))
             .collect();
         let help = "Time at which the credential of a live grant expires";
-        gauge("key_expiration_timestamp", help, Some(&Unit::Seconds), &samples)?;
+        gauge("credential_expiration_timestamp", help, Some(&Unit::Seconds), &samples)?;
 
         let samples: Vec<_> = grants
             .iter()
             .filter_map(|g| Some((identity(g.kind, &g.namespace, &g.name), g.renewal?)))
             .collect();
         let help = "Time at which Valet renews the credential of a grant; the time is in the past while the renewal is overdue";
-        gauge("key_renewal_timestamp", help, Some(&Unit::Seconds), &samples)?;
+        gauge("credential_renewal_timestamp", help, Some(&Unit::Seconds), &samples)?;
 
         let samples: Vec<_> = stores
             .iter()

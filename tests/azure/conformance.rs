@@ -16,7 +16,7 @@ use crate::container::BY_KEY;
 
 fn provider(more: Value) -> AzureBlob {
     let mut store = json!({
-        "account": ACCOUNT, "container": "canary", "endpoint": BY_KEY.endpoint(), "addressingStyle": "Path",
+        "account": ACCOUNT, "container": "check", "endpoint": BY_KEY.endpoint(), "addressingStyle": "Path",
     });
     for (name, value) in more.as_object().into_iter().flatten() {
         store[name] = value.clone();
@@ -27,7 +27,7 @@ fn provider(more: Value) -> AzureBlob {
 
 #[tokio::test]
 async fn conformance_check_on_azurite_reports_what_it_enforces() {
-    let _ = BY_KEY.create_container("canary");
+    let _ = BY_KEY.create_container("check");
     // The workloads use another address and another endpoint than the operator.
     let more = json!({"ipRange": "203.0.113.7", "publicEndpoint": "https://blobs.example.com"});
     let found = provider(more).check_conformance().await;
@@ -47,7 +47,7 @@ async fn conformance_check_on_azurite_reports_what_it_enforces() {
 
     // Azurite takes times and permissions only from a stored access policy that the SAS names. The check finds that
     // such a SAS does not expire, so Valet reports that credentials are not enforced.
-    BY_KEY.set_policies("canary", &json!({"valet-1": "rcwd"})).unwrap();
+    BY_KEY.set_policies("check", &json!({"valet-1": "rcwd"})).unwrap();
     let lax = provider(json!({"storedAccessPolicy": "valet-1", "credentials": {"secretRef": {"name": "x"}}}));
     let found = lax.check_conformance().await;
     assert!(
@@ -61,7 +61,7 @@ async fn conformance_check_on_azurite_reports_what_it_enforces() {
     let can = lax.capabilities();
     assert!(!can.enforced.contains(&Capability::WriteOnce) && can.enforced.contains(&Capability::ResponseHeaders));
     // Neither check left an object behind.
-    assert_eq!(BY_KEY.names("canary", "").unwrap(), Vec::<String>::new());
+    assert_eq!(BY_KEY.names("check", "").unwrap(), Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use valet::{
-    api::{Ask, Reason, ResponseHeaders},
+    api::{OperationSpec, Reason, ResponseHeaders},
     core::{Lifetime, ObjectFact, ObjectKey, SigningRequest},
     provider::{Finding, ObjectReader, Prober, Signer, azure::Source},
 };
@@ -29,7 +29,7 @@ async fn sas_does_not_outlive_its_user_delegation_key() {
     for (after, is_signed) in [(0, true), (1, false), (3600, false)] {
         let request = SigningRequest {
             key: ObjectKey::parse("k", 1024).unwrap(),
-            ask: Ask::Download {
+            operation_spec: OperationSpec::Download {
                 mode: Default::default(),
                 version: None,
                 response: ResponseHeaders::default(),

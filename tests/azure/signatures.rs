@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 use valet::{
-    api::{Ask, AzureBlobStore, Multipart, Overwrite, ResponseHeaders, UploadConstraints, UploadMode},
+    api::{AzureBlobStore, Multipart, OperationSpec, Overwrite, ResponseHeaders, UploadConstraints, UploadMode},
     core::{Lifetime, ObjectKey, SignError, Signed, SigningRequest},
     provider::Signer,
     provider::azure::{AzureBlob, Credentials, Identity, SharedKey, Source},
@@ -27,10 +27,10 @@ fn store(more: Value) -> AzureBlobStore {
     serde_json::from_value(store).expect("it is a store")
 }
 
-fn request(key: &str, ask: Ask) -> SigningRequest {
+fn request(key: &str, operation_spec: OperationSpec) -> SigningRequest {
     SigningRequest {
         key: ObjectKey::parse(key, 1024).expect("a good key"),
-        ask,
+        operation_spec,
         lifetime: Lifetime {
             issued_at: ISSUED.parse().unwrap(),
             expires_at: EXPIRY.parse().unwrap(),
@@ -40,8 +40,8 @@ fn request(key: &str, ask: Ask) -> SigningRequest {
     }
 }
 
-fn upload(overwrite: Overwrite) -> Ask {
-    Ask::Upload {
+fn upload(overwrite: Overwrite) -> OperationSpec {
+    OperationSpec::Upload {
         mode: UploadMode::Put,
         multipart: Multipart::default(),
         constraints: UploadConstraints {
@@ -51,8 +51,8 @@ fn upload(overwrite: Overwrite) -> Ask {
     }
 }
 
-fn download(version: Option<&str>, response: Value) -> Ask {
-    Ask::Download {
+fn download(version: Option<&str>, response: Value) -> OperationSpec {
+    OperationSpec::Download {
         mode: Default::default(),
         version: version.map(str::to_owned),
         response: serde_json::from_value::<ResponseHeaders>(response).expect("they are headers"),
@@ -69,7 +69,7 @@ const KEYS: [&str; 6] = [
 ];
 
 /// Every operation that Valet signs, with the parameters for Microsoft's package.
-fn asks() -> Vec<(Ask, Value)> {
+fn operation_specs() -> Vec<(OperationSpec, Value)> {
     let tricky = "attachment; filename=\"a b;c+d&e=f%20.txt\"";
     vec![
         (upload(Overwrite::Forbid), json!({"permission": "c"})),
@@ -137,8 +137,8 @@ async fn service_sas_equals_the_sas_of_microsofts_package() {
         let key = Credentials::Key(SharedKey::parse(ACCOUNT_KEY).unwrap());
         let provider = AzureBlob::new(store(settings.clone()), key, None);
         for name in KEYS {
-            for (ask, theirs) in asks() {
-                let signed = provider.sign(&allowed(request(name, ask))).await.unwrap();
+            for (operation_spec, theirs) in operation_specs() {
+                let signed = provider.sign(&allowed(request(name, operation_spec))).await.unwrap();
                 let options = merged(&theirs, merged(&options, json!({"start": START, "expiry": EXPIRY})));
                 let (token, version) = microsoft
                     .sas(["mediastore", "media", name], Some(ACCOUNT_KEY), &Value::Null, &options)
@@ -190,8 +190,8 @@ async fn user_delegation_sas_equals_the_sas_of_microsofts_package() {
             "signed_version": "2023-11-03", "value": DELEGATED,
         });
         for name in KEYS {
-            for (ask, theirs) in asks() {
-                let signed = provider.sign(&allowed(request(name, ask))).await.unwrap();
+            for (operation_spec, theirs) in operation_specs() {
+                let signed = provider.sign(&allowed(request(name, operation_spec))).await.unwrap();
                 let options = json!({"start": start, "expiry": EXPIRY, "protocol": "https", "ip": "203.0.113.7"});
                 let options = merged(&theirs, options);
                 let (token, _) = microsoft
@@ -243,7 +243,8 @@ async fn fingerprint_differs_by_account_key_and_settings() {
 async fn constraint_that_a_sas_cannot_express_is_not_signed() {
     let key = || Credentials::Key(SharedKey::parse(ACCOUNT_KEY).unwrap());
     let provider = AzureBlob::new(store(json!({})), key(), None);
-    let sign = async |key: &str, ask: Ask| provider.sign(&allowed(request(key, ask))).await;
+    let sign =
+        async |key: &str, operation_spec: OperationSpec| provider.sign(&allowed(request(key, operation_spec))).await;
     for more in [
         json!({"contentType": "a/b"}),
         json!({"contentLength": 1}),
@@ -251,14 +252,17 @@ async fn constraint_that_a_sas_cannot_express_is_not_signed() {
         json!({"checksumSHA256": "LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ="}),
         json!({"checksumMD5": "XUFAKrxLKna5cZ2REBfFkg=="}),
     ] {
-        let ask = Ask::Upload {
+        let operation_spec = OperationSpec::Upload {
             mode: UploadMode::Put,
             multipart: Multipart::default(),
             constraints: serde_json::from_value(more.clone()).unwrap(),
         };
-        assert!(matches!(sign("k", ask).await, Err(SignError::Refused(_))), "{more}");
+        assert!(
+            matches!(sign("k", operation_spec).await, Err(SignError::Refused(_))),
+            "{more}"
+        );
     }
-    let form = Ask::Upload {
+    let form = OperationSpec::Upload {
         mode: UploadMode::PostForm,
         multipart: Multipart::default(),
         constraints: UploadConstraints::default(),

@@ -164,7 +164,7 @@ fn operator_arguments_follow_the_values() {
             "--log-level=info,kube_runtime=warn",
             "--log-format=json",
             "--concurrency=32",
-            "--sweep-seconds=600",
+            "--resync-seconds=600",
             "--ttl-seconds-after-finished=3600",
             "--leader-elect",
         ]
@@ -178,7 +178,7 @@ fn operator_arguments_follow_the_values() {
         ("scopedNamespace=web", "--namespace=web"),
         ("ttlSecondsAfterFinished=never", "--ttl-seconds-after-finished=never"),
         ("ttlSecondsAfterFinished=0", "--ttl-seconds-after-finished=0"),
-        ("sweepSeconds=86400", "--sweep-seconds=86400"),
+        ("resyncSeconds=86400", "--resync-seconds=86400"),
         ("concurrency=4", "--concurrency=4"),
         ("log.level=debug", "--log-level=debug"),
         ("log.format=human", "--log-format=human"),

@@ -74,7 +74,7 @@ fn invalid_value_is_rejected_with_its_name() {
             "allowSecretMetadata={example.com/x}",
             "at '/allowSecretMetadata/0': 'example.com/x' does not match pattern",
         ),
-        ("sweepSeconds=null", "missing property 'sweepSeconds'"),
+        ("resyncSeconds=null", "missing property 'resyncSeconds'"),
         ("log=null", "missing property 'log'"),
         ("hostUsers=no", "at '/hostUsers'"),
         (
@@ -119,7 +119,7 @@ fn invalid_value_is_rejected_with_its_name() {
         ("image.repository=", "at '/image/repository'"),
         ("watchSecrets=yes", "at '/watchSecrets': got string, want boolean"),
         ("leaderElect=1", "at '/leaderElect': got number, want boolean"),
-        ("sweepSeconds=0", "at '/sweepSeconds': minimum: got 0, want 1"),
+        ("resyncSeconds=0", "at '/resyncSeconds': minimum: got 0, want 1"),
         (
             "ttlSecondsAfterFinished=ever",
             "at '/ttlSecondsAfterFinished': value must be 'never'",

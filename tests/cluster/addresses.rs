@@ -171,7 +171,7 @@ fn store_without_credentials_uses_default_provider_chain() {
     let grant = t.get("ug/g").unwrap();
     let expires: jiff::Timestamp = grant["status"]["expirationTime"].as_str().unwrap().parse().unwrap();
     let live = format!(
-        "valet_key_expiration_timestamp_seconds{{kind=\"UploadGrant\",namespace=\"{}\",name=\"g\"}} {}",
+        "valet_credential_expiration_timestamp_seconds{{kind=\"UploadGrant\",namespace=\"{}\",name=\"g\"}} {}",
         t.name(),
         expires.as_second()
     );
@@ -190,12 +190,12 @@ fn store_without_credentials_uses_default_provider_chain() {
         format!(
             "valet_store_ready{{kind=\"ClusterObjectStore\",namespace=\"\",name=\"{name}\",scope=\"\",reason=\"Ready\"}} 1"
         ),
-        "valet_keys_issued_total{kind=\"UploadGrant\"} 1".to_owned(),
+        "valet_credentials_issued_total{kind=\"UploadGrant\"} 1".to_owned(),
     ] {
         assert!(metrics.lines().any(|l| l == line), "{line} is not in {metrics}");
     }
     let head_request = format!(
-        "valet_store_looks_total{{store_kind=\"ClusterObjectStore\",store_namespace=\"\",store=\"{name}\",outcome="
+        "valet_store_polls_total{{store_kind=\"ClusterObjectStore\",store_namespace=\"\",store=\"{name}\",outcome="
     );
     assert!(
         metrics.contains(&head_request),

@@ -98,11 +98,11 @@ fn object_with_other_md5_entity_tag_is_a_mismatch() {
     assert_eq!(completed["status"]["object"]["checksumMD5"], Value::Null);
 
     let mut store = t.store();
-    store["metadata"]["annotations"] = json!({"valetkey.dev/canary-requested-at": "now"});
+    store["metadata"]["annotations"] = json!({"valetkey.dev/check-requested-at": "now"});
     t.apply(&[store]);
     eventually(SOON, "the conformance check to finish", || {
         t.get(&format!("costore/{}", t.name()))
-            .filter(|s| s["status"]["canary"]["request"] == "now")
+            .filter(|s| s["status"]["conformanceCheck"]["request"] == "now")
     });
     t.apply(&[
         t.grant("UploadGrant", "good", md5.clone()),

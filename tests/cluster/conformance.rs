@@ -86,7 +86,7 @@ fn through(t: &Tenant, port: u16, asked_at: &str) -> Value {
     // The URLs of grants lead directly to the store, not through the proxy.
     store["spec"]["s3"]["publicEndpoint"] = json!(t.world.s3.endpoint());
     store["spec"]["s3"]["probeKey"] = json!("tenants/probe");
-    store["metadata"]["annotations"] = json!({"valetkey.dev/canary-requested-at": asked_at});
+    store["metadata"]["annotations"] = json!({"valetkey.dev/check-requested-at": asked_at});
     store
 }
 
@@ -95,7 +95,7 @@ fn through(t: &Tenant, port: u16, asked_at: &str) -> Value {
 fn requests_by_check(log: &Mutex<Vec<Line>>) -> BTreeMap<String, usize> {
     let mut requests_by_check = BTreeMap::new();
     for (_, path) in log.lock().unwrap().iter() {
-        if let Some((_, rest)) = path.split_once("/probe/canary-") {
+        if let Some((_, rest)) = path.split_once("/probe/check-") {
             let id = rest.split('/').next().unwrap_or_default();
             *requests_by_check.entry(id.to_owned()).or_default() += 1;
         }
@@ -109,11 +109,11 @@ fn message<'a>(object: &'a Value, type_: &str) -> &'a str {
         .unwrap_or_default()
 }
 
-/// A store that conforms gets `KeysEnforced` True, and no object of the check stays. With 100 grants Valet still
+/// A store that conforms gets `ConstraintsEnforced` True, and no object of the check stays. With 100 grants Valet still
 /// makes only one check.
 #[test]
 fn conformance_check_of_conforming_store_passes_and_runs_once() {
-    let t = Tenant::new("canary");
+    let t = Tenant::new("check");
     let (port, log) = proxy(&t, |_, _| None);
     t.apply(&[through(&t, port, "2026-01-01T00:00:00Z")]);
     let grants: Vec<_> = (0..100)
@@ -122,8 +122,13 @@ fn conformance_check_of_conforming_store_passes_and_runs_once() {
     t.apply(&grants);
     let operator = t.operator();
     let store = t.answered("2026-01-01T00:00:00Z");
-    assert_eq!(says(&store, "KeysEnforced"), "True KeysEnforced", "{}", store["status"]);
-    let said = message(&store, "KeysEnforced");
+    assert_eq!(
+        says(&store, "ConstraintsEnforced"),
+        "True ConstraintsEnforced",
+        "{}",
+        store["status"]
+    );
+    let said = message(&store, "ConstraintsEnforced");
     for promise in [
         "WriteOnce",
         "ChecksumSHA256",
@@ -167,7 +172,7 @@ fn conformance_check_of_conforming_store_passes_and_runs_once() {
         "annotate",
         "--overwrite",
         &format!("costore/{}", t.name()),
-        "valetkey.dev/canary-requested-at=again",
+        "valetkey.dev/check-requested-at=again",
     ]);
     t.answered("again");
     assert_eq!(requests_by_check(&log).len(), 2);
@@ -176,11 +181,12 @@ fn conformance_check_of_conforming_store_passes_and_runs_once() {
     t.kubectl(&[
         "annotate",
         &format!("costore/{}", t.name()),
-        "valetkey.dev/canary-requested-at-",
+        "valetkey.dev/check-requested-at-",
     ]);
     eventually(SOON, "the result of the conformance check to be removed", || {
         let store = t.get(&format!("costore/{}", t.name()))?;
-        (store["status"]["canary"].is_null() && says(&store, "KeysEnforced").is_empty()).then_some(())
+        (store["status"]["conformanceCheck"].is_null() && says(&store, "ConstraintsEnforced").is_empty())
+            .then_some(())
     });
     let log_text = operator.log_text();
     assert!(!log_text.contains("X-Amz-Signature"), "a credential was logged");
@@ -207,9 +213,10 @@ fn write_once_grant_is_refused_if_store_allows_overwrite() {
     t.reason("ug/once", "Issued");
     t.apply(&[through(&t, port, "now")]);
     let store = t.answered("now");
-    assert_eq!(says(&store, "KeysEnforced"), "False KeysNotEnforced");
+    assert_eq!(says(&store, "ConstraintsEnforced"), "False ConstraintsNotEnforced");
     assert!(
-        message(&store, "KeysEnforced").contains("does not enforce WriteOnce, ChecksumMD5, Multipart/ContentLength;"),
+        message(&store, "ConstraintsEnforced")
+            .contains("does not enforce WriteOnce, ChecksumMD5, Multipart/ContentLength;"),
         "{store:#}"
     );
     assert_eq!(says(&store, "Ready"), "True Ready");
@@ -250,13 +257,13 @@ fn store_that_accepts_expired_credentials_is_not_ready() {
     store["metadata"]["annotations"] = annotations;
     t.apply(&[store]);
     let store = t.answered("now");
-    assert_eq!(says(&store, "Ready"), "False KeysNotEnforced");
+    assert_eq!(says(&store, "Ready"), "False ConstraintsNotEnforced");
     assert_eq!(t.kstatus(&store), "Failed");
     assert!(
         message(&store, "Ready").contains("a request (PUT) after the credential has expired, and answers status 200"),
         "{store:#}"
     );
-    let grant = t.reason("dg/g", "KeysNotEnforced");
+    let grant = t.reason("dg/g", "ConstraintsNotEnforced");
     assert_eq!(t.kstatus(&grant), "Failed");
     assert!(
         t.get("secret/g").is_none(),
@@ -288,13 +295,13 @@ fn conformance_check_without_write_permission_is_not_observable() {
     let _operator = t.operator();
     let store = t.answered("one");
     assert_eq!(
-        says(&store, "KeysEnforced"),
+        says(&store, "ConstraintsEnforced"),
         "Unknown NotObservable",
         "{}",
         store["status"]
     );
     assert!(
-        message(&store, "KeysEnforced").contains("allow the credentials to write under this prefix"),
+        message(&store, "ConstraintsEnforced").contains("allow the credentials to write under this prefix"),
         "{store:#}"
     );
     t.apply(&[t.grant("DownloadGrant", "g", json!({}))]);
@@ -312,18 +319,18 @@ fn conformance_check_without_write_permission_is_not_observable() {
     let store = t.answered("two");
     // versitygw rejects POST forms of a user who must not write to the whole bucket.
     assert_eq!(
-        says(&store, "KeysEnforced"),
-        "False KeysNotEnforced",
+        says(&store, "ConstraintsEnforced"),
+        "False ConstraintsNotEnforced",
         "{}",
         store["status"]
     );
-    let said = message(&store, "KeysEnforced");
+    let said = message(&store, "ConstraintsEnforced");
     assert!(
         said.contains("does not enforce PostForm;") && said.contains("answered status 403"),
         "{said}"
     );
     assert!(
-        message(&store, "KeysEnforced").contains("could not be deleted"),
+        message(&store, "ConstraintsEnforced").contains("could not be deleted"),
         "{store:#}"
     );
     thread::sleep(Duration::from_millis(500));

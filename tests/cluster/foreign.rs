@@ -96,7 +96,7 @@ fn foreign_secrets_are_never_changed() {
 #[test]
 fn grant_is_issued_after_conflicting_secret_is_deleted() {
     let t = Tenant::new("removed");
-    let _operator = t.operator_with(&["--sweep-seconds=3"]);
+    let _operator = t.operator_with(&["--resync-seconds=3"]);
     t.apply(&[json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "g", "namespace": t.name()}})]);
     t.apply(&[t.grant("UploadGrant", "g", json!({}))]);
     t.reason("ug/g", "SecretConflict");

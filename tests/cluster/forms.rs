@@ -216,17 +216,24 @@ fn post_form_for_prefix_is_refused_by_file_based_store() {
     let refused = t.reason("ug/inbox", "CapabilityMissing");
     let message = condition(&refused, "Ready").unwrap()["message"].as_str().unwrap();
     assert!(
-        message.contains("(KeyPrefix)") && message.contains("canary-requested-at"),
+        message.contains("(KeyPrefix)") && message.contains("check-requested-at"),
         "{message}"
     );
     assert!(t.get("secret/inbox").is_none());
 
     let mut store = t.store();
-    store["metadata"]["annotations"] = json!({"valetkey.dev/canary-requested-at": "now"});
+    store["metadata"]["annotations"] = json!({"valetkey.dev/check-requested-at": "now"});
     t.apply(std::slice::from_ref(&store));
     let tried = t.answered("now");
-    assert_eq!(says(&tried, "KeysEnforced"), "True KeysEnforced", "{}", tried["status"]);
-    let message = condition(&tried, "KeysEnforced").unwrap()["message"].as_str().unwrap();
+    assert_eq!(
+        says(&tried, "ConstraintsEnforced"),
+        "True ConstraintsEnforced",
+        "{}",
+        tried["status"]
+    );
+    let message = condition(&tried, "ConstraintsEnforced").unwrap()["message"]
+        .as_str()
+        .unwrap();
     assert!(message.contains("without PostForm/KeyPrefix ("), "{message}");
     assert!(!tried["status"]["capabilities"].to_string().contains("KeyPrefix"));
     t.reason("ug/inbox", "CapabilityMissing");

@@ -29,7 +29,7 @@ fn standby_takes_over_when_the_leader_stops() {
     let grant_metrics = |o: &Operator| -> Vec<String> {
         let metrics = o.metrics().expect("the replica can be scraped");
         let is_told = |l: &&str| {
-            ["valet_grants", "valet_key_", "valet_store_"]
+            ["valet_grants", "valet_credential_", "valet_store_"]
                 .iter()
                 .any(|m| l.starts_with(m))
         };
@@ -37,7 +37,7 @@ fn standby_takes_over_when_the_leader_stops() {
     };
     let gauges = [
         "valet_grants{",
-        "valet_key_expiration_timestamp_seconds{",
+        "valet_credential_expiration_timestamp_seconds{",
         "valet_store_ready{",
         "valet_store_condition{",
     ];

@@ -109,14 +109,17 @@ fn every_metric_has_the_expected_value() {
             1.0,
         ),
         ("valet_leader".to_owned(), 1.0),
-        (r#"valet_keys_issued_total{kind="UploadGrant"}"#.to_owned(), 2.0),
-        (r#"valet_keys_issued_total{kind="DownloadGrant"}"#.to_owned(), 2.0),
+        (r#"valet_credentials_issued_total{kind="UploadGrant"}"#.to_owned(), 2.0),
         (
-            r#"valet_grant_to_key_seconds_count{kind="UploadGrant"}"#.to_owned(),
+            r#"valet_credentials_issued_total{kind="DownloadGrant"}"#.to_owned(),
             2.0,
         ),
         (
-            r#"valet_grant_to_key_seconds_count{kind="DownloadGrant"}"#.to_owned(),
+            r#"valet_grant_to_credential_seconds_count{kind="UploadGrant"}"#.to_owned(),
+            2.0,
+        ),
+        (
+            r#"valet_grant_to_credential_seconds_count{kind="DownloadGrant"}"#.to_owned(),
             2.0,
         ),
         (
@@ -127,18 +130,22 @@ fn every_metric_has_the_expected_value() {
             r#"valet_grants_finished_total{kind="DownloadGrant",reason="Expired"}"#.to_owned(),
             1.0,
         ),
-        (r#"valet_multipart_uploads_total{outcome="begun"}"#.to_owned(), 1.0),
+        (r#"valet_multipart_uploads_total{outcome="initiated"}"#.to_owned(), 1.0),
         (r#"valet_multipart_uploads_total{outcome="aborted"}"#.to_owned(), 1.0),
         (
             format!(r#"valet_grants_refused_total{{kind="UploadGrant",namespace="{ns}",reason="KeyNotAllowed"}}"#),
             1.0,
         ),
         (
-            format!(r#"valet_key_expiration_timestamp_seconds{{kind="DownloadGrant",namespace="{ns}",name="live"}}"#),
+            format!(
+                r#"valet_credential_expiration_timestamp_seconds{{kind="DownloadGrant",namespace="{ns}",name="live"}}"#
+            ),
             seconds(&live["status"]["expirationTime"]),
         ),
         (
-            format!(r#"valet_key_renewal_timestamp_seconds{{kind="DownloadGrant",namespace="{ns}",name="live"}}"#),
+            format!(
+                r#"valet_credential_renewal_timestamp_seconds{{kind="DownloadGrant",namespace="{ns}",name="live"}}"#
+            ),
             seconds(&live["status"]["renewalTime"]),
         ),
         (
@@ -196,12 +203,12 @@ fn every_metric_has_the_expected_value() {
     // The numbers of polls and reconciles vary, so only their presence is checked.
     for outcome in ["absent", "present"] {
         let series = format!(
-            r#"valet_store_looks_total{{store_kind="ClusterObjectStore",store_namespace="",store="{ns}",outcome="{outcome}"}}"#
+            r#"valet_store_polls_total{{store_kind="ClusterObjectStore",store_namespace="",store="{ns}",outcome="{outcome}"}}"#
         );
         assert!(found.get(&series).is_some_and(|n| *n >= 1.0), "{series}");
     }
     let failed = format!(
-        r#"valet_store_looks_total{{store_kind="ClusterObjectStore",store_namespace="",store="{away}",outcome="error"}}"#
+        r#"valet_store_polls_total{{store_kind="ClusterObjectStore",store_namespace="",store="{away}",outcome="error"}}"#
     );
     assert!(found.get(&failed).is_some_and(|n| *n >= 1.0), "{failed}");
     for kind in ["UploadGrant", "DownloadGrant"] {
@@ -213,7 +220,7 @@ fn every_metric_has_the_expected_value() {
         };
         let reconciles = of("valet_reconcile_duration_seconds_count");
         assert!(reconciles >= 2.0, "{kind}: {reconciles} visits");
-        let waited = of("valet_grant_to_key_seconds_sum");
+        let waited = of("valet_grant_to_credential_seconds_sum");
         assert!(
             (0.0..60.0).contains(&waited),
             "{kind}: the credentials were issued after {waited} s"
@@ -260,8 +267,8 @@ fn gauges_of_deleted_objects_are_removed() {
 
     let gauges = [
         "valet_grants",
-        "valet_key_expiration_timestamp_seconds",
-        "valet_key_renewal_timestamp_seconds",
+        "valet_credential_expiration_timestamp_seconds",
+        "valet_credential_renewal_timestamp_seconds",
         "valet_store_ready",
         "valet_store_condition",
         "valet_store_credentials_expiration_timestamp_seconds",
@@ -285,7 +292,7 @@ fn gauges_of_deleted_objects_are_removed() {
     eventually(Duration::from_secs(5), "every gauge to be removed", || {
         ours(&gauges).is_empty().then_some(())
     });
-    let counted = ours(&["valet_grants_refused_total", "valet_store_looks_total"]);
+    let counted = ours(&["valet_grants_refused_total", "valet_store_polls_total"]);
     assert!(
         counted.iter().any(|s| s.contains("KeyNotAllowed")) && counted.iter().any(|s| s.contains("store=\"own\"")),
         "{counted:#?}"
@@ -351,7 +358,7 @@ fn failed_reconcile_is_counted() {
     });
     // Each attempt signs a new credential, but only one was written to the Secret.
     let issued = scrape(&operator)
-        .get(r#"valet_keys_issued_total{kind="DownloadGrant"}"#)
+        .get(r#"valet_credentials_issued_total{kind="DownloadGrant"}"#)
         .copied();
     assert_eq!(issued, Some(1.0));
 }

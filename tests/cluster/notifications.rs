@@ -107,7 +107,7 @@ fn polls_of(operator: &Operator, kind: &str, namespace: &str, name: &str) -> f64
         metric(
             operator,
             &format!(
-                "valet_store_looks_total{{store_kind=\"{kind}\",store_namespace=\"{namespace}\",store=\"{name}\",outcome=\"{outcome}\"}}"
+                "valet_store_polls_total{{store_kind=\"{kind}\",store_namespace=\"{namespace}\",store=\"{name}\",outcome=\"{outcome}\"}}"
             ),
         )
     };

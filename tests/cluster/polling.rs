@@ -30,7 +30,7 @@ fn head_requests_follow_the_poll_schedule() {
     let head_requests = || -> u64 {
         let text = operator.metrics().expect("the operator answers");
         text.lines()
-            .filter(|line| line.starts_with("valet_store_looks_total") && line.contains(&ours))
+            .filter(|line| line.starts_with("valet_store_polls_total") && line.contains(&ours))
             .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
             .sum()
     };

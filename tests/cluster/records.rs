@@ -62,7 +62,7 @@ fn edit_data(t: &Tenant, name: &str) -> bool {
 /// so at once with `--watch-secrets`, and otherwise at the next reconcile.
 #[test]
 fn edited_secret_data_is_restored_with_the_same_expiry() {
-    for (test, arg) in [("edited", "--watch-secrets"), ("edited-sweep", "--sweep-seconds=2")] {
+    for (test, arg) in [("edited", "--watch-secrets"), ("edited-resync", "--resync-seconds=2")] {
         let t = Tenant::new(test);
         let _operator = t.operator_with(&[arg]);
         t.apply(&[contested_grant(&t)]);

@@ -128,7 +128,7 @@ fn renewal_annotation_leads_to_one_new_credential() {
         operator
             .metrics()
             .unwrap()
-            .contains(r#"valet_keys_issued_total{kind="DownloadGrant"} 2"#)
+            .contains(r#"valet_credentials_issued_total{kind="DownloadGrant"} 2"#)
     );
 }
 
@@ -200,7 +200,7 @@ fn renewal_policy_always_schedules_the_next_renewal() {
     }
     let due = time(&t.get("dg/down").unwrap()["status"]["renewalTime"]).as_second();
     let series = format!(
-        r#"valet_key_renewal_timestamp_seconds{{kind="DownloadGrant",namespace="{}",name="down"}} {due}"#,
+        r#"valet_credential_renewal_timestamp_seconds{{kind="DownloadGrant",namespace="{}",name="down"}} {due}"#,
         t.name()
     );
     eventually(SOON, &series, || {

@@ -63,7 +63,7 @@ fn writes(t: &Tenant, name: &str, since: AuditMark) -> usize {
 fn store_without_rule_for_own_namespace_is_ignored() {
     let (t, other) = (Tenant::new("scoped"), Tenant::new("scopedother"));
     let mut asks = t.store();
-    asks["metadata"]["annotations"] = json!({"valetkey.dev/canary-requested-at": "now"});
+    asks["metadata"]["annotations"] = json!({"valetkey.dev/check-requested-at": "now"});
     t.apply(&[asks]);
     let mark = t.world.plane.audit_mark().expect("the audit log is there");
     let stranger = apart(&other);
@@ -86,10 +86,10 @@ fn store_without_rule_for_own_namespace_is_ignored() {
     let _operator = t.operator();
     let answered = eventually(SOON, "the conformance check to finish", || {
         t.get(&format!("costore/{}", t.name()))
-            .filter(|s| s["status"]["canary"]["request"] == "now")
+            .filter(|s| s["status"]["conformanceCheck"]["request"] == "now")
     });
     assert_eq!(says(&answered, "Ready"), "True Ready");
-    assert_eq!(says(&answered, "KeysEnforced"), "True KeysEnforced");
+    assert_eq!(says(&answered, "ConstraintsEnforced"), "True ConstraintsEnforced");
     let types: Vec<_> = answered["status"]["conditions"].as_array().unwrap().iter().collect();
     assert!(
         types.iter().all(|c| !c["type"].as_str().unwrap().contains('/')),
@@ -171,12 +171,13 @@ fn two_operators_merge_conditions_of_one_store() {
     let operators = restart();
     // The conformance check changes the conditions of only one operator, so there is one write.
     let request = |value: &str| {
-        let value = format!("valetkey.dev/canary-requested-at={value}");
+        let value = format!("valetkey.dev/check-requested-at={value}");
         a.kubectl(&["annotate", "--overwrite", &format!("costore/{name}"), &value]);
     };
     request("one");
     eventually(SOON, "the conformance check of the operator with credentials", || {
-        Some(store(&a, name)).filter(|s| operator_condition(s, &a, "KeysEnforced") == "True KeysEnforced")
+        Some(store(&a, name))
+            .filter(|s| operator_condition(s, &a, "ConstraintsEnforced") == "True ConstraintsEnforced")
     });
     assert_eq!(writes(&a, name, mark), 1, "only changed conditions were written");
     assert_eq!(
@@ -192,16 +193,19 @@ fn two_operators_merge_conditions_of_one_store() {
     request("both");
     let fine = eventually(SOON, "both operators to report Ready", || {
         let now = store(&a, name);
-        let is_fine = operator_condition(&now, &b, "KeysEnforced") == "True KeysEnforced"
+        let is_fine = operator_condition(&now, &b, "ConstraintsEnforced") == "True ConstraintsEnforced"
             && says(&now, "Ready") == "True Ready";
         is_fine.then_some(now)
     });
-    assert_eq!(operator_condition(&fine, &a, "KeysEnforced"), "True KeysEnforced");
+    assert_eq!(
+        operator_condition(&fine, &a, "ConstraintsEnforced"),
+        "True ConstraintsEnforced"
+    );
     for condition in [format!("{}/Ready", b.name()), "Ready".to_owned()] {
         let wait = format!("--for=condition={condition}");
         a.kubectl(&["wait", &wait, "--timeout=5s", &format!("costore/{name}")]);
     }
-    assert!(fine["status"]["canary"].is_null());
+    assert!(fine["status"]["conformanceCheck"].is_null());
     b.reason("dg/g", "Issued");
 
     // When the rule allows only one namespace, that operator writes plain conditions, and the other operator removes

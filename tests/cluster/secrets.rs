@@ -11,7 +11,7 @@ use crate::world::{SOON, Tenant, condition, says};
 #[test]
 fn deleted_secret_is_restored_with_the_same_credential() {
     comes_back("recreate", "--watch-secrets");
-    comes_back("sweep", "--sweep-seconds=2");
+    comes_back("resync", "--resync-seconds=2");
 }
 
 fn comes_back(test: &str, arg: &str) {

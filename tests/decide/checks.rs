@@ -72,7 +72,7 @@ fn row(reason: &str) -> (&'static str, &'static str, bool) {
         | "ContentLengthNotAllowed"
         | "CapabilityMissing"
         | "SecretConflict"
-        | "KeysNotEnforced"
+        | "ConstraintsNotEnforced"
         | "InvalidStore"
         | "EndpointNotAllowed" => ("False", "Failed", false),
         other => panic!("{other} is not a reason for the state of a grant"),
@@ -99,7 +99,7 @@ pub fn step(world: &World, facts: &Facts, step: &Step) {
         Step::Read(_) => {}
         Step::Publish(publish) => {
             assert!(
-                facts.grant.held || facts.grant.ask.parts().is_none(),
+                facts.grant.held || facts.grant.operation_spec.parts().is_none(),
                 "initiates a multipart upload without a finalizer"
             );
             // The credential is checked against the facts that were read. A later change of the spec is checked at
@@ -152,7 +152,7 @@ pub fn step(world: &World, facts: &Facts, step: &Step) {
         },
         Step::Report { status, .. } => report(world, facts, status),
         Step::AddFinalizer => assert!(
-            facts.grant.ask.parts().is_some() && !facts.grant.held,
+            facts.grant.operation_spec.parts().is_some() && !facts.grant.held,
             "a finalizer without a cause"
         ),
         Step::Complete(_, assembly) => complete(world, facts, assembly),
@@ -290,7 +290,7 @@ pub fn signs(grant: &GrantFacts, store: &StoreFact, now: Timestamp, publish: &Pu
         "records the fingerprint of another access key"
     );
     assert_eq!(publish.request.key.as_str(), grant.terms.key);
-    assert_eq!(publish.request.ask, grant.ask);
+    assert_eq!(publish.request.operation_spec, grant.operation_spec);
     assert!(!grant.deleting, "signs for a grant that is being deleted");
     assert!(grant.broken_rules.is_empty());
 
@@ -501,7 +501,7 @@ fn complete(world: &World, facts: &Facts, assembly: &Assembly) {
     assert!(!grant.terms.is_suspended() && !grant.terms.is_revoked() && !grant.deleting);
     assert!(grant.status.finished_time.is_none());
     assert!(world.forged || assembly.upload != THEIRS);
-    let parts: Vec<_> = grant.ask.parts().unwrap().all().collect();
+    let parts: Vec<_> = grant.operation_spec.parts().unwrap().all().collect();
     assert_eq!(parts.len(), assembly.parts.len());
     for (wanted, part) in parts.iter().zip(&assembly.parts) {
         assert_eq!((wanted.number, wanted.exactly()), (part.number, Some(part.size)));
@@ -521,7 +521,7 @@ fn release(world: &World, is_told: bool) {
     assert!(
         is_told
             || world.forged
-            || grant.ask.parts().is_none()
+            || grant.operation_spec.parts().is_none()
             || matches!(world.bucket, Bucket::Hidden)
             || world.uploads.iter().all(|u| is_others(u) || !is_known(u)),
         "leaves {:?}",

@@ -129,7 +129,7 @@ fn grant(dice: &mut Dice) -> GrantFacts {
         }
     };
     // Any user can set the finalizer and the rest of the spec.
-    grant.held = grant.ask.parts().is_some() || dice.one_in(2);
+    grant.held = grant.operation_spec.parts().is_some() || dice.one_in(2);
     grant.terms.deadline_time = maybe(dice).filter(|_| dice.one_in(2)).map(Time);
     grant.terms.suspend = dice.one_in(6).then_some(true);
     grant.terms.revoke = dice.one_in(6).then_some(true);
@@ -339,7 +339,7 @@ fn refused_grant_finishes_at_its_deadline() {
         ),
         ("no store", |w| w.store = StoreFact::Missing, "StoreNotFound"),
         (
-            "a spec that is none",
+            "an invalid spec",
             |w| w.grant.as_mut().unwrap().broken_rules = vec!["spec.key: no".into()],
             "InvalidSpec",
         ),

@@ -38,7 +38,7 @@ fn clock_step_forward_finishes_no_grant_for_good() {
         (download(), Bucket::Empty),
     ] {
         for ahead in [300, 960, 1200] {
-            let case = format!("{:?} {bucket:?} {ahead}", grant.ask);
+            let case = format!("{:?} {bucket:?} {ahead}", grant.operation_spec);
             let mut world = issued(grant.clone());
             world.bucket = bucket.clone();
             for second in [100, 160, 220, 299] {

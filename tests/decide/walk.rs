@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use valet::{
-    api::{Ask, GrantStatus, ObservedObject, Overwrite, Reason, ShortSessions, UploadMode},
+    api::{GrantStatus, ObservedObject, OperationSpec, Overwrite, Reason, ShortSessions, UploadMode},
     core::{
         ArrivedPart, Facts, GrantFacts, ObjectFact, OpenUpload, Owner, QuotaFact, QuotaLimit, RenewRequest,
         SecretFact, SecretView, Settings, Signer, Step, StoreFact, StoreView, UploadFact, UploadsFact, decide,
@@ -35,12 +35,15 @@ fn grant(dice: &mut Dice) -> GrantFacts {
         7 => resumable(),
         _ => download(),
     };
-    if matches!(grant.ask, Ask::Upload { .. }) && dice.one_in(2) {
+    if matches!(grant.operation_spec, OperationSpec::Upload { .. }) && dice.one_in(2) {
         constrain(&mut grant, |c| c.overwrite = Overwrite::Allow);
     }
     // A resumable upload has no `contentLength`.
-    let is_resumable = matches!(&grant.ask, Ask::Upload { mode, .. } if *mode == UploadMode::Resumable);
-    let is_whole = matches!(grant.ask, Ask::Upload { .. }) && grant.ask.parts().is_none() && !is_resumable;
+    let is_resumable =
+        matches!(&grant.operation_spec, OperationSpec::Upload { mode, .. } if *mode == UploadMode::Resumable);
+    let is_whole = matches!(grant.operation_spec, OperationSpec::Upload { .. })
+        && grant.operation_spec.parts().is_none()
+        && !is_resumable;
     if is_whole && dice.one_in(4) {
         // The test object has 48213 bytes, so the second value does not match it.
         constrain(&mut grant, |c| c.content_length = Some(*dice.pick(&[48_213, 48_212])));
@@ -157,11 +160,11 @@ fn happen(world: &mut World, dice: &mut Dice) {
                 });
             }
         }
-        22..26 if world.grant().ask.parts().is_some() => {
+        22..26 if world.grant().operation_spec.parts().is_some() => {
             let (number, more) = (1 + dice.below(3) as i64, *dice.pick(&[0, 0, 0, 0, 0, -1, 1]));
             world.put_part(number, more);
         }
-        26 if world.grant().ask.parts().is_some() => {
+        26 if world.grant().operation_spec.parts().is_some() => {
             // Another client or a lifecycle rule aborts the upload.
             if dice.one_in(3) {
                 world.uploads.retain(|u| u.id == THEIRS);
@@ -228,7 +231,7 @@ fn random_event_sequences_pass_all_checks() {
         gone += usize::from(world.grant.is_none());
         renewals += world.published.keys().filter(|(_, renewals)| *renewals > 0).count();
     }
-    assert!(keys > 20 && gone > 0, "{keys} keys, {gone} collected");
+    assert!(keys > 20 && gone > 0, "{keys} credentials, {gone} deleted");
     assert!(renewals > 1000, "{renewals} renewals");
 }
 
@@ -486,7 +489,7 @@ fn random_facts_cause_no_panic() {
                 "add finalizer"
             }
             Step::Complete(..) | Step::Abort(_) | Step::AbortOrphans(_) | Step::RemoveFinalizer { .. } => {
-                assert!(facts.grant.held || facts.grant.ask.parts().is_some(), "{n}");
+                assert!(facts.grant.held || facts.grant.operation_spec.parts().is_some(), "{n}");
                 "parts"
             }
             Step::Rest { until } => {

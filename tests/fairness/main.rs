@@ -53,7 +53,7 @@ fn polls(operator: &Operator, store: &str) -> u64 {
     let text = operator.metrics().expect("the operator answers");
     let of_store = format!("store=\"{store}\"");
     text.lines()
-        .filter(|line| line.starts_with("valet_store_looks_total") && line.contains(&of_store))
+        .filter(|line| line.starts_with("valet_store_polls_total") && line.contains(&of_store))
         .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
         .sum()
 }

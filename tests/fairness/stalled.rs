@@ -78,7 +78,7 @@ fn attack(t: &Tenant, endpoint: &str) -> Vec<Value> {
     let store = json!({
         "apiVersion": "valetkey.dev/v1alpha1", "kind": "ObjectStore",
         "metadata": {
-            "name": "own", "namespace": t.name(), "annotations": {"valetkey.dev/canary-requested-at": "now"},
+            "name": "own", "namespace": t.name(), "annotations": {"valetkey.dev/check-requested-at": "now"},
         },
         "spec": {"s3": {
             "bucket": t.name(), "region": "us-east-1", "endpoint": endpoint, "addressingStyle": "Path",

@@ -14,7 +14,7 @@ use valet_harness::{GcsServer, google};
 
 use crate::{
     ACCOUNT, KEY,
-    fake::{Call, Fake, Reply},
+    fake::{Fake, RecordedRequest, Reply},
     key, store,
 };
 
@@ -38,7 +38,7 @@ fn decoded(path: &str) -> String {
 /// The fields of a form, the name of its file, and the file's bytes.
 type Posted = (Vec<(String, String)>, String, Vec<u8>);
 
-fn form(call: &Call) -> Option<Posted> {
+fn form(call: &RecordedRequest) -> Option<Posted> {
     let boundary = call
         .header("content-type")?
         .strip_prefix("multipart/form-data; boundary=")?;
@@ -149,7 +149,7 @@ async fn made_at(endpoint: String, bucket: &str) -> (ConformanceReport, Arc<vale
 
 #[tokio::test]
 async fn conformance_check_of_conforming_store_finds_all_constraints() {
-    let (made, can) = made_at(front("canary-good", "").url(), "canary-good").await;
+    let (made, can) = made_at(front("check-good", "").url(), "check-good").await;
     assert_eq!(
         (&made.missing[..], &made.untried[..], &made.worthless, &made.left),
         (&[][..], &[][..], &None, &None)
@@ -168,13 +168,13 @@ async fn conformance_check_of_conforming_store_finds_all_constraints() {
         assert!(made.held.iter().any(|h| h == held), "{held}: {:?}", made.held);
     }
     assert!(can.enforced.contains(&Capability::WriteOnce));
-    assert_eq!(SERVER.list("canary-good").unwrap(), Vec::<String>::new());
+    assert_eq!(SERVER.list("check-good").unwrap(), Vec::<String>::new());
 }
 
 /// A capability that the store does not enforce is missing after the check.
 #[tokio::test]
 async fn capability_that_the_store_does_not_enforce_is_missing() {
-    let (made, can) = made_at(front("canary-size", "size").url(), "canary-size").await;
+    let (made, can) = made_at(front("check-size", "size").url(), "check-size").await;
     assert_eq!(
         made.missing,
         [
@@ -191,10 +191,10 @@ async fn capability_that_the_store_does_not_enforce_is_missing() {
             .unwrap()
             .contains(&Capability::ContentLengthRange)
     );
-    let (made, can) = made_at(front("canary-once", "write-once").url(), "canary-once").await;
+    let (made, can) = made_at(front("check-once", "write-once").url(), "check-once").await;
     assert_eq!(made.missing, [Missing::Url(Capability::WriteOnce)]);
     assert!(!can.enforced.contains(&Capability::WriteOnce));
-    let (made, can) = made_at(front("canary-folders", "folders").url(), "canary-folders").await;
+    let (made, can) = made_at(front("check-folders", "folders").url(), "check-folders").await;
     // Valet does not assume this capability for a store that is not Google's, so the report does not list it as
     // missing.
     assert_eq!(made.missing, []);
@@ -203,11 +203,11 @@ async fn capability_that_the_store_does_not_enforce_is_missing() {
         "{made:?}"
     );
     assert!(!can.post_form.as_ref().unwrap().contains(&Capability::KeyPrefix));
-    assert_eq!(SERVER.list("canary-folders").unwrap(), Vec::<String>::new());
-    let (made, can) = made_at(front("canary-md5", "md5").url(), "canary-md5").await;
+    assert_eq!(SERVER.list("check-folders").unwrap(), Vec::<String>::new());
+    let (made, can) = made_at(front("check-md5", "md5").url(), "check-md5").await;
     assert_eq!(made.missing, [Missing::Url(Capability::ChecksumMD5)]);
     assert!(!can.enforced.contains(&Capability::ChecksumMD5));
-    let (made, _) = made_at(front("canary-late", "expiry").url(), "canary-late").await;
+    let (made, _) = made_at(front("check-late", "expiry").url(), "check-late").await;
     assert!(
         made.worthless
             .is_some_and(|why| why.contains("after the credential has expired"))
@@ -216,15 +216,15 @@ async fn capability_that_the_store_does_not_enforce_is_missing() {
 
 #[tokio::test]
 async fn conformance_check_finds_that_fake_gcs_server_enforces_nothing() {
-    SERVER.create_bucket("canary-fake").unwrap();
-    let (made, can) = made_at(SERVER.endpoint(), "canary-fake").await;
+    SERVER.create_bucket("check-fake").unwrap();
+    let (made, can) = made_at(SERVER.endpoint(), "check-fake").await;
     assert!(
         made.worthless.is_some() && made.missing.contains(&Missing::Url(Capability::WriteOnce)),
         "{made:?}"
     );
     // fake-gcs-server does not accept the bucket's URL with a slash at the end.
     assert!(made.missing.contains(&Missing::Forms) && can.post_form.is_none());
-    assert_eq!(SERVER.list("canary-fake").unwrap(), Vec::<String>::new());
+    assert_eq!(SERVER.list("check-fake").unwrap(), Vec::<String>::new());
 }
 
 #[tokio::test]

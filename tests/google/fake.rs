@@ -11,14 +11,14 @@ use serde_json::Value;
 
 /// A request that the server received.
 #[derive(Clone, Debug)]
-pub struct Call {
+pub struct RecordedRequest {
     pub method: String,
     pub path: String,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
-impl Call {
+impl RecordedRequest {
     pub fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(other, _)| other.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.as_str())
@@ -53,15 +53,15 @@ impl Reply {
 /// The server. It ends with the process.
 pub struct Fake {
     pub address: String,
-    calls: Arc<Mutex<Vec<Call>>>,
+    calls: Arc<Mutex<Vec<RecordedRequest>>>,
 }
 
 impl Fake {
     /// Starts a server. The reply may depend on the number of earlier requests.
-    pub fn start(answer: impl Fn(&Call, usize) -> Reply + Send + Sync + 'static) -> Self {
+    pub fn start(answer: impl Fn(&RecordedRequest, usize) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
-        let calls: Arc<Mutex<Vec<Call>>> = Arc::default();
+        let calls: Arc<Mutex<Vec<RecordedRequest>>> = Arc::default();
         let (seen, answer) = (calls.clone(), Arc::new(answer));
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -77,7 +77,7 @@ impl Fake {
     }
 
     /// All requests that the server received.
-    pub fn calls(&self) -> Vec<Call> {
+    pub fn calls(&self) -> Vec<RecordedRequest> {
         self.calls.lock().expect("no panic").clone()
     }
 
@@ -87,7 +87,11 @@ impl Fake {
     }
 }
 
-fn serve(stream: TcpStream, calls: &Mutex<Vec<Call>>, answer: &(dyn Fn(&Call, usize) -> Reply + Send + Sync)) {
+fn serve(
+    stream: TcpStream,
+    calls: &Mutex<Vec<RecordedRequest>>,
+    answer: &(dyn Fn(&RecordedRequest, usize) -> Reply + Send + Sync),
+) {
     let mut reader = BufReader::new(stream.try_clone().expect("a second handle"));
     let mut stream = stream;
     while let Some(call) = read(&mut reader) {
@@ -121,7 +125,7 @@ fn serve(stream: TcpStream, calls: &Mutex<Vec<Call>>, answer: &(dyn Fn(&Call, us
     }
 }
 
-fn read(reader: &mut BufReader<TcpStream>) -> Option<Call> {
+fn read(reader: &mut BufReader<TcpStream>) -> Option<RecordedRequest> {
     let mut line = String::new();
     reader.read_line(&mut line).ok().filter(|n| *n > 0)?;
     let mut words = line.split_whitespace().map(str::to_owned);
@@ -135,7 +139,7 @@ fn read(reader: &mut BufReader<TcpStream>) -> Option<Call> {
         };
         headers.push((name.to_owned(), value.to_owned()));
     }
-    let mut call = Call {
+    let mut call = RecordedRequest {
         method,
         path,
         headers,

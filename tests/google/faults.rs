@@ -9,7 +9,7 @@ use valet::{
 
 use crate::{
     HANG,
-    fake::{Call, Fake, Reply},
+    fake::{Fake, RecordedRequest, Reply},
     identity::{by_google, good},
     request, upload,
 };
@@ -198,7 +198,7 @@ async fn token_is_renewed_before_expiry_and_dropped_after_a_refusal() {
             .map(|c| c.header("authorization").unwrap().replace("Bearer ", ""))
             .collect()
     };
-    let fake = Fake::start(move |call: &Call, before| match call.path.as_str() {
+    let fake = Fake::start(move |call: &RecordedRequest, before| match call.path.as_str() {
         path if path.ends_with("/token") => match before {
             // The fourth signature tries twice to fetch a token, and then uses the previous token, which has not
             // expired.
@@ -214,7 +214,7 @@ async fn token_is_renewed_before_expiry_and_dropped_after_a_refusal() {
     assert_eq!(presented(&fake), ["t1", "t3", "t5", "t5"].map(str::to_owned).map(|t| t));
 
     // After status 401 Valet fetches another token for the next request.
-    let fake = Fake::start(move |call: &Call, before| match call.path.as_str() {
+    let fake = Fake::start(move |call: &RecordedRequest, before| match call.path.as_str() {
         path if path.ends_with("/token") => Reply::json(200, token(before, 3600)),
         path if path.ends_with(":signBlob") && call.header("authorization") == Some("Bearer t1") => {
             Reply::text(401, "marker")
@@ -237,7 +237,7 @@ async fn token_is_renewed_before_expiry_and_dropped_after_a_refusal() {
     assert_eq!(presented(&fake).len(), 2);
 
     // Valet limits the lifetime of a token. A huge number does not overflow.
-    let fake = Fake::start(move |call: &Call, before| match call.path.as_str() {
+    let fake = Fake::start(move |call: &RecordedRequest, before| match call.path.as_str() {
         path if path.ends_with("/token") => Reply::json(200, token(before, i64::MAX)),
         _ => good(call),
     });

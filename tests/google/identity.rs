@@ -18,12 +18,12 @@ use valet_harness::Scratch;
 
 use crate::{
     ACCOUNT, Flat, KEY,
-    fake::{Call, Fake, Reply},
+    fake::{Fake, RecordedRequest, Reply},
     key, request, store, upload,
 };
 
 /// Answers as the metadata server and IAM do, and signs with the test's service account key.
-pub fn good(call: &Call) -> Reply {
+pub fn good(call: &RecordedRequest) -> Reply {
     match call.path.as_str() {
         path if path.ends_with("/default/token") => {
             assert_eq!(call.header("metadata-flavor"), Some("Google"));

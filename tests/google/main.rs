@@ -17,7 +17,7 @@ use valet_test_support::world;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use valet::{
-    api::{Ask, LengthRange, Overwrite, ResponseHeaders, UploadConstraints, UploadMode},
+    api::{LengthRange, OperationSpec, Overwrite, ResponseHeaders, UploadConstraints, UploadMode},
     core::{AllowedRequest, Lifetime, ObjectKey, SigningRequest},
     provider::gcs::{Gcs, ServiceAccountKey, Source},
 };
@@ -46,11 +46,11 @@ pub fn store(more: Value, source: Source, iam: Option<&str>) -> Gcs {
 pub const ISSUED: &str = "2026-01-02T03:04:05Z";
 
 /// A request that is signed at [`ISSUED`] for an hour.
-pub fn request(key: &str, ask: Ask) -> AllowedRequest {
+pub fn request(key: &str, operation_spec: OperationSpec) -> AllowedRequest {
     let issued_at: Timestamp = ISSUED.parse().expect("a time");
     access::allowed(SigningRequest {
         key: ObjectKey::parse_scope(key, 1024).expect("a key"),
-        ask,
+        operation_spec,
         lifetime: Lifetime {
             issued_at,
             expires_at: issued_at + SignedDuration::from_hours(1),
@@ -61,8 +61,8 @@ pub fn request(key: &str, ask: Ask) -> AllowedRequest {
 }
 
 /// An upload of 3 to 9 bytes of text.
-pub fn upload(mode: UploadMode, overwrite: Overwrite) -> Ask {
-    Ask::Upload {
+pub fn upload(mode: UploadMode, overwrite: Overwrite) -> OperationSpec {
+    OperationSpec::Upload {
         mode,
         multipart: Default::default(),
         constraints: UploadConstraints {
@@ -74,8 +74,8 @@ pub fn upload(mode: UploadMode, overwrite: Overwrite) -> Ask {
     }
 }
 
-pub fn download(version: Option<&str>) -> Ask {
-    Ask::Download {
+pub fn download(version: Option<&str>) -> OperationSpec {
+    OperationSpec::Download {
         mode: Default::default(),
         version: version.map(str::to_owned),
         response: ResponseHeaders {

@@ -15,7 +15,7 @@ use valet::{
 use crate::{
     HANG,
     access::access,
-    fake::{Call, Fake, Reply},
+    fake::{Fake, RecordedRequest, Reply},
     key, store,
 };
 
@@ -137,20 +137,20 @@ fn xml(code: &str) -> String {
     format!("<?xml version='1.0' encoding='UTF-8'?><Error><Code>{code}</Code><Message>marker</Message></Error>")
 }
 
-async fn probe(answer: impl Fn(&Call, usize) -> Reply + Send + Sync + 'static) -> (Probed, Gcs, Fake) {
+async fn probe(answer: impl Fn(&RecordedRequest, usize) -> Reply + Send + Sync + 'static) -> (Probed, Gcs, Fake) {
     let fake = Fake::start(answer);
     let gcs = at(&fake);
     (gcs.probe().await, gcs, fake)
 }
 
 /// Whether the request has an unsigned header that asks the store for something.
-fn is_unsigned(call: &Call) -> bool {
+fn is_unsigned(call: &RecordedRequest) -> bool {
     let names = ["x-goog-copy-source", "x-goog-meta-valet-probe"];
     names.iter().any(|name| call.header(name).is_some())
 }
 
 /// A store as Google documents it: it refuses an unsigned header, and an upload whose MD5 does not match its bytes.
-fn documented(call: &Call) -> Reply {
+fn documented(call: &RecordedRequest) -> Reply {
     match call.method.as_str() {
         _ if is_unsigned(call) => Reply::text(403, &xml("AccessDenied")),
         "PUT" if call.header("x-goog-if-generation-match").is_some() => Reply::text(412, &xml("PreconditionFailed")),
@@ -175,7 +175,7 @@ async fn probe_of_conforming_store_finds_all_capabilities() {
 /// missing rights.
 #[tokio::test]
 async fn a_refusal_counts_only_if_the_upload_is_accepted_without_the_header() {
-    let refuses = |call: &Call, _: usize| match call.method.as_str() {
+    let refuses = |call: &RecordedRequest, _: usize| match call.method.as_str() {
         "PUT" => Reply::text(403, &xml("AccessDenied")),
         _ if is_unsigned(call) => Reply::text(403, &xml("AccessDenied")),
         _ => Reply::text(403, &xml("AccessDenied")),
@@ -202,7 +202,7 @@ async fn probe_of_store_without_preconditions_finds_no_write_once() {
 /// An object at the probe key, which any writer may have put there, does not prevent the test of unsigned headers.
 #[tokio::test]
 async fn object_at_the_probe_key_does_not_prevent_the_probe() {
-    let answer = |call: &Call, _: usize| match call.method.as_str() {
+    let answer = |call: &RecordedRequest, _: usize| match call.method.as_str() {
         "GET" if call.path.starts_with("/media/valet-probe?") => Reply::text(200, "x"),
         "PUT" if call.path.starts_with("/media/valet-probe?") => panic!("it must not be overwritten"),
         "PUT" if call.header("x-goog-copy-source").is_some() => Reply::text(404, &xml("NoSuchKey")),
@@ -215,7 +215,7 @@ async fn object_at_the_probe_key_does_not_prevent_the_probe() {
 /// A store that searches for the object in the unsigned header obeys the header, so Valet issues no URL for PUT.
 #[tokio::test]
 async fn probe_detects_store_that_obeys_unsigned_headers() {
-    let answer = |call: &Call, _: usize| match call.header("x-goog-copy-source") {
+    let answer = |call: &RecordedRequest, _: usize| match call.header("x-goog-copy-source") {
         Some(_) => Reply::text(404, &xml("NoSuchKey")),
         None => documented(call),
     };
@@ -234,7 +234,7 @@ async fn probe_detects_store_that_obeys_unsigned_headers() {
 /// A store that ignores the unsigned header and the MD5 writes an object. The probe deletes it.
 #[tokio::test]
 async fn object_written_by_a_probe_is_deleted() {
-    let answer = |call: &Call, _: usize| match call.method.as_str() {
+    let answer = |call: &RecordedRequest, _: usize| match call.method.as_str() {
         "GET" => Reply::text(404, "not found"),
         "PUT" if call.header("x-goog-if-generation-match").is_some() => Reply::text(412, ""),
         "PUT" => Reply::text(200, "{}"),
@@ -283,7 +283,7 @@ async fn head_refused_during_clock_skew_is_reported_as_clock_skew() {
 /// If the account may not write, Valet cannot find out whether the store refuses unsigned headers.
 #[tokio::test]
 async fn probe_without_write_permission_gives_no_result_about_headers() {
-    let answer = |call: &Call, _: usize| match call.method.as_str() {
+    let answer = |call: &RecordedRequest, _: usize| match call.method.as_str() {
         "GET" => Reply::text(403, &xml("AccessDenied")),
         _ => Reply::text(403, &xml("AccessDenied")),
     };
@@ -316,7 +316,7 @@ async fn probe_errors_map_to_reasons() {
 #[tokio::test]
 async fn clock_skew_is_reported_only_above_the_tolerance() {
     for (ahead, is_reported) in [(0, false), (20, false), (-20, false), (45, true), (-45, true)] {
-        let answer = move |_: &Call, _: usize| {
+        let answer = move |_: &RecordedRequest, _: usize| {
             let date = http_date(Timestamp::now() + SignedDuration::from_secs(ahead));
             Reply::Answer(404, vec![("Date", date)], xml("NoSuchKey"))
         };

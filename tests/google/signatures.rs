@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use valet::{
-    api::{Ask, Overwrite, UploadConstraints, UploadMode},
+    api::{OperationSpec, Overwrite, UploadConstraints, UploadMode},
     core::SignedUrl,
     provider::Signer,
     provider::gcs::Source,
@@ -102,7 +102,7 @@ async fn url_equals_the_url_of_googles_client() {
 /// An upload with an MD5 constraint has the same signature as with Google's client.
 #[tokio::test]
 async fn url_with_md5_equals_the_url_of_googles_client() {
-    let ask = Ask::Upload {
+    let operation_spec = OperationSpec::Upload {
         mode: UploadMode::Put,
         multipart: Default::default(),
         constraints: UploadConstraints {
@@ -110,7 +110,7 @@ async fn url_with_md5_equals_the_url_of_googles_client() {
             ..UploadConstraints::default()
         },
     };
-    let put = valets().sign(&request(NAME, ask)).await.unwrap().flat();
+    let put = valets().sign(&request(NAME, operation_spec)).await.unwrap().flat();
     assert_eq!(put.url.expose(), by_google("PUT", NAME, &put.headers, json!([])));
     let mut good = check(&put.url, "PUT", &put.headers);
     good["content"] = "hello".into();
@@ -147,12 +147,12 @@ async fn resumable_upload_url_equals_the_url_of_googles_client() {
         content_type: Some("video/mp4".into()),
         ..UploadConstraints::default()
     };
-    let ask = Ask::Upload {
+    let operation_spec = OperationSpec::Upload {
         mode: UploadMode::Resumable,
         multipart: Default::default(),
         constraints,
     };
-    let session = valets().sign(&request(NAME, ask)).await.unwrap().flat();
+    let session = valets().sign(&request(NAME, operation_spec)).await.unwrap().flat();
     let (own, theirs): (Vec<_>, Vec<_>) = session
         .headers
         .iter()

@@ -30,7 +30,13 @@ fn each_alert_has_one_runbook_and_each_runbook_one_alert() {
         let severity = text(&rule["labels"]["severity"]);
         let page = read(&format!("docs/runbooks/{alert}.md"));
         assert!(page.starts_with(&format!("# {alert}\n")), "{alert}: its title");
-        for part in ["## What it means", "## What users see", "## Look", "## Do", "## Clears"] {
+        for part in [
+            "## Meaning",
+            "## Impact",
+            "## Diagnosis",
+            "## Mitigation",
+            "## When the alert clears",
+        ] {
             assert!(page.contains(part), "{alert}.md has no '{part}'");
         }
         let head = page.split("## ").next().unwrap_or_default();

@@ -14,13 +14,13 @@ const GRANTS: usize = 150;
 fn outage_logs_few_warnings_and_makes_operator_unready_in_a_minute() {
     let world = World::new();
     let plane = &world.plane;
-    let operator = world.operator(&["--sweep-seconds=2"]);
+    let operator = world.operator(&["--resync-seconds=2"]);
     let options = lines(&operator, "INFO")
         .into_iter()
         .find(|line| line.contains("valet is starting"));
     let options: Value = serde_json::from_str(&options.expect("the log has the line of the start")).unwrap();
     assert_eq!(
-        options["fields"]["sweep_seconds"], 2,
+        options["fields"]["resync_seconds"], 2,
         "the log has the options: {options}"
     );
     assert_eq!(options["fields"]["allow_private_endpoints"], "127.0.0.0/8");

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use valet::{
     api::{
-        AccessRule, Ask, ByteSize, Capabilities, ClusterAccessRule, DownloadMode, LengthRange, Multipart, Namespaces,
-        Operation, Overwrite, Permission, Renewal, RenewalPermission, RenewalPolicy, ResponseHeaders,
+        AccessRule, ByteSize, Capabilities, ClusterAccessRule, DownloadMode, LengthRange, Multipart, Namespaces,
+        Operation, OperationSpec, Overwrite, Permission, Renewal, RenewalPermission, RenewalPolicy, ResponseHeaders,
         UploadConstraints, UploadMode,
     },
     core::{Allowance, GrantFacts, StoreView, admit, allowance},
@@ -74,8 +74,8 @@ fn grant(dice: &mut Dice) -> GrantFacts {
     grant.terms.renewal = dice.one_in(4).then_some(Renewal {
         policy: RenewalPolicy::Always,
     });
-    grant.ask = if dice.one_in(3) {
-        Ask::Download {
+    grant.operation_spec = if dice.one_in(3) {
+        OperationSpec::Download {
             mode: *dice.pick(&[DownloadMode::Url, DownloadMode::Url, DownloadMode::Credentials]),
             version: dice.one_in(4).then(|| "v1".into()),
             response: ResponseHeaders {
@@ -100,7 +100,7 @@ fn grant(dice: &mut Dice) -> GrantFacts {
         if mode == UploadMode::Credentials && dice.one_in(2) {
             // Stores enforce few constraints on temporary credentials. Half of these grants have no constraints, so
             // that some grants are allowed.
-            grant.ask = Ask::Upload {
+            grant.operation_spec = OperationSpec::Upload {
                 mode,
                 multipart,
                 constraints: UploadConstraints {
@@ -125,7 +125,7 @@ fn grant(dice: &mut Dice) -> GrantFacts {
                 Overwrite::Forbid
             },
         };
-        Ask::Upload {
+        OperationSpec::Upload {
             mode,
             multipart,
             constraints,

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use valet::{
     api::{
-        AccessRule, Ask, ByteSize, Capability, ClusterAccessRule, DownloadMode, Operation, Overwrite, Permission,
-        RenewalPermission, RenewalPolicy, UploadConstraints, UploadMode,
+        AccessRule, ByteSize, Capability, ClusterAccessRule, DownloadMode, Operation, OperationSpec, Overwrite,
+        Permission, RenewalPermission, RenewalPolicy, UploadConstraints, UploadMode,
     },
     core::{GrantFacts, StoreView},
 };
@@ -50,14 +50,14 @@ pub fn may_renew(grant: &GrantFacts, store: &StoreView) -> bool {
 }
 
 fn is_for_credentials(grant: &GrantFacts) -> bool {
-    match &grant.ask {
-        Ask::Upload { mode, .. } => *mode == UploadMode::Credentials,
-        Ask::Download { mode, .. } => *mode == DownloadMode::Credentials,
+    match &grant.operation_spec {
+        OperationSpec::Upload { mode, .. } => *mode == UploadMode::Credentials,
+        OperationSpec::Download { mode, .. } => *mode == DownloadMode::Credentials,
     }
 }
 
 fn is_form(grant: &GrantFacts) -> bool {
-    matches!(&grant.ask, Ask::Upload { mode, .. } if *mode == UploadMode::PostForm)
+    matches!(&grant.operation_spec, OperationSpec::Upload { mode, .. } if *mode == UploadMode::PostForm)
 }
 
 /// "It must not start with '/'. It must not have an empty segment ('//'), or a '.' or '..' segment in any encoding
@@ -93,25 +93,25 @@ fn key_is_plain(key: &str, limit: usize) -> bool {
 fn store_can(grant: &GrantFacts, store: &StoreView) -> bool {
     // "With mode: PostForm", the capabilities of POST forms count.
     let capabilities = &store.capabilities;
-    let keys = match &grant.ask {
-        Ask::Upload { mode, .. } if *mode == UploadMode::PostForm => match &capabilities.post_form {
+    let keys = match &grant.operation_spec {
+        OperationSpec::Upload { mode, .. } if *mode == UploadMode::PostForm => match &capabilities.post_form {
             Some(form) => form,
             None => return false,
         },
-        Ask::Upload { mode, .. } if *mode == UploadMode::Multipart => match &capabilities.multipart {
+        OperationSpec::Upload { mode, .. } if *mode == UploadMode::Multipart => match &capabilities.multipart {
             Some(parts) => parts,
             None => return false,
         },
-        Ask::Upload { mode, .. } if *mode == UploadMode::Resumable => match &capabilities.resumable {
+        OperationSpec::Upload { mode, .. } if *mode == UploadMode::Resumable => match &capabilities.resumable {
             Some(sessions) => sessions,
             None => return false,
         },
         // "With mode: Credentials", the capabilities of temporary credentials count.
-        Ask::Upload {
+        OperationSpec::Upload {
             mode: UploadMode::Credentials,
             ..
         }
-        | Ask::Download {
+        | OperationSpec::Download {
             mode: DownloadMode::Credentials,
             ..
         } => match &capabilities.credentials {
@@ -124,8 +124,8 @@ fn store_can(grant: &GrantFacts, store: &StoreView) -> bool {
     if grant.terms.expiration_seconds > store.capabilities.max_expiration_seconds {
         return false;
     }
-    match &grant.ask {
-        Ask::Upload {
+    match &grant.operation_spec {
+        OperationSpec::Upload {
             mode,
             multipart,
             constraints: c,
@@ -150,7 +150,7 @@ fn store_can(grant: &GrantFacts, store: &StoreView) -> bool {
                 && can(Capability::SignedHeadersOnly)
                 && fits
         }
-        Ask::Download { version, response, .. } => {
+        OperationSpec::Download { version, response, .. } => {
             let overrides = [
                 &response.content_type,
                 &response.content_disposition,
@@ -219,9 +219,9 @@ fn meets(requirement: &LabelSelectorRequirement, labels: &BTreeMap<String, Strin
 }
 
 fn rule_allows(rule: &AccessRule, grant: &GrantFacts) -> bool {
-    let operation = match grant.ask {
-        Ask::Upload { .. } => Operation::Upload,
-        Ask::Download { .. } => Operation::Download,
+    let operation = match grant.operation_spec {
+        OperationSpec::Upload { .. } => Operation::Upload,
+        OperationSpec::Download { .. } => Operation::Download,
     };
     if !rule.operations.contains(&operation) {
         return false;
@@ -253,14 +253,14 @@ fn rule_allows(rule: &AccessRule, grant: &GrantFacts) -> bool {
         let limited = rule.max_bytes.is_some() || !rule.content_types.is_empty();
         return rule.credentials == Permission::Allow && !(limited && operation == Operation::Upload);
     }
-    match &grant.ask {
-        Ask::Upload { mode, constraints, .. } => {
+    match &grant.operation_spec {
+        OperationSpec::Upload { mode, constraints, .. } => {
             let is_held = *mode != UploadMode::Multipart || constraints.content_length.is_some();
             size_is_allowed(rule, constraints)
                 && (rule.max_bytes.is_none() || is_held)
                 && type_is_allowed(rule, constraints)
         }
-        Ask::Download { .. } => true,
+        OperationSpec::Download { .. } => true,
     }
 }
 

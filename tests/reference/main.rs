@@ -116,13 +116,13 @@ fn every_metric_is_documented() {
             conditions: vec![("ClockInSync".into(), "True".into())],
         }],
     });
-    metrics.key_issued(Operation::Upload, Some(0.1));
+    metrics.credential_issued(Operation::Upload, Some(0.1));
     metrics.refused(Operation::Upload, "web", Reason::KeyNotAllowed);
     metrics.finished(Operation::Upload, Reason::Completed);
     metrics.reconciled(Operation::Upload, 0.1);
     metrics.reconcile_failed(Operation::Upload);
-    metrics.looked((StoreKind::ObjectStore, "web", "s"), "absent");
-    metrics.upload_in_parts("begun");
+    metrics.polled((StoreKind::ObjectStore, "web", "s"), "absent");
+    metrics.multipart_upload("initiated");
     metrics.notified("accepted", 1);
     metrics.completed_after_notification(0.1);
     let text = metrics.encode();

@@ -110,7 +110,7 @@ async fn conformance_check_deletes_only_its_own_objects() {
     let (fake, s3) = assuming(|asked| match asked.method.as_str() {
         "GET" if asked.target.contains("versions") => {
             let version = |key: &str| format!("<Version><Key>{key}</Key><VersionId>1</VersionId></Version>");
-            let all = ["salaries", "valet-probe/canary", "valet-probe/canary-0/put"].map(version);
+            let all = ["salaries", "valet-probe/check", "valet-probe/check-0/put"].map(version);
             Reply::Text(
                 200,
                 format!("<ListVersionsResult>{}</ListVersionsResult>", all.concat()),

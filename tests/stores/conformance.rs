@@ -14,7 +14,7 @@ pub fn checked_by_conformance_check(t: &Tenant, store: Value) -> Value {
 }
 
 pub fn checked_on_request(t: &Tenant, mut store: Value, request: &str) -> Value {
-    store["metadata"]["annotations"] = json!({"valetkey.dev/canary-requested-at": request});
+    store["metadata"]["annotations"] = json!({"valetkey.dev/check-requested-at": request});
     t.apply(&[store]);
     t.answered(request)
 }
@@ -28,8 +28,15 @@ fn conformance_check_on_minio_finds_all_constraints() {
     store["spec"]["s3"]["endpoint"] = json!(on.minio.endpoint());
     store["spec"]["s3"]["credentials"]["assumeRole"] = json!({"durationSeconds": 900});
     let store = checked_by_conformance_check(t, store);
-    assert_eq!(says(&store, "KeysEnforced"), "True KeysEnforced", "{}", store["status"]);
-    let message = condition(&store, "KeysEnforced").unwrap()["message"].as_str().unwrap();
+    assert_eq!(
+        says(&store, "ConstraintsEnforced"),
+        "True ConstraintsEnforced",
+        "{}",
+        store["status"]
+    );
+    let message = condition(&store, "ConstraintsEnforced").unwrap()["message"]
+        .as_str()
+        .unwrap();
     for promise in [" PostForm/KeyPrefix", " Credentials", " Multipart/WriteOnce"] {
         assert!(message.contains(promise), "{message}");
     }
@@ -65,12 +72,14 @@ fn conformance_check_on_garage_finds_no_write_once() {
     store["spec"]["s3"]["bucket"] = json!(GARAGE_BUCKET);
     let store = checked_by_conformance_check(&t, store);
     assert_eq!(
-        says(&store, "KeysEnforced"),
-        "False KeysNotEnforced",
+        says(&store, "ConstraintsEnforced"),
+        "False ConstraintsNotEnforced",
         "{}",
         store["status"]
     );
-    let message = condition(&store, "KeysEnforced").unwrap()["message"].as_str().unwrap();
+    let message = condition(&store, "ConstraintsEnforced").unwrap()["message"]
+        .as_str()
+        .unwrap();
     assert!(
         message.contains("does not enforce WriteOnce, Multipart/WriteOnce:"),
         "{message}"

@@ -230,7 +230,7 @@ async fn tenant_endpoint_gets_only_read_requests_by_default() {
         let probed = s3.probe().await;
         assert_eq!((probed.finding, probed.refuses_unsigned), (Finding::Usable, Some(true)));
         s3.head(&access("a/b")).await;
-        let canary = s3.check_conformance().await;
+        let report = s3.check_conformance().await;
         assert!(can(&s3, Capability::SignedHeadersOnly));
         assert_eq!(can(&s3, Capability::WriteOnce), may_change);
         let has_changed = fake
@@ -241,7 +241,7 @@ async fn tenant_endpoint_gets_only_read_requests_by_default() {
         if !may_change {
             let can = s3.capabilities();
             assert!(can.only_read && can.multipart.is_none());
-            assert!(canary.untried[0].contains("--tenant-store-requests=All"), "{canary:?}");
+            assert!(report.untried[0].contains("--tenant-store-requests=All"), "{report:?}");
         }
     }
 }

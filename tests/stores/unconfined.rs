@@ -9,7 +9,7 @@ use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use valet::{
-    api::{Ask, DownloadMode, Multipart, Reason, UploadConstraints, UploadMode},
+    api::{DownloadMode, Multipart, OperationSpec, Reason, UploadConstraints, UploadMode},
     core::{AllowedRequest, Lifetime, ObjectKey, SignError, SigningRequest, second},
     provider::s3::S3,
     provider::{Finding, Prober, Signer},
@@ -76,7 +76,7 @@ async fn store_that_ignores_session_policies_is_not_usable() {
         let Finding::Broken(reason, why) = s3.probe().await.finding else {
             panic!("it is not usable")
         };
-        assert_eq!(reason, Reason::KeysNotEnforced);
+        assert_eq!(reason, Reason::ConstraintsNotEnforced);
         assert!(why.contains("assumeRole"), "{why}");
         // The session for one object key sends the request for another key.
         let asked = fake.asked();
@@ -118,7 +118,7 @@ async fn session_test_has_no_result_if_its_own_key_is_refused() {
         });
         match s3.sign(&request(upload())).await {
             Err(SignError::Credentials { reason, message }) => {
-                assert_eq!(reason, Reason::KeysNotEnforced, "{own:?}");
+                assert_eq!(reason, Reason::ConstraintsNotEnforced, "{own:?}");
                 assert!(message.contains("it is not known whether"), "{message}");
             }
             other => panic!("{own:?}: {other:?}"),
@@ -127,11 +127,11 @@ async fn session_test_has_no_result_if_its_own_key_is_refused() {
     }
 }
 
-fn request(ask: Ask) -> AllowedRequest {
+fn request(operation_spec: OperationSpec) -> AllowedRequest {
     let now = second(Timestamp::now());
     allowed(SigningRequest {
         key: ObjectKey::parse("a/b", 1024).unwrap(),
-        ask,
+        operation_spec,
         lifetime: Lifetime {
             issued_at: now,
             expires_at: now + SignedDuration::from_mins(10),
@@ -141,16 +141,16 @@ fn request(ask: Ask) -> AllowedRequest {
     })
 }
 
-fn upload() -> Ask {
-    Ask::Upload {
+fn upload() -> OperationSpec {
+    OperationSpec::Upload {
         mode: UploadMode::Put,
         multipart: Multipart::default(),
         constraints: UploadConstraints::default(),
     }
 }
 
-fn download(mode: DownloadMode) -> Ask {
-    Ask::Download {
+fn download(mode: DownloadMode) -> OperationSpec {
+    OperationSpec::Download {
         mode,
         version: None,
         response: Default::default(),
@@ -170,19 +170,19 @@ async fn session_test_without_answer_is_repeated_before_signing() {
         }
     });
     assert!(matches!(s3.probe().await.finding, Finding::Unreachable(_)));
-    let refused = async |ask: Ask| match s3.sign(&request(ask)).await {
+    let refused = async |operation_spec: OperationSpec| match s3.sign(&request(operation_spec)).await {
         Err(SignError::Credentials { reason, message }) => (reason, message),
         other => panic!("{other:?}"),
     };
-    for ask in [upload(), download(DownloadMode::Credentials)] {
-        let (reason, why) = refused(ask).await;
+    for operation_spec in [upload(), download(DownloadMode::Credentials)] {
+        let (reason, why) = refused(operation_spec).await;
         assert_eq!(reason, Reason::StoreUnreachable);
         assert!(why.contains("whether the store enforces session policies"), "{why}");
     }
     assert!(s3.sign(&request(download(DownloadMode::Url))).await.is_ok());
     away.store(false, Ordering::Relaxed);
-    for ask in [upload(), download(DownloadMode::Credentials)] {
-        assert_eq!(refused(ask).await.0, Reason::KeysNotEnforced);
+    for operation_spec in [upload(), download(DownloadMode::Credentials)] {
+        assert_eq!(refused(operation_spec).await.0, Reason::ConstraintsNotEnforced);
     }
 
     let (fake, s3) = store(|| error(403, "AccessDenied", "Access Denied"));

@@ -122,7 +122,7 @@ annotations:
 {{- end }}
 {{- $flags := dict
   "operator-namespace" "helm's --namespace" "http-address" "listenAddress" "log-level" "log.level" "log-format" "log.format"
-  "concurrency" "concurrency" "sweep-seconds" "sweepSeconds" "ttl-seconds-after-finished" "ttlSecondsAfterFinished"
+  "concurrency" "concurrency" "resync-seconds" "resyncSeconds" "ttl-seconds-after-finished" "ttlSecondsAfterFinished"
   "namespace" "scopedNamespace" "leader-elect" "leaderElect" "watch-secrets" "watchSecrets"
   "share-credentials-with-namespaces" "shareCredentialsWithNamespaces" "allow-private-endpoints" "allowPrivateEndpoints"
   "deny-endpoints" "denyEndpoints" "allow-secret-metadata" "allowSecretMetadata"

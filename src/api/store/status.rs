@@ -10,7 +10,7 @@ pub struct StoreStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Ready: the settings are valid, the store answers, and it accepts the credentials. UnsignedHeadersRefused and
-    /// ClockInSync: results of the last probe. KeysEnforced: the result of the last conformance check.
+    /// ClockInSync: results of the last probe. ConstraintsEnforced: the result of the last conformance check.
     /// CredentialsExpirationKnown: only while it is False. An operator for one namespace writes its own conditions as
     /// NAMESPACE/TYPE, for example team-a/Ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -27,14 +27,14 @@ pub struct StoreStatus {
     /// expire.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_expiration_time: Option<Time>,
-    /// The last conformance check. The annotation valetkey.dev/canary-requested-at requests a check.
+    /// The last conformance check. The annotation valetkey.dev/check-requested-at requests a check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub canary: Option<CanaryStatus>,
+    pub conformance_check: Option<ConformanceCheckStatus>,
 }
 
-/// The last conformance check of a store. The condition KeysEnforced contains the result.
+/// The last conformance check of a store. The condition ConstraintsEnforced contains the result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct CanaryStatus {
+pub struct ConformanceCheckStatus {
     /// The value of the annotation that requested the check.
     #[schemars(length(max = 64))]
     pub request: String,

@@ -122,7 +122,7 @@ impl Effects for FileEffects {
     }
 
     async fn sign(&mut self, request: &AllowedRequest) -> Result<Signed, SignError> {
-        if !self.is_tried && request.ask.operation() == Operation::Upload {
+        if !self.is_tried && request.operation_spec.operation() == Operation::Upload {
             eprintln!(
                 "valet: note: valet sign did not test whether the store obeys unsigned headers; the operator tests this before it signs an upload"
             );

@@ -38,7 +38,7 @@ pub struct Context<G: Grant> {
     pub settings: Settings,
     /// The resync period. Valet reconciles each grant again after this time, because the watch may have missed a
     /// change.
-    pub sweep: Duration,
+    pub resync: Duration,
 }
 
 impl<G: Grant> Context<G> {

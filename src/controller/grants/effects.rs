@@ -205,7 +205,7 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
                 let terms = other.terms();
                 other.uid().as_deref() != Some(&grant.uid)
                     && terms.key == grant.terms.key
-                    && other.ask().parts().is_some()
+                    && other.operation_spec().parts().is_some()
                     && other.grant_status().is_none_or(|status| status.finished_time.is_none())
             })
     }

@@ -21,7 +21,7 @@ impl<G: Grant> ClusterEffects<'_, G> {
                 let age = grant
                     .created
                     .map(|c| Timestamp::now().duration_since(c).as_secs_f64().max(0.0));
-                metrics.key_issued(G::OPERATION, age.filter(|_| *is_first));
+                metrics.credential_issued(G::OPERATION, age.filter(|_| *is_first));
             }
             Note::SecretEmptied => info!(
                 kind,
@@ -53,18 +53,18 @@ impl<G: Grant> ClusterEffects<'_, G> {
                 // Valet sends a HEAD request for the object next. The metrics count that request as the poll.
                 UploadFact::Gone | UploadFact::Aborted { .. } | UploadFact::Unread => {}
             },
-            Note::UploadInitiated => metrics.upload_in_parts("begun"),
+            Note::UploadInitiated => metrics.multipart_upload("initiated"),
             Note::UploadCompleted { parts } => {
                 info!(kind, namespace, name, parts, "multipart upload completed");
-                metrics.upload_in_parts("completed");
+                metrics.multipart_upload("completed");
             }
             Note::UploadAborted { parts } => {
                 info!(kind, namespace, name, parts, "multipart upload aborted");
-                metrics.upload_in_parts("aborted");
+                metrics.multipart_upload("aborted");
             }
             Note::UploadAbandoned(why) => {
                 warn!(namespace, name, "{}", printable(why));
-                metrics.upload_in_parts("abandoned");
+                metrics.multipart_upload("abandoned");
             }
             Note::AbortFailed(why) => warn!(
                 namespace,
@@ -76,7 +76,7 @@ impl<G: Grant> ClusterEffects<'_, G> {
 
     fn polled(&self, grant: &GrantFacts, outcome: &'static str) {
         let (kind, namespace, name) = store_id(&grant.terms.store_ref, &grant.namespace);
-        self.context.metrics.looked((kind, &namespace, &name), outcome);
+        self.context.metrics.polled((kind, &namespace, &name), outcome);
     }
 
     /// Counts a change of the grant's reason.

@@ -15,7 +15,7 @@ struct Store {
     finding: Mutex<Finding>,
     takes: Duration,
     probes: AtomicUsize,
-    canaries: AtomicUsize,
+    checks: AtomicUsize,
     is_interrupted: AtomicBool,
     skew: Mutex<Option<SignedDuration>>,
 }
@@ -26,7 +26,7 @@ impl Default for Store {
             finding: Mutex::new(Finding::Usable),
             takes: Duration::ZERO,
             probes: AtomicUsize::default(),
-            canaries: AtomicUsize::default(),
+            checks: AtomicUsize::default(),
             is_interrupted: AtomicBool::default(),
             skew: Mutex::default(),
         }
@@ -76,7 +76,7 @@ impl Prober for Store {
         *self.skew.lock().unwrap()
     }
     fn check_conformance(&self) -> BoxFuture<'_, ConformanceReport> {
-        self.canaries.fetch_add(1, Ordering::Relaxed);
+        self.checks.fetch_add(1, Ordering::Relaxed);
         let found = ConformanceReport {
             interrupted: self.is_interrupted.load(Ordering::Relaxed),
             ..ConformanceReport::default()
@@ -222,7 +222,7 @@ async fn conformance_checks_are_limited_per_request_and_per_minute() {
     let (trials, _hears) = trials();
     let (store, trial) = (taking(Duration::ZERO), Arc::new(StoreProbe::default()));
     let provider: Arc<dyn Provider> = store.clone();
-    let checks = || store.canaries.load(Ordering::Relaxed);
+    let checks = || store.checks.load(Ordering::Relaxed);
     let look = |trial: &Arc<StoreProbe>, request: String| {
         trials.outcome(&id("a", "s"), trial, &provider, Some(&request), age_for_status);
     };
@@ -245,7 +245,7 @@ async fn conformance_checks_are_limited_per_request_and_per_minute() {
     }
     assert_eq!(
         checks() - before,
-        MAX_CANARIES as usize,
+        MAX_CHECKS as usize,
         "an interrupted check must be repeated"
     );
     // If somebody deletes the store and creates it again, Valet still starts at most one check per minute.
@@ -261,10 +261,10 @@ async fn conformance_checks_are_limited_per_request_and_per_minute() {
 /// conformance check.
 #[test]
 fn probe_and_check_results_decide_if_credentials_are_signed() {
-    let outcome = |finding, canary: Option<ConformanceReport>| Outcome {
+    let outcome = |finding, conformance_check: Option<ConformanceReport>| Outcome {
         when: Instant::now(),
         probed: Probed::of(finding),
-        canary: canary.map(|found| ProbeResult {
+        conformance_check: conformance_check.map(|found| ProbeResult {
             request: "now".into(),
             when: Timestamp::UNIX_EPOCH,
             found,
@@ -280,20 +280,20 @@ fn probe_and_check_results_decide_if_credentials_are_signed() {
             ..ConformanceReport::default()
         })
     };
-    for (finding, canary, is_to_be_tried, expected) in [
+    for (finding, conformance_check, is_to_be_tried, expected) in [
         (Finding::Usable, None, false, None),
         (Finding::Usable, None, true, Some(Reason::Pending)),
         (Finding::Usable, good(), true, None),
-        (Finding::Usable, bad(), true, Some(Reason::KeysNotEnforced)),
+        (Finding::Usable, bad(), true, Some(Reason::ConstraintsNotEnforced)),
         (away(), None, false, None),
         (away(), None, true, Some(Reason::StoreUnreachable)),
         (away(), good(), true, None),
-        (away(), bad(), true, Some(Reason::KeysNotEnforced)),
+        (away(), bad(), true, Some(Reason::ConstraintsNotEnforced)),
         (broken(), None, false, Some(Reason::BucketNotFound)),
         (broken(), bad(), true, Some(Reason::BucketNotFound)),
     ] {
-        let case = format!("{finding:?} {canary:?} {is_to_be_tried}");
-        let forbids = outcome(finding, canary).forbids(is_to_be_tried);
+        let case = format!("{finding:?} {conformance_check:?} {is_to_be_tried}");
+        let forbids = outcome(finding, conformance_check).forbids(is_to_be_tried);
         assert_eq!(forbids.map(|(reason, _)| reason), expected, "{case}");
     }
 }

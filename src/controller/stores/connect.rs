@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kube::{Api, ResourceExt};
 
-use super::{ConnectError, Connection, Known, Stores, canary_request, in_time, told};
+use super::{CachedStore, ConnectError, Connection, Stores, check_request, in_time, told};
 use crate::{
     api::{ClusterObjectStore, ObjectStore, Reason, Store, StoreKind},
     controller::error::{Error, call},
@@ -16,9 +16,9 @@ use crate::{
 impl Stores {
     /// Reads a store again. If the store's connection settings and credentials have not changed, the result contains
     /// the connection from `previous`.
-    pub(super) async fn read(&self, id: &StoreId, previous: Option<Known>) -> Result<Known, Error> {
+    pub(super) async fn read(&self, id: &StoreId, previous: Option<CachedStore>) -> Result<CachedStore, Error> {
         let previous = match previous {
-            Some(Known::Usable(connection)) => Some(connection),
+            Some(CachedStore::Usable(connection)) => Some(connection),
             _ => None,
         };
         match id.0 {
@@ -38,12 +38,12 @@ impl Stores {
         api: Api<S>,
         id: &StoreId,
         previous: Option<Connection>,
-    ) -> Result<Known, Error> {
+    ) -> Result<CachedStore, Error> {
         let store = match call("reading a store", api.get(&id.2)).await {
             Ok(store) => store,
             Err(Error::Gone(_)) => {
                 self.requests.limit(id, None);
-                return Ok(Known::Missing);
+                return Ok(CachedStore::Missing);
             }
             Err(e) => return Err(e),
         };
@@ -55,16 +55,16 @@ impl Stores {
         let outward = (id.0 == StoreKind::ObjectStore).then(|| self.outward.clone());
         let (account, version) = match told(self.account(id, &store, outward.as_ref()).await)? {
             Ok(account) => account,
-            Err((reason, message)) => return Ok(Known::Unusable { reason, message, rules }),
+            Err((reason, message)) => return Ok(CachedStore::Unusable { reason, message, rules }),
         };
-        let canary_request = canary_request(store.meta());
+        let check_request = check_request(store.meta());
         // An annotation of the store requests a conformance check. If its value changes, Valet keeps the connection
         // and checks the store again. If somebody adds or removes the annotation, Valet creates a new connection.
         let fingerprint = format!(
             "{:?} {:?} {version} {}",
             store.uid(),
             store.meta().generation,
-            canary_request.is_some()
+            check_request.is_some()
         );
         let (provider, trial) = match previous {
             Some(previous) if previous.fingerprint == fingerprint => (previous.provider, previous.trial),
@@ -74,7 +74,7 @@ impl Stores {
         // case Valet does not sign issued credentials again.
         let salt = store.uid().unwrap_or_default();
         let signs = in_time(provider.fingerprint(&salt)).await.ok().flatten();
-        Ok(Known::Usable(Connection {
+        Ok(CachedStore::Usable(Connection {
             fingerprint,
             max_live_grants: limits.max_live_grants,
             rules,
@@ -82,7 +82,7 @@ impl Stores {
             signer: signs.map(|fingerprint| self.signers.seen(id, fingerprint)),
             provider,
             trial,
-            canary_request,
+            check_request,
         }))
     }
 

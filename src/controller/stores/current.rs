@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Known, Stores};
+use super::{CachedStore, Stores};
 use crate::{
     api::StoreRef,
     controller::error::Error,
@@ -25,7 +25,7 @@ impl Stores {
         view: &StoreView,
         provider: &Arc<dyn Provider>,
     ) -> Result<bool, Error> {
-        let Known::Usable(now) = self.known(&store_id(store, namespace)).await? else {
+        let CachedStore::Usable(now) = self.known(&store_id(store, namespace)).await? else {
             return Ok(false);
         };
         Ok(Arc::ptr_eq(&now.provider, provider)

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{credential_record::CredentialRecord, status::condition};
 use crate::{
-    api::{Ask, ConditionType, Overwrite, Reason, UploadConstraints},
+    api::{ConditionType, OperationSpec, Overwrite, Reason, UploadConstraints},
     core::{
         facts::{Facts, Owner, SecretFact, SecretView},
         grant_facts::GrantFacts,
@@ -148,8 +148,8 @@ impl Evaluator<'_> {
 
     pub(super) fn write_once(&self) -> bool {
         matches!(
-            &self.g.ask,
-            Ask::Upload {
+            &self.g.operation_spec,
+            OperationSpec::Upload {
                 constraints: UploadConstraints {
                     overwrite: Overwrite::Forbid,
                     ..
@@ -160,7 +160,7 @@ impl Evaluator<'_> {
     }
 
     pub(super) fn is_upload(&self) -> bool {
-        matches!(self.g.ask, Ask::Upload { .. })
+        matches!(self.g.operation_spec, OperationSpec::Upload { .. })
     }
 
     /// Returns true if Valet waits for the upload of one object of this grant. An upload to a prefix has no single

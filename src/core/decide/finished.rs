@@ -8,7 +8,7 @@ use super::{
     status::{Arrival, Situation, condition},
 };
 use crate::{
-    api::{Ask, ConditionType, ObservedObject, Reason},
+    api::{ConditionType, ObservedObject, OperationSpec, Reason},
     core::{
         facts::{ObjectFact, StoreFact},
         lifetime::{Lifetime, add, late_look},
@@ -170,9 +170,9 @@ impl Evaluator<'_> {
 
     /// Describes how the object differs from the grant's constraints. Returns `None` if the object matches.
     pub(super) fn mismatch(&self, object: &ObservedObject) -> Option<String> {
-        match &self.g.ask {
-            Ask::Upload { constraints, .. } => mismatch(constraints, object),
-            Ask::Download { .. } => None,
+        match &self.g.operation_spec {
+            OperationSpec::Upload { constraints, .. } => mismatch(constraints, object),
+            OperationSpec::Download { .. } => None,
         }
     }
 }

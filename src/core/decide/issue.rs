@@ -101,10 +101,10 @@ impl Evaluator<'_> {
                 // The access rules apply even while Valet cannot use the store.
                 if let Some(refusal) = self.forbidden() {
                     self.refuse(refusal)
-                // An issued credential stays valid while the store has a problem. The reason `KeysNotEnforced` is an
-                // exception. It means that the holder of a credential could do more than the grant allows, so Valet
+                // An issued credential stays valid while the store has a problem. The reason `ConstraintsNotEnforced` is
+                // an exception. It means that the holder of a credential could do more than the grant allows, so Valet
                 // deletes the Secret.
-                } else if *reason != Reason::KeysNotEnforced
+                } else if *reason != Reason::ConstraintsNotEnforced
                     && self.own_secret().is_some()
                     && (last.live.is_some() || last.key.is_none())
                 {

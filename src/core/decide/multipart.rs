@@ -9,7 +9,7 @@ use super::{
     status::{Arrival, Situation},
 };
 use crate::{
-    api::{Ask, Reason, UploadMode, annotation},
+    api::{OperationSpec, Reason, UploadMode, annotation},
     core::{
         facts::{ObjectFact, StoreFact, UploadFact},
         lifetime::{Lifetime, POLL_PATIENCE, add},
@@ -38,8 +38,8 @@ impl Evaluator<'_> {
     /// Returns true if the grant uses a multipart upload.
     pub(super) fn is_in_parts(&self) -> bool {
         matches!(
-            self.g.ask,
-            Ask::Upload {
+            self.g.operation_spec,
+            OperationSpec::Upload {
                 mode: UploadMode::Multipart,
                 ..
             }
@@ -91,7 +91,7 @@ impl Evaluator<'_> {
     }
 
     fn assembled(&self, arrived: &[ArrivedPart]) -> Assembled {
-        match self.g.ask.parts() {
+        match self.g.operation_spec.parts() {
             Some(parts) => assemble(&parts, arrived),
             None => Assembled::Waiting,
         }
@@ -183,7 +183,7 @@ impl Evaluator<'_> {
 
     /// Describes a multipart upload that was not completed, as text for messages.
     pub(super) fn what_came(&self) -> String {
-        let (UploadFact::Aborted { parts }, Some(all)) = (&self.f.upload, self.g.ask.parts()) else {
+        let (UploadFact::Aborted { parts }, Some(all)) = (&self.f.upload, self.g.operation_spec.parts()) else {
             return "nothing was uploaded".to_owned();
         };
         match (&self.f.completion_refused, parts) {

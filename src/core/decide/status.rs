@@ -139,7 +139,7 @@ pub(super) fn project(
         Reason::Revoked => set(ConditionType::Revoked, "True", s.reason, &s.message),
         _ => {}
     }
-    if grant.ask.operation() == Operation::Upload {
+    if grant.operation_spec.operation() == Operation::Upload {
         match &s.arrival {
             Arrival::Unchanged if condition(previous, ConditionType::Completed).is_some() => {}
             Arrival::Unchanged | Arrival::NotYet if s.finished => {

@@ -51,7 +51,7 @@ impl Evaluator<'_> {
                         ""
                     }
                 };
-                let what = if self.g.ask.is_for_credentials() {
+                let what = if self.g.operation_spec.is_for_credentials() {
                     "the credentials"
                 } else {
                     "the URL"

@@ -9,7 +9,7 @@ use hyper::body::Bytes;
 
 use super::{requests::Trouble, store::AzureBlob};
 use crate::{
-    api::{Ask, Capability, Overwrite, UploadConstraints, UploadMode},
+    api::{Capability, OperationSpec, Overwrite, UploadConstraints, UploadMode},
     conformance::{
         BODY, Checker, ConformanceReport, Missing, PreparedRequest, Tamper, Transport, Unavailable, get, in_time,
     },
@@ -24,8 +24,8 @@ pub async fn check(azure: &AzureBlob, probe: &str) -> ConformanceReport {
 }
 
 /// Returns a write-once upload, which must not overwrite an existing blob.
-fn put() -> Ask {
-    Ask::Upload {
+fn put() -> OperationSpec {
+    OperationSpec::Upload {
         mode: UploadMode::Put,
         multipart: Default::default(),
         constraints: UploadConstraints {

@@ -10,7 +10,7 @@ use super::{
     store::AzureBlob,
 };
 use crate::{
-    api::{Ask, AzureBlobStore, DownloadMode, Overwrite, ResponseHeaders, UploadConstraints, UploadMode},
+    api::{AzureBlobStore, DownloadMode, OperationSpec, Overwrite, ResponseHeaders, UploadConstraints, UploadMode},
     core::{AllowedRequest, Credential, Lifetime, ObjectKey, SignError, Signed, SignedUrl, SigningRequest},
     provider::abilities::{Provider, Signer},
 };
@@ -109,8 +109,8 @@ impl AzureBlob {
         }
         let blob = readable_alike(&request.key)?;
         let start = issued_at - BACK_DATED;
-        let (permit, method, headers) = match &request.ask {
-            Ask::Upload {
+        let (permit, method, headers) = match &request.operation_spec {
+            OperationSpec::Upload {
                 mode: UploadMode::Put,
                 constraints,
                 ..
@@ -121,7 +121,7 @@ impl AzureBlob {
                 let headers = vec![("x-ms-blob-type".to_owned(), "BlockBlob".to_owned())];
                 (self.permit(blob, permissions, start, expires_at, base), "PUT", headers)
             }
-            Ask::Download {
+            OperationSpec::Download {
                 mode: DownloadMode::Credentials,
                 ..
             } => {
@@ -129,7 +129,7 @@ impl AzureBlob {
                     "Azure Blob Storage does not support temporary credentials".into(),
                 ));
             }
-            Ask::Download { version, response, .. } => {
+            OperationSpec::Download { version, response, .. } => {
                 let permit = SasParams {
                     version: version.as_deref(),
                     response,
@@ -137,7 +137,7 @@ impl AzureBlob {
                 };
                 (permit, "GET", Vec::new())
             }
-            Ask::Upload { .. } => {
+            OperationSpec::Upload { .. } => {
                 return Err(SignError::Refused(
                     "Azure Blob Storage supports only mode Put for uploads; set spec.mode to Put".into(),
                 ));

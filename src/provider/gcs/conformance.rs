@@ -11,7 +11,7 @@ use super::{
     tokens::{ask, request},
 };
 use crate::{
-    api::{Ask, Capability, LengthRange, Overwrite, UploadConstraints, UploadMode},
+    api::{Capability, LengthRange, OperationSpec, Overwrite, UploadConstraints, UploadMode},
     conformance::{
         BODY, BODY_MD5, Checker, ConformanceReport, LONGER, Missing, OTHER, OTHER_TYPE, PreparedRequest, TYPE,
         Tamper, Transport, Unavailable, forge_last, get, in_time,
@@ -26,9 +26,9 @@ pub async fn check(gcs: &Gcs, probe_key: &str) -> ConformanceReport {
     trip.end(result).await
 }
 
-fn upload(mode: UploadMode, overwrite: Overwrite) -> Ask {
+fn upload(mode: UploadMode, overwrite: Overwrite) -> OperationSpec {
     let size = BODY.len() as i64;
-    Ask::Upload {
+    OperationSpec::Upload {
         mode,
         multipart: Default::default(),
         constraints: UploadConstraints {
@@ -40,14 +40,14 @@ fn upload(mode: UploadMode, overwrite: Overwrite) -> Ask {
     }
 }
 
-fn put() -> Ask {
+fn put() -> OperationSpec {
     upload(UploadMode::Put, Overwrite::Forbid)
 }
 
 /// Returns an upload with a checksum constraint but without a size constraint. If there were a size constraint, the
 /// store could refuse a wrong body because of its size. The check would then not test the checksum.
-fn summed() -> Ask {
-    Ask::Upload {
+fn summed() -> OperationSpec {
+    OperationSpec::Upload {
         mode: UploadMode::Put,
         multipart: Default::default(),
         constraints: UploadConstraints {
@@ -57,7 +57,7 @@ fn summed() -> Ask {
     }
 }
 
-fn form() -> Ask {
+fn form() -> OperationSpec {
     upload(UploadMode::PostForm, Overwrite::Allow)
 }
 

@@ -12,7 +12,7 @@ use super::{
     v4,
 };
 use crate::{
-    api::{Ask, DownloadMode, UploadConstraints, UploadMode},
+    api::{DownloadMode, OperationSpec, UploadConstraints, UploadMode},
     core::{AllowedRequest, Credential, Form, Lifetime, SignError, Signed, SignedUrl, SigningRequest},
     provider::abilities::{Provider, Signer},
 };
@@ -71,8 +71,8 @@ impl Gcs {
         }
         let key = request.key.as_str();
         let mut wanted = self.request(target, key);
-        match &request.ask {
-            Ask::Upload { mode, constraints, .. } => match mode {
+        match &request.operation_spec {
+            OperationSpec::Upload { mode, constraints, .. } => match mode {
                 UploadMode::PostForm => return self.sign_form(target, key, constraints, lifetime).await,
                 UploadMode::Put => {
                     wanted.method = "PUT";
@@ -89,11 +89,11 @@ impl Gcs {
                 }
                 UploadMode::Credentials => return Err(no_credentials()),
             },
-            Ask::Download {
+            OperationSpec::Download {
                 mode: DownloadMode::Credentials,
                 ..
             } => return Err(no_credentials()),
-            Ask::Download { version, response, .. } => {
+            OperationSpec::Download { version, response, .. } => {
                 wanted.method = "GET";
                 wanted.query = get_query(version.as_ref(), response)?;
             }

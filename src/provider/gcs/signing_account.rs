@@ -59,8 +59,8 @@ impl GcsSigner {
         match self {
             Self::Key(key) => Ok(key.email.clone()),
             Self::Google(google) => {
-                let ask = || google.tokens.account();
-                google.account.get_or_try_init(ask).await.cloned()
+                let operation_spec = || google.tokens.account();
+                google.account.get_or_try_init(operation_spec).await.cloned()
             }
         }
     }

@@ -16,7 +16,7 @@ use super::{
     store::S3,
 };
 use crate::{
-    api::{Ask, AssumeRole, DownloadMode, Reason, UploadMode},
+    api::{AssumeRole, DownloadMode, OperationSpec, Reason, UploadMode},
     core::{SignError, SigningRequest},
     net::EgressPolicy,
 };
@@ -163,18 +163,18 @@ fn policy(role: &AssumeRole, bucket: &str, request: &SigningRequest) -> Result<S
     ));
     let allow =
         |actions: &[&str], resource: &str| json!({"Effect": "Allow", "Action": actions, "Resource": [resource]});
-    let mut statements = match &request.ask {
+    let mut statements = match &request.operation_spec {
         // By default, S3 clients upload a large file as a multipart upload, so the policy allows multipart uploads.
         // The policy does not allow reads or deletes.
-        Ask::Upload {
+        OperationSpec::Upload {
             mode: UploadMode::Credentials,
             ..
         } => vec![allow(
             &["s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"],
             &object,
         )],
-        Ask::Upload { .. } => vec![allow(&["s3:PutObject"], &object)],
-        Ask::Download {
+        OperationSpec::Upload { .. } => vec![allow(&["s3:PutObject"], &object)],
+        OperationSpec::Download {
             mode: DownloadMode::Credentials,
             ..
         } if request.key.is_prefix() => {
@@ -182,13 +182,13 @@ fn policy(role: &AssumeRole, bucket: &str, request: &SigningRequest) -> Result<S
             list["Condition"] = json!({"StringLike": {"s3:prefix": [format!("{key}*")]}});
             vec![allow(&["s3:GetObject"], &object), list]
         }
-        Ask::Download { version: None, .. } => vec![allow(&["s3:GetObject"], &object)],
-        Ask::Download { version: Some(_), .. } => vec![allow(&["s3:GetObjectVersion"], &object)],
+        OperationSpec::Download { version: None, .. } => vec![allow(&["s3:GetObject"], &object)],
+        OperationSpec::Download { version: Some(_), .. } => vec![allow(&["s3:GetObjectVersion"], &object)],
     };
     if let Some(key) = &role.kms_key_arn {
         statements.push(encryption(
             key,
-            &request.ask,
+            &request.operation_spec,
             &arn(bucket),
             &object,
             request.key.is_prefix(),
@@ -198,7 +198,7 @@ fn policy(role: &AssumeRole, bucket: &str, request: &SigningRequest) -> Result<S
     // session policy for temporary credentials contains the exact expiry.
     //
     // For a signed URL, the session policy needs no expiry, because the signature contains it.
-    if request.ask.is_for_credentials() {
+    if request.operation_spec.is_for_credentials() {
         for statement in &mut statements {
             statement["Condition"]["DateLessThan"] =
                 json!({"aws:CurrentTime": request.lifetime.expires_at.to_string()});
@@ -223,14 +223,14 @@ fn policy(role: &AssumeRole, bucket: &str, request: &SigningRequest) -> Result<S
 /// The statement allows the KMS key only through S3 (AWS KMS Developer Guide, "kms:ViaService") and only for the
 /// objects of the grant. S3 sends the object's ARN to KMS as the encryption context. For a bucket with an S3 Bucket
 /// Key, S3 sends the bucket's ARN instead.
-fn encryption(key: &str, ask: &Ask, bucket: &str, object: &str, is_prefix: bool) -> Value {
-    let actions: &[&str] = match ask {
-        Ask::Upload {
+fn encryption(key: &str, operation_spec: &OperationSpec, bucket: &str, object: &str, is_prefix: bool) -> Value {
+    let actions: &[&str] = match operation_spec {
+        OperationSpec::Upload {
             mode: UploadMode::Multipart | UploadMode::Credentials,
             ..
         } => &["kms:GenerateDataKey", "kms:Decrypt"],
-        Ask::Upload { .. } => &["kms:GenerateDataKey"],
-        Ask::Download { .. } => &["kms:Decrypt"],
+        OperationSpec::Upload { .. } => &["kms:GenerateDataKey"],
+        OperationSpec::Download { .. } => &["kms:Decrypt"],
     };
     let region = key.split(':').nth(3).unwrap_or_default();
     let mut services = vec![format!("s3.{region}.amazonaws.com")];
@@ -293,11 +293,11 @@ mod tests {
         core::{Lifetime, ObjectKey},
     };
 
-    fn request(key: &str, ask: Ask) -> SigningRequest {
+    fn request(key: &str, operation_spec: OperationSpec) -> SigningRequest {
         let t = Timestamp::UNIX_EPOCH;
         SigningRequest {
             key: ObjectKey::parse_scope(key, 1024).unwrap(),
-            ask,
+            operation_spec,
             lifetime: Lifetime {
                 issued_at: t,
                 expires_at: t,
@@ -307,8 +307,8 @@ mod tests {
         }
     }
 
-    fn upload() -> Ask {
-        Ask::Upload {
+    fn upload() -> OperationSpec {
+        OperationSpec::Upload {
             mode: UploadMode::Put,
             multipart: Default::default(),
             constraints: UploadConstraints::default(),
@@ -325,16 +325,16 @@ mod tests {
         }
     }
 
-    fn upload_by(mode: UploadMode) -> Ask {
-        Ask::Upload {
+    fn upload_by(mode: UploadMode) -> OperationSpec {
+        OperationSpec::Upload {
             mode,
             multipart: Default::default(),
             constraints: UploadConstraints::default(),
         }
     }
 
-    fn download_by(mode: DownloadMode) -> Ask {
-        Ask::Download {
+    fn download_by(mode: DownloadMode) -> OperationSpec {
+        OperationSpec::Download {
             mode,
             version: None,
             response: Default::default(),
@@ -350,8 +350,8 @@ mod tests {
             kms_key_arn: Some(kms.into()),
             ..role(Some("arn:aws:iam::123456789012:role/valet"))
         };
-        let of = |key: &str, ask: Ask| -> Vec<Value> {
-            let text = policy(&encrypting, "media", &request(key, ask.clone())).unwrap();
+        let of = |key: &str, operation_spec: OperationSpec| -> Vec<Value> {
+            let text = policy(&encrypting, "media", &request(key, operation_spec.clone())).unwrap();
             let with: Value = serde_json::from_str(&text).unwrap();
             let mut statements = with["Statement"].as_array().unwrap().clone();
             let last = statements.pop().unwrap();
@@ -359,7 +359,7 @@ mod tests {
             let without = policy(
                 &role(Some("arn:aws:iam::123456789012:role/valet")),
                 "media",
-                &request(key, ask),
+                &request(key, operation_spec),
             );
             let without: Value = serde_json::from_str(&without.unwrap()).unwrap();
             assert_eq!(json!(statements), without["Statement"]);
@@ -376,7 +376,7 @@ mod tests {
                 }},
             })
         );
-        for (ask, actions) in [
+        for (operation_spec, actions) in [
             (upload_by(UploadMode::PostForm), json!(["kms:GenerateDataKey"])),
             (
                 upload_by(UploadMode::Multipart),
@@ -389,17 +389,17 @@ mod tests {
             (download_by(DownloadMode::Url), json!(["kms:Decrypt"])),
             (download_by(DownloadMode::Credentials), json!(["kms:Decrypt"])),
         ] {
-            let statement = of("a/b", ask.clone()).remove(0);
-            assert_eq!(statement["Action"], actions, "{ask:?}");
+            let statement = of("a/b", operation_spec.clone()).remove(0);
+            assert_eq!(statement["Action"], actions, "{operation_spec:?}");
             assert_eq!(
                 statement["Condition"]["StringEquals"], put["Condition"]["StringEquals"],
-                "{ask:?}"
+                "{operation_spec:?}"
             );
             // The KMS statement of temporary credentials also contains the expiry of the credentials.
             assert_eq!(
                 statement["Condition"].get("DateLessThan").is_some(),
-                ask.is_for_credentials(),
-                "{ask:?}"
+                operation_spec.is_for_credentials(),
+                "{operation_spec:?}"
             );
         }
         // For a prefix, the KMS statement covers all objects with this prefix. It also covers the bucket, because a
@@ -440,7 +440,7 @@ mod tests {
         );
         let download = request(
             "k",
-            Ask::Download {
+            OperationSpec::Download {
                 mode: DownloadMode::Url,
                 version: Some("v".into()),
                 response: Default::default(),
@@ -458,20 +458,20 @@ mod tests {
     #[test]
     fn session_policy_for_credentials_allows_operations_and_keys() {
         let of = |key: &str, upload: bool| {
-            let ask = if upload {
-                Ask::Upload {
+            let operation_spec = if upload {
+                OperationSpec::Upload {
                     mode: UploadMode::Credentials,
                     multipart: Default::default(),
                     constraints: UploadConstraints::default(),
                 }
             } else {
-                Ask::Download {
+                OperationSpec::Download {
                     mode: DownloadMode::Credentials,
                     version: None,
                     response: Default::default(),
                 }
             };
-            let policy = policy(&role(None), "media", &request(key, ask)).unwrap();
+            let policy = policy(&role(None), "media", &request(key, operation_spec)).unwrap();
             serde_json::from_str::<serde_json::Value>(&policy).unwrap()["Statement"].take()
         };
         let end = json!({"DateLessThan": {"aws:CurrentTime": "1970-01-01T00:00:00Z"}});

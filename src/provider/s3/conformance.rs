@@ -9,7 +9,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 
 use super::{amazon, responses::tag_as_md5, store::S3};
 use crate::{
-    api::{Ask, Capability, LengthRange, Multipart, Overwrite, UploadConstraints, UploadMode},
+    api::{Capability, LengthRange, Multipart, OperationSpec, Overwrite, UploadConstraints, UploadMode},
     conformance::{
         BODY, BODY_MD5, Checker, ConformanceReport, LONGER, Missing, OTHER, OTHER_TYPE, Tamper, Unavailable, get,
         in_time,
@@ -66,9 +66,9 @@ fn by_md5(overwrite: Overwrite) -> UploadConstraints {
 }
 
 /// Returns a POST form with these constraints and with a range for the size.
-fn form(constraints: UploadConstraints) -> Ask {
+fn form(constraints: UploadConstraints) -> OperationSpec {
     let size = BODY.len() as i64;
-    Ask::Upload {
+    OperationSpec::Upload {
         mode: UploadMode::PostForm,
         multipart: Multipart::default(),
         constraints: UploadConstraints {
@@ -106,7 +106,7 @@ async fn go(trip: &mut Checker<'_, Bucket<'_>>, is_expected: bool) -> Result<(),
     if overwrite == Overwrite::Forbid {
         trip.holds(&put, "put", |_| {}, &[once]).await?;
     }
-    let bends: [(&Ask, &str, Tamper, Capability); 4] = [
+    let bends: [(&OperationSpec, &str, Tamper, Capability); 4] = [
         (
             &put,
             "type",
@@ -117,8 +117,9 @@ async fn go(trip: &mut Checker<'_, Bucket<'_>>, is_expected: bool) -> Result<(),
         (&put, "checksum", other, Capability::ChecksumSHA256),
         (&summed, "md5", other, Capability::ChecksumMD5),
     ];
-    for (ask, name, bend, capability) in bends {
-        trip.holds(ask, name, bend, &[Missing::Url(capability)]).await?;
+    for (operation_spec, name, bend, capability) in bends {
+        trip.holds(operation_spec, name, bend, &[Missing::Url(capability)])
+            .await?;
     }
     trip.binds("PUT", "put-x", &put, None).await?;
 
@@ -142,7 +143,7 @@ async fn go(trip: &mut Checker<'_, Bucket<'_>>, is_expected: bool) -> Result<(),
         trip.found.untried.push(why);
         return Ok(());
     }
-    let bends: [(&Ask, &str, Tamper, &[Capability]); 3] = [
+    let bends: [(&OperationSpec, &str, Tamper, &[Capability]); 3] = [
         (
             &form,
             "form-type",
@@ -159,9 +160,9 @@ async fn go(trip: &mut Checker<'_, Bucket<'_>>, is_expected: bool) -> Result<(),
         ),
         (&form, "form-checksum", other, &[Capability::ChecksumSHA256]),
     ];
-    for (ask, name, bend, capabilities) in bends {
+    for (operation_spec, name, bend, capabilities) in bends {
         let promises: Vec<_> = capabilities.iter().copied().map(Missing::Form).collect();
-        trip.holds(ask, name, bend, &promises).await?;
+        trip.holds(operation_spec, name, bend, &promises).await?;
     }
     trip.binds("POST", "form-x", &form, None).await?;
     if reads {

@@ -171,7 +171,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        api::{Ask, Multipart, UploadMode},
+        api::{Multipart, OperationSpec, UploadMode},
         core::{ObjectKey, SigningRequest},
         provider::s3::S3,
     };
@@ -338,7 +338,7 @@ mod tests {
             );
             let request = SigningRequest {
                 key: ObjectKey::parse("a/x", 1024).unwrap(),
-                ask: Ask::Upload {
+                operation_spec: OperationSpec::Upload {
                     mode: UploadMode::PostForm,
                     multipart: Multipart::default(),
                     constraints: replaceable(),

@@ -25,7 +25,7 @@ pub struct GrantSession {
 /// # Errors
 /// Returns [`SignError`] if the store does not enforce session policies, or if STS creates no session.
 pub async fn begin(s3: &S3, session: &Session, request: &SigningRequest) -> Result<GrantSession, SignError> {
-    session_policy_check::vouch(s3, session, &request.ask).await?;
+    session_policy_check::vouch(s3, session, &request.operation_spec).await?;
     let credentials = assume_role::assume(s3, session, request).await?.ok_or_else(|| {
         SignError::Refused("spec.s3.credentials.assumeRole was removed from the store while Valet signed".into())
     })?;

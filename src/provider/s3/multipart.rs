@@ -17,7 +17,7 @@ use super::{
     store::S3,
 };
 use crate::{
-    api::{Ask, MAX_PARTS, ObservedObject, Reason, is_entity_tag},
+    api::{MAX_PARTS, ObservedObject, OperationSpec, Reason, is_entity_tag},
     core::{
         AbortAccess, Access, AllowedRequest, ArrivedPart, Assembly, Completion, ObjectKey, OpenUpload, SignError,
         SigningRequest, UploadFact, UploadsFact,
@@ -100,7 +100,7 @@ impl Multipart for S3 {
 impl S3 {
     /// Initiates a multipart upload for a grant or for a conformance check.
     pub(super) async fn begin_upload(&self, request: &SigningRequest) -> Result<String, SignError> {
-        let Ask::Upload { constraints, .. } = &request.ask else {
+        let OperationSpec::Upload { constraints, .. } = &request.operation_spec else {
             return Err(SignError::Refused(
                 "a DownloadGrant cannot initiate a multipart upload".into(),
             ));

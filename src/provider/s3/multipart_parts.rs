@@ -20,7 +20,7 @@ pub async fn sign(
         .as_ref()
         .ok_or_else(|| SignError::Refused("the multipart upload was not initiated".into()))?;
     let parts = request
-        .ask
+        .operation_spec
         .parts()
         .filter(|parts| parts.count() <= MAX_PARTS)
         .ok_or_else(|| {

@@ -68,7 +68,7 @@ impl ProbeSteps for Steps<'_> {
             // If Valet could not test the session policy, the probe does not report an error. Valet reports the
             // problem when it must sign a credential that depends on the session policy.
             match try_session(self.s3, &self.session).await {
-                Shown::More(why) => Err(Finding::Broken(Reason::KeysNotEnforced, why)),
+                Shown::More(why) => Err(Finding::Broken(Reason::ConstraintsNotEnforced, why)),
                 Shown::Confined | Shown::Untried(_) => Ok(()),
             }
         }

@@ -92,7 +92,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        api::{Ask, DownloadMode},
+        api::{DownloadMode, OperationSpec},
         core::{Lifetime, ObjectKey},
     };
 
@@ -101,7 +101,7 @@ mod tests {
         let end: Timestamp = "2026-01-02T04:04:05Z".parse().unwrap();
         let request = SigningRequest {
             key: ObjectKey::parse_scope("a/b/", 1024).unwrap(),
-            ask: Ask::Download {
+            operation_spec: OperationSpec::Download {
                 mode: DownloadMode::Credentials,
                 version: None,
                 response: Default::default(),

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{amazon, assume_role::assume, credentials_cache::Session, responses::unreachable, store::S3};
 use crate::{
-    api::{Ask, Multipart, Operation, Reason, UploadConstraints, UploadMode},
+    api::{Multipart, Operation, OperationSpec, Reason, UploadConstraints, UploadMode},
     core::{Lifetime, ObjectKey, SignError, SigningRequest, second},
 };
 
@@ -45,7 +45,7 @@ pub async fn try_session(s3: &S3, session: &Session) -> Shown {
     };
     let request = SigningRequest {
         key,
-        ask: Ask::Upload {
+        operation_spec: OperationSpec::Upload {
             mode: UploadMode::Put,
             multipart: Multipart::default(),
             constraints: UploadConstraints::default(),
@@ -118,7 +118,7 @@ async fn write(s3: &S3, client: &Client, key: &str) -> Result<Written, SignError
 
 fn unclear(why: &str) -> SignError {
     SignError::Credentials {
-        reason: Reason::KeysNotEnforced,
+        reason: Reason::ConstraintsNotEnforced,
         message: format!("it is not known whether the store enforces session policies: {why}"),
     }
 }
@@ -128,9 +128,9 @@ fn unclear(why: &str) -> SignError {
 ///
 /// # Errors
 /// Returns [`SignError::Credentials`] if the store does not enforce session policies, or if the probe has no result.
-pub async fn vouch(s3: &S3, session: &Session, ask: &Ask) -> Result<(), SignError> {
+pub async fn vouch(s3: &S3, session: &Session, operation_spec: &OperationSpec) -> Result<(), SignError> {
     let Some(role) = s3.role() else { return Ok(()) };
-    let rests_on_it = ask.is_for_credentials() || ask.operation() == Operation::Upload;
+    let rests_on_it = operation_spec.is_for_credentials() || operation_spec.operation() == Operation::Upload;
     // Amazon documents that it enforces session policies (IAM User Guide, "Session policies"). Therefore Amazon needs
     // no probe.
     let is_documented = amazon::is_store(&s3.store) && role.endpoint.as_deref().is_none_or(amazon::is_sts);
@@ -140,7 +140,7 @@ pub async fn vouch(s3: &S3, session: &Session, ask: &Ask) -> Result<(), SignErro
     match try_session(s3, session).await {
         Shown::Confined => Ok(()),
         Shown::More(message) => Err(SignError::Credentials {
-            reason: Reason::KeysNotEnforced,
+            reason: Reason::ConstraintsNotEnforced,
             message,
         }),
         Shown::Untried(e) => Err(e),

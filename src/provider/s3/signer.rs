@@ -11,7 +11,7 @@ use super::{
     assume_role, credentials_cache::Session, fingerprint, form, grant_session, multipart_parts, presigned, store::S3,
 };
 use crate::{
-    api::{Ask, UploadMode},
+    api::{OperationSpec, UploadMode},
     core::{AllowedRequest, Credential, Lifetime, SignError, Signed, SigningRequest},
     provider::abilities::{Provider, Signer},
 };
@@ -85,7 +85,7 @@ impl S3 {
         let session = self.session().await?;
         if self.role().is_some() {
             let own = grant_session::begin(self, &session, request).await?;
-            if request.ask.is_for_credentials() {
+            if request.operation_spec.is_for_credentials() {
                 return Ok(self.signed(own.entries(self, request).await?));
             }
             let signing = Signing {
@@ -105,13 +105,13 @@ impl S3 {
     async fn sign_with(&self, signing: &Signing<'_>, request: &SigningRequest) -> Result<Signed, SignError> {
         let presigning = presigning(request.lifetime)?;
         let (client, bucket, key) = (signing.client, &self.store.bucket, request.key.as_str());
-        let credential = match &request.ask {
-            ask if ask.is_for_credentials() => {
+        let credential = match &request.operation_spec {
+            operation_spec if operation_spec.is_for_credentials() => {
                 // Valet never gives the credentials of the store itself to a client.
                 let why = "spec.s3.credentials.assumeRole is not set in the store, so Valet cannot issue temporary credentials";
                 return Err(SignError::Refused(why.into()));
             }
-            Ask::Upload { mode, constraints, .. } => match mode {
+            OperationSpec::Upload { mode, constraints, .. } => match mode {
                 UploadMode::Put => presigned::put(client, bucket, key, constraints, presigning).await?,
                 UploadMode::Multipart => {
                     Credential::Parts(multipart_parts::sign(client, bucket, request, presigning).await?)
@@ -133,7 +133,7 @@ impl S3 {
                     return Err(SignError::Refused(why));
                 }
             },
-            Ask::Download { version, response, .. } => {
+            OperationSpec::Download { version, response, .. } => {
                 presigned::get(client, bucket, key, version.clone(), response, presigning).await?
             }
         };

@@ -115,7 +115,7 @@ pub static STORES: &[Life] = &[
         name: "a store that fails the conformance check and is repaired",
         world: downloading,
         events: &[
-            (50.0, |w| w.store = unusable(Reason::KeysNotEnforced)),
+            (50.0, |w| w.store = unusable(Reason::ConstraintsNotEnforced)),
             (100.0, |w| w.store = StoreFact::Usable(good_store())),
         ],
         until: 200,
@@ -123,7 +123,7 @@ pub static STORES: &[Life] = &[
             "Current Issued",
             &[(0, 300), (0, 300)],
             [2, 0, 1],
-            &[Reason::KeysNotEnforced],
+            &[Reason::ConstraintsNotEnforced],
         ),
     },
     Life {

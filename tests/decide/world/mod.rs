@@ -13,7 +13,7 @@ use std::{
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use valet::{
-    api::{Ask, GrantStatus, ObservedObject, Reason, annotation},
+    api::{GrantStatus, ObservedObject, OperationSpec, Reason, annotation},
     core::record::{KnownStatus, RecordKey, Subject, evidence, is_newer},
     core::{
         ArrivedPart, Facts, GrantFacts, Lifetime, ObjectFact, Owner, Publish, Repairs, RulesView, SecretFact,
@@ -366,7 +366,7 @@ impl World {
 
     /// True if an object of the test size does not match the grant.
     pub fn is_mismatched(&self) -> bool {
-        let Ask::Upload { constraints, .. } = &self.grant().ask else {
+        let OperationSpec::Upload { constraints, .. } = &self.grant().operation_spec else {
             return false;
         };
         constraints.content_length.is_some_and(|n| n != SIZE)
@@ -422,6 +422,6 @@ fn records() -> RecordKey {
 fn subject(grant: &GrantFacts) -> Subject<'_> {
     Subject {
         uid: &grant.uid,
-        operation: grant.ask.operation(),
+        operation: grant.operation_spec.operation(),
     }
 }

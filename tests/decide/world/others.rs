@@ -77,7 +77,12 @@ impl World {
 
     /// Uploads a part with the current credential. The part has `more` bytes more than expected.
     pub fn put_part(&mut self, number: i64, more: i64) {
-        let wanted = self.grant().ask.parts().expect("it is a multipart upload").part(number);
+        let wanted = self
+            .grant()
+            .operation_spec
+            .parts()
+            .expect("it is a multipart upload")
+            .part(number);
         let Some(secret) = self
             .own_secret()
             .filter(|s| s.signed.is_some_and(|key| !key.is_over(self.now)))

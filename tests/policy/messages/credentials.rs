@@ -2,8 +2,8 @@
 
 use valet::{
     api::{
-        AccessRule, Ask, ByteSize, Capabilities, DownloadMode, LengthRange, Overwrite, Permission, Reason, Remedies,
-        ResponseHeaders,
+        AccessRule, ByteSize, Capabilities, DownloadMode, LengthRange, OperationSpec, Overwrite, Permission, Reason,
+        Remedies, ResponseHeaders,
     },
     core::GrantFacts,
 };
@@ -74,7 +74,7 @@ pub fn cases() -> Vec<Case> {
         ),
         lends(
             &|grant, _| {
-                grant.ask = Ask::Download {
+                grant.operation_spec = OperationSpec::Download {
                     mode: DownloadMode::Credentials,
                     version: Some("v1".into()),
                     response: ResponseHeaders::default(),

@@ -120,7 +120,7 @@ pub fn cases() -> Vec<Case> {
             },
             "Valet does not know whether ClusterObjectStore media limits a POST form to object keys with the prefix \
              in spec.key (KeyPrefix); set spec.key to one object key, or ask the store's owner to start a \
-             conformance check (annotation valetkey.dev/canary-requested-at); the store's condition KeysEnforced \
+             conformance check (annotation valetkey.dev/check-requested-at); the store's condition ConstraintsEnforced \
              shows the result",
         ),
         of_mode(

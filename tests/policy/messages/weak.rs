@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use valet::{
-    api::{Ask, Capability, DownloadMode, LengthRange, Reason, ResponseHeaders},
+    api::{Capability, DownloadMode, LengthRange, OperationSpec, Reason, ResponseHeaders},
     core::GrantFacts,
 };
 
@@ -68,7 +68,7 @@ pub fn cases() -> Vec<Case> {
         weak(
             download(),
             |g| {
-                g.ask = Ask::Download {
+                g.operation_spec = OperationSpec::Download {
                     mode: DownloadMode::Url,
                     version: Some("v1".into()),
                     response: ResponseHeaders::default(),
@@ -80,7 +80,7 @@ pub fn cases() -> Vec<Case> {
         weak(
             download(),
             |g| {
-                g.ask = Ask::Download {
+                g.operation_spec = OperationSpec::Download {
                     mode: DownloadMode::Url,
                     version: None,
                     response: ResponseHeaders {

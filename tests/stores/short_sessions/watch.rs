@@ -116,7 +116,7 @@ impl<'a> Watch<'a> {
                             self.renewed.entry(session).or_insert(elapsed);
                         }
                         let lasts = session > Timestamp::now();
-                        self.must(lasts, || "the session is over and was not renewed".into());
+                        self.must(lasts, || "the session has expired and was not renewed".into());
                     }
                     // In store `each` every credential has its own session, so the expiry would change with each
                     // poll.
@@ -149,7 +149,7 @@ impl<'a> Watch<'a> {
         let gone: Vec<_> = self.out.keys().filter(|n| !present.contains(*n)).cloned().collect();
         for name in gone {
             self.out.remove(&name);
-            self.news(&format!("key {name}"), "gone".into());
+            self.news(&format!("credential {name}"), "gone".into());
         }
     }
 
@@ -174,7 +174,7 @@ impl<'a> Watch<'a> {
         self.sessions.entry(store).or_default().insert(session);
         self.counts[0] += 1;
         self.news(
-            &format!("key {name}"),
+            &format!("credential {name}"),
             format!(
                 "until {}, signed by a session until {}",
                 self.since(ends),
@@ -186,7 +186,7 @@ impl<'a> Watch<'a> {
             if !name.contains("-up") {
                 let status = key.curl(&[]).0;
                 self.must(status == 200, || {
-                    format!("{name}: a key that was just published gives {status}")
+                    format!("{name}: a credential that was just published gives {status}")
                 });
             }
             self.ending.push(Published {
@@ -242,7 +242,9 @@ impl<'a> Watch<'a> {
             self.worked += 1;
         }
         let key = self.out.get("byhand-always").cloned();
-        let works = key.map_or("no key".to_owned(), |key| format!("a GET gives {}", key.curl(&[]).0));
+        let works = key.map_or("no credential".to_owned(), |key| {
+            format!("a GET gives {}", key.curl(&[]).0)
+        });
         self.news("use byhand-always", works);
     }
 

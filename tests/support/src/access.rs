@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use serde_json::json;
 use valet::{
-    api::{Ask, UploadGrant},
+    api::{OperationSpec, UploadGrant},
     core::{Access, AllowedRequest, GrantFacts, RulesView, SigningRequest, still_allowed},
 };
 
 /// Access to this object key for this operation.
-pub fn access_for(key: &str, ask: Ask, holder: &str) -> Access {
+pub fn access_for(key: &str, operation_spec: OperationSpec, holder: &str) -> Access {
     let grant: UploadGrant = serde_json::from_value(json!({
         "apiVersion": "valetkey.dev/v1alpha1",
         "kind": "UploadGrant",
@@ -19,7 +19,7 @@ pub fn access_for(key: &str, ask: Ask, holder: &str) -> Access {
     }))
     .expect("a grant");
     let mut grant = GrantFacts::of(&grant);
-    grant.ask = ask;
+    grant.operation_spec = operation_spec;
     // The provider must refuse some requests that the schema already refuses.
     grant.broken_rules.clear();
     if let Some((namespace, name)) = holder.split_once('.') {
@@ -39,22 +39,22 @@ pub fn access_for(key: &str, ask: Ask, holder: &str) -> Access {
 
 /// Upload access to this object key.
 pub fn access(key: &str) -> Access {
-    let ask = Ask::Upload {
+    let operation_spec = OperationSpec::Upload {
         mode: Default::default(),
         multipart: Default::default(),
         constraints: Default::default(),
     };
-    access_for(key, ask, "web.a")
+    access_for(key, operation_spec, "web.a")
 }
 
 /// The request, as if it came from a grant that the access rules allow.
 pub fn allowed(request: SigningRequest) -> AllowedRequest {
     let SigningRequest {
         key,
-        ask,
+        operation_spec,
         lifetime,
         holder,
         upload,
     } = request;
-    access_for(key.as_str(), ask, &holder).to_sign(lifetime, upload)
+    access_for(key.as_str(), operation_spec, &holder).to_sign(lifetime, upload)
 }

@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 use valet::{
     api::{
-        AccessRule, Ask, Capabilities, Capability, ClusterAccessRule, DownloadMode, GrantStatus, LengthRange,
-        Multipart, Namespaces, Operation, Overwrite, Permission, Remedies, Renewal, RenewalPermission, RenewalPolicy,
-        ResponseHeaders, ShortSessions, StoreKind, StoreRef, Terms, UploadConstraints, UploadMode,
+        AccessRule, Capabilities, Capability, ClusterAccessRule, DownloadMode, GrantStatus, LengthRange, Multipart,
+        Namespaces, Operation, OperationSpec, Overwrite, Permission, Remedies, Renewal, RenewalPermission,
+        RenewalPolicy, ResponseHeaders, ShortSessions, StoreKind, StoreRef, Terms, UploadConstraints, UploadMode,
     },
     core::{GrantFacts, RenewRequest, Signer, StoreView},
 };
@@ -57,7 +57,7 @@ pub fn upload() -> GrantFacts {
             secret_template: None,
             ttl_seconds_after_finished: None,
         },
-        ask: Ask::Upload {
+        operation_spec: OperationSpec::Upload {
             mode: UploadMode::Put,
             multipart: Multipart::default(),
             constraints: UploadConstraints::default(),
@@ -73,7 +73,7 @@ pub fn upload() -> GrantFacts {
 /// A download with the same metadata.
 pub fn download() -> GrantFacts {
     GrantFacts {
-        ask: Ask::Download {
+        operation_spec: OperationSpec::Download {
             mode: DownloadMode::Url,
             version: None,
             response: ResponseHeaders::default(),
@@ -90,7 +90,7 @@ pub fn form() -> GrantFacts {
         ..UploadConstraints::default()
     };
     GrantFacts {
-        ask: Ask::Upload {
+        operation_spec: OperationSpec::Upload {
             mode: UploadMode::PostForm,
             multipart: Multipart::default(),
             constraints,
@@ -114,7 +114,7 @@ pub fn in_parts() -> GrantFacts {
         ..UploadConstraints::default()
     };
     GrantFacts {
-        ask: Ask::Upload {
+        operation_spec: OperationSpec::Upload {
             mode: UploadMode::Multipart,
             multipart: Multipart {
                 part_size_bytes: Some(20_000),
@@ -128,7 +128,7 @@ pub fn in_parts() -> GrantFacts {
 /// An upload with `mode: Resumable`.
 pub fn resumable() -> GrantFacts {
     GrantFacts {
-        ask: Ask::Upload {
+        operation_spec: OperationSpec::Upload {
             mode: UploadMode::Resumable,
             multipart: Default::default(),
             constraints: UploadConstraints::default(),
@@ -139,15 +139,15 @@ pub fn resumable() -> GrantFacts {
 
 /// Changes an upload or a download to `mode: Credentials`, for a prefix if `prefix` is true.
 pub fn by_credentials(mut grant: GrantFacts, prefix: bool) -> GrantFacts {
-    match &mut grant.ask {
-        Ask::Upload { mode, constraints, .. } => {
+    match &mut grant.operation_spec {
+        OperationSpec::Upload { mode, constraints, .. } => {
             *mode = UploadMode::Credentials;
             *constraints = UploadConstraints {
                 overwrite: Overwrite::Allow,
                 ..UploadConstraints::default()
             };
         }
-        Ask::Download { mode, .. } => *mode = DownloadMode::Credentials,
+        OperationSpec::Download { mode, .. } => *mode = DownloadMode::Credentials,
     }
     if prefix {
         grant.terms.key = "tenants/web/users/42/".into();
@@ -164,9 +164,9 @@ pub fn renew_always(grant: &mut GrantFacts) {
 
 /// Changes the constraints of an upload.
 pub fn constrain(grant: &mut GrantFacts, change: impl FnOnce(&mut UploadConstraints)) {
-    match &mut grant.ask {
-        Ask::Upload { constraints, .. } => change(constraints),
-        Ask::Download { .. } => panic!("a download has no constraints"),
+    match &mut grant.operation_spec {
+        OperationSpec::Upload { constraints, .. } => change(constraints),
+        OperationSpec::Download { .. } => panic!("a download has no constraints"),
     }
 }
 

@@ -322,7 +322,7 @@ impl Tenant {
         // The operators of other tests can run conformance checks at the same time.
         eventually(3 * SOON, "the conformance check to finish", || {
             self.get(&format!("costore/{}", self.name()))
-                .filter(|s| s["status"]["canary"]["request"] == request)
+                .filter(|s| s["status"]["conformanceCheck"]["request"] == request)
         })
     }
 

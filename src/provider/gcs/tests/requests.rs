@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{key, lifetime};
 use crate::{
-    api::{Ask, Capability, LengthRange, Overwrite, ResponseHeaders, UploadConstraints, UploadMode},
+    api::{Capability, LengthRange, OperationSpec, Overwrite, ResponseHeaders, UploadConstraints, UploadMode},
     core::{Credential, Form, ObjectKey, SignError, Signed, SignedUrl, SigningRequest},
     provider::{
         abilities::{Provider, Signer},
@@ -66,10 +66,10 @@ fn gcs(settings: Value) -> Gcs {
     )
 }
 
-async fn sign(key: &str, ask: Ask) -> Result<Plain, SignError> {
+async fn sign(key: &str, operation_spec: OperationSpec) -> Result<Plain, SignError> {
     let request = SigningRequest {
         key: ObjectKey::parse(key, 1024).unwrap(),
-        ask,
+        operation_spec,
         lifetime: lifetime("2026-01-02T03:04:05Z".parse().unwrap(), 300),
         holder: "web.x".into(),
         upload: None,
@@ -80,16 +80,16 @@ async fn sign(key: &str, ask: Ask) -> Result<Plain, SignError> {
         .map(Flat::flat)
 }
 
-fn upload(mode: UploadMode, constraints: UploadConstraints) -> Ask {
-    Ask::Upload {
+fn upload(mode: UploadMode, constraints: UploadConstraints) -> OperationSpec {
+    OperationSpec::Upload {
         mode,
         multipart: Default::default(),
         constraints,
     }
 }
 
-fn download(version: Option<&str>, response: ResponseHeaders) -> Ask {
-    Ask::Download {
+fn download(version: Option<&str>, response: ResponseHeaders) -> OperationSpec {
+    OperationSpec::Download {
         mode: Default::default(),
         version: version.map(str::to_owned),
         response,
@@ -168,8 +168,8 @@ async fn signed_download_url_has_the_version_and_response_headers() {
 
 #[tokio::test]
 async fn constraint_that_gcs_cannot_enforce_is_not_signed() {
-    let impossible = |ask| async move {
-        match sign("a", ask).await {
+    let impossible = |operation_spec| async move {
+        match sign("a", operation_spec).await {
             Err(SignError::Impossible(why)) => why,
             other => panic!("{:?}", other.err()),
         }
@@ -364,7 +364,7 @@ async fn maximum_lifetime_is_7_days_with_a_key_and_12_hours_with_iam() {
     assert_eq!(most(&by_google), 43_200);
     let request = |seconds| SigningRequest {
         key: ObjectKey::parse("a", 1024).unwrap(),
-        ask: download(None, ResponseHeaders::default()),
+        operation_spec: download(None, ResponseHeaders::default()),
         lifetime: lifetime("2026-01-02T03:04:05Z".parse().unwrap(), seconds),
         holder: "web.x".into(),
         upload: None,

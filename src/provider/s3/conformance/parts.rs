@@ -3,7 +3,7 @@
 
 use super::transport::{Bucket, pinned, put};
 use crate::{
-    api::{Ask, Capability, Overwrite, Reason, UploadMode},
+    api::{Capability, OperationSpec, Overwrite, Reason, UploadMode},
     conformance::{Checker, ConformanceReport, LONGER, Missing, Unavailable},
     core::Completion,
     core::{Assembly, SignError, UploadFact},
@@ -20,7 +20,7 @@ pub async fn parts(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> R
         true => Overwrite::Allow,
         false => Overwrite::Forbid,
     };
-    let ask = Ask::Upload {
+    let operation_spec = OperationSpec::Upload {
         mode: UploadMode::Multipart,
         multipart: Default::default(),
         constraints: pinned(overwrite),
@@ -32,7 +32,7 @@ pub async fn parts(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> R
         trip.found.untried.push(why);
         return Ok(());
     }
-    let request = trip.request(NAME, &ask, false)?;
+    let request = trip.request(NAME, &operation_spec, false)?;
     let upload = match bucket.s3.begin_upload(&request).await {
         Ok(upload) => upload,
         Err(SignError::Impossible(why)) => {
@@ -47,7 +47,7 @@ pub async fn parts(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> R
         Err(e) => return Err(e.into()),
     };
     trip.upload = Some(upload.clone());
-    let result = tried(bucket, trip, &ask, &upload).await;
+    let result = tried(bucket, trip, &operation_spec, &upload).await;
     trip.upload = None;
     if let Err(why) = bucket.s3.abort_wholly(&request.key, &upload).await {
         let folder = &trip.folder;
@@ -61,10 +61,10 @@ pub async fn parts(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> R
 async fn tried(
     bucket: &Bucket<'_>,
     trip: &mut Checker<'_, Bucket<'_>>,
-    ask: &Ask,
+    operation_spec: &OperationSpec,
     upload: &str,
 ) -> Result<(), Unavailable> {
-    if let Err(status) = trip.good(NAME, ask).await? {
+    if let Err(status) = trip.good(NAME, operation_spec).await? {
         let why = format!(
             "the conformance check skipped multipart uploads, because the store answered status {status} to a valid part"
         );
@@ -73,10 +73,11 @@ async fn tried(
         return Ok(());
     }
     let length = Missing::Part(Capability::ContentLength);
-    trip.holds(ask, NAME, |r| r.body = LONGER.into(), &[length]).await?;
-    trip.binds("UploadPart", NAME, ask, None).await?;
+    trip.holds(operation_spec, NAME, |r| r.body = LONGER.into(), &[length])
+        .await?;
+    trip.binds("UploadPart", NAME, operation_spec, None).await?;
 
-    let key = trip.request(NAME, ask, false)?.key;
+    let key = trip.request(NAME, operation_spec, false)?.key;
     let parts = match bucket.s3.list_parts(&key, upload).await {
         UploadFact::Open(parts) => parts,
         UploadFact::Unreachable(why) => return Err(Unavailable(why)),

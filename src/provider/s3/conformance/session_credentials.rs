@@ -6,7 +6,7 @@ use aws_sdk_s3::{Client, config::http::HttpResponse, error::SdkError, primitives
 use super::super::{assume_role::assume, responses::unreachable};
 use super::transport::Bucket;
 use crate::{
-    api::{Ask, DownloadMode, Overwrite, UploadConstraints, UploadMode},
+    api::{DownloadMode, OperationSpec, Overwrite, UploadConstraints, UploadMode},
     conformance::{BODY, Checker, Missing, Unavailable},
 };
 
@@ -30,12 +30,12 @@ impl<'a> Holder<'a> {
     async fn new(
         bucket: &Bucket<'a>,
         trip: &Checker<'_, Bucket<'_>>,
-        ask: &Ask,
+        operation_spec: &OperationSpec,
         is_over: bool,
     ) -> Result<Self, Unavailable> {
         let s3 = bucket.s3;
         let session = s3.session().await?;
-        let own = assume(s3, &session, &trip.request("lent/", ask, is_over)?).await?;
+        let own = assume(s3, &session, &trip.request("lent/", operation_spec, is_over)?).await?;
         let own = own.ok_or_else(|| Unavailable("the store has no STS".into()))?;
         Ok(Self {
             client: s3.client(&own, s3.store.endpoint.as_ref()),
@@ -92,7 +92,7 @@ async fn beyond(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> Resu
     for name in ["lent/a", "lent/b", "stray-lent"] {
         trip.wrote(name);
     }
-    let upload = Ask::Upload {
+    let upload = OperationSpec::Upload {
         mode: UploadMode::Credentials,
         multipart: Default::default(),
         constraints: UploadConstraints {
@@ -140,7 +140,7 @@ async fn beyond(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> Resu
             ));
         }
     }
-    let download = Ask::Download {
+    let download = OperationSpec::Download {
         mode: DownloadMode::Credentials,
         version: None,
         response: Default::default(),

@@ -10,7 +10,7 @@ use aws_sdk_s3::{
 use futures::{FutureExt, future::BoxFuture};
 
 use crate::{
-    api::{Ask, Multipart, Overwrite, UploadConstraints, UploadMode},
+    api::{Multipart, OperationSpec, Overwrite, UploadConstraints, UploadMode},
     conformance::{BODY, PreparedRequest, TYPE, Transport, Unavailable, forge_last},
     core::{SignError, Signed, SigningRequest},
     provider::s3::{
@@ -26,8 +26,8 @@ pub struct Bucket<'a> {
     pub client: Client,
 }
 
-pub fn put(constraints: UploadConstraints) -> Ask {
-    Ask::Upload {
+pub fn put(constraints: UploadConstraints) -> OperationSpec {
+    OperationSpec::Upload {
         mode: UploadMode::Put,
         multipart: Multipart::default(),
         constraints,

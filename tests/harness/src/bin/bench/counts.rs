@@ -175,7 +175,7 @@ fn samples<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = (BTreeMap<&
 /// How often the operator polled the store for an object, with any result.
 pub fn looks(operator: &Operator) -> Result<u64> {
     let text = operator.metrics()?;
-    Ok(samples(&text, "valet_store_looks_total").map(|(_, n)| n as u64).sum())
+    Ok(samples(&text, "valet_store_polls_total").map(|(_, n)| n as u64).sum())
 }
 
 /// The CPU time and memory of a process.

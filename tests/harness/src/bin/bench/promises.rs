@@ -79,7 +79,7 @@ impl Bench {
         self.watch.alive()?;
         let last = live.iter().filter_map(|name| self.watch.went(name)).max();
         let took = last
-            .context("no key was live")?
+            .context("no grant was live")?
             .duration_since(began)
             .unwrap_or_default();
         println!(

@@ -25,20 +25,21 @@ const HEAD: &str = "
 ";
 
 const TAIL: &str = "
-**not by Azurite** means that the request got through, with this status, although the key does not permit it: Azurite looks at no addresses, and where a key names a stored access policy it takes times and
-permissions from the policy alone. Azure does as the key says (documented). `version` is not tried, since Azurite keeps none: the signature is the one that Microsoft's own package makes, as all of
-them are (`tests/azure/signatures.rs`).
+**not by Azurite** means that the request succeeded with this status although the SAS does not permit it. Azurite does not check IP addresses. If a SAS
+names a stored access policy, Azurite reads the times and permissions only from the policy. According to its documentation, Azure enforces the SAS. The
+tests do not cover `version`, because Azurite keeps no versions. Separate tests check that Microsoft's own package creates equal signatures
+(`tests/azure/signatures.rs`).
 
-| row | the bad requests |
+| row | the invalid requests |
 |---|---|
-| the other verb | a download with a key for uploads, an upload with one for downloads |
-| permissions | all of them written into the key |
-| other operations on the blob | after the upload, with its key: metadata, properties, a lease, another access tier |
-| a snapshot of the blob | after the upload, with its key. The permission to create covers it, by Azure's documentation, too |
-| https only | plain http with a key for https |
-| `ipRange` | from another address than the key says |
-| the policy is removed | the same request, after it worked |
-| `x-ms-copy-source`, unsigned | another blob of the account as the source. Valet finds it out and hands out no upload keys there, unless the owner tolerates it |
+| the other method | a download with a SAS for uploads, an upload with a SAS for downloads |
+| permissions | the SAS with all permissions |
+| other operations on the blob | after the upload, with the same SAS: metadata, properties, a lease, a different access tier |
+| a snapshot of the blob | after the upload, with the same SAS. According to Azure's documentation, the permission to create also permits snapshots |
+| HTTPS only | plain HTTP with a SAS for HTTPS |
+| `ipRange` | from an address outside the range of the SAS |
+| the policy is deleted | the valid request again, after the stored access policy was deleted |
+| `x-ms-copy-source`, unsigned | a different blob of the account as the source. Valet detects this, and signs no upload SAS for this store unless the owner tolerates it |
 ";
 
 /// The rows of the table.
@@ -51,19 +52,19 @@ type Cell = fn(&Servers<'_>, Column, &str) -> Option<Result<Outcome>>;
 
 const ROWS: [(&str, Cell); 20] = [
     ("method", method),
-    ("the other verb", other_verb),
-    ("key", another_blob),
+    ("the other method", other_verb),
+    ("object key", another_blob),
     ("expiry", expiry),
-    ("expiry, a later end written into it", later_end),
+    ("expiry, changed to a later time", later_end),
     ("signature", signature),
     ("permissions", widened),
     ("`overwrite: Forbid`", write_once),
     ("other operations on the blob", other_operations),
     ("a snapshot of the blob", snapshot),
     ("`response`", response),
-    ("https only", https_only),
+    ("HTTPS only", https_only),
     ("`ipRange`", ip_range),
-    ("the policy is removed", removed),
+    ("the policy is deleted", removed),
     ("`contentType`", |s, c, n| {
         refused(s, c, n, json!({"constraints": {"contentType": "a/b"}}), "(ContentType)")
     }),

@@ -37,23 +37,23 @@ pub const ROWS: [Row; 21] = [
         cells: method,
     },
     Row {
-        name: "key",
+        name: "object key",
         cells: key,
     },
     Row {
-        name: "key below a prefix",
+        name: "object keys with a prefix",
         cells: prefix::other_keys,
     },
     Row {
-        name: "the same, type and size",
+        name: "the same, with type and size",
         cells: prefix::constraints,
     },
     Row {
-        name: "the same, named by the file",
+        name: "the same, with `${filename}`",
         cells: prefix::by_file,
     },
     Row {
-        name: "the same, `..` in the key",
+        name: "the same, with `..`",
         cells: prefix::leading_out,
     },
     Row {
@@ -101,7 +101,7 @@ pub const ROWS: [Row; 21] = [
         cells: version,
     },
     Row {
-        name: "fields that the form has not",
+        name: "additional form fields",
         cells: attacks::more_fields,
     },
     Row {
@@ -113,7 +113,7 @@ pub const ROWS: [Row; 21] = [
         cells: attacks::copy_source,
     },
     Row {
-        name: "the same, a session for each key",
+        name: "the same, with `assumeRole`",
         cells: attacks::copy_source_in_session,
     },
 ];
@@ -460,7 +460,7 @@ fn version(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>>
     let run = || {
         if store.software == Software::Garage {
             return Ok(Outcome {
-                said: "it keeps none".into(),
+                said: "no versions".into(),
                 as_documented: true,
             });
         }

@@ -105,7 +105,7 @@ const ROWS: [Tries; 17] = [
             },
         )
     }),
-    ("key", |column| {
+    ("object key", |column| {
         Try::Bends(
             plain(column),
             match column {
@@ -114,7 +114,7 @@ const ROWS: [Tries; 17] = [
             },
         )
     }),
-    ("key below a prefix", |column| match column {
+    ("object keys with a prefix", |column| match column {
         Column::Form => Try::Below(
             with(
                 column,
@@ -144,7 +144,7 @@ const ROWS: [Tries; 17] = [
             }],
         )
     }),
-    ("expiry, a later end written into it", |column| match column {
+    ("expiry, changed to a later time", |column| match column {
         Column::Form => Try::Nothing,
         _ => Try::Bends(
             plain(column),
@@ -270,7 +270,7 @@ const ROWS: [Tries; 17] = [
         ),
         _ => Try::Nothing,
     }),
-    ("fields that the form has not", |column| match column {
+    ("additional form fields", |column| match column {
         Column::Form => Try::Bends(
             plain(column),
             &[
@@ -453,20 +453,20 @@ pub fn page(rows: &[Row]) -> String {
     }
     text.push_str(
         "
-fake-gcs-server looks at no signature, no date, no precondition and no size. So the good request is sent to it, and arrives; and the bad ones are judged by a
-checker, in Python over another library's RSA, that does what Google's documentation says of a request: *refused* is its word, and what
-fake-gcs-server answered to the same request stands in parentheses. Google itself was not asked. That Google's own client signs the same URLs, `version` among
-them, is a test (`tests/google/signatures.rs`), and so are Google's own conformance tests for signatures (`src/provider/gcs/tests.rs`).
+fake-gcs-server checks no signatures, dates, preconditions or sizes. Therefore the valid request is sent to it, and the object arrives. A separate
+checker in Python evaluates the invalid requests, as Google's documentation says. *refused* is the result of the checker. The status that
+fake-gcs-server answered to the same request is in parentheses. No request is sent to Google. Other tests check that Google's own client signs equal
+URLs, also with `version` (`tests/google/signatures.rs`). `src/provider/gcs/tests.rs` runs Google's own conformance tests for signatures.
 
-| row | the bad requests |
+| row | the invalid requests |
 |---|---|
-| key below a prefix | of a form whose grant's key ends with `/`: keys that begin otherwise; another type, and none; a byte too few, a byte too many |
-| `contentLengthRange` | also: another range in the header; no such header |
-| `checksumMD5` | other bytes; other bytes and their own checksum; other bytes and none |
-| `overwrite: Forbid` | a second upload; one without the header that says so |
-| `response` other than type and disposition | Google has no others |
-| fields that the form has not | metadata, an ACL, another status |
-| `x-goog-copy-source`, unsigned | another object of the bucket as the source |
+| object keys with a prefix | a form for a grant whose `spec.key` ends with `/`: object keys without the prefix; a different content type, and none; one byte too few, one byte too many |
+| `contentLengthRange` | also: a different range in the header; no such header |
+| `checksumMD5` | different bytes; different bytes with their own checksum; different bytes without a checksum |
+| `overwrite: Forbid` | a second upload; an upload without the header that forbids overwriting |
+| `response` other than type and disposition | Google has no other parameters |
+| additional form fields | metadata, an ACL, a different status |
+| `x-goog-copy-source`, unsigned | a different object of the bucket as the source |
 ",
     );
     text

@@ -91,12 +91,12 @@ fn conformance() -> Result<ExitCode> {
     let same = before == text;
     if !same && check {
         println!(
-            "\n{} says something else: run make conformance and read the difference",
+            "\n{} differs: run make conformance and read the difference",
             page.display()
         );
     } else if !same {
         fs::write(&page, &text).context(format_args!("cannot write {}", page.display()))?;
-        println!("\n{} was written anew: read the difference", page.display());
+        println!("\n{} has changed: read the difference", page.display());
     }
     let seconds = began.elapsed().as_secs();
     println!("\n{all} cells, {right} as documented, in {seconds} s");
@@ -118,7 +118,7 @@ fn table(store: &Store<'_>) -> Result<Table> {
     }
     let mut parts = Vec::new();
     if store.wants_checksums() {
-        parts.push(("an upload", parts::without_checksum(store)?));
+        parts.push(("an upload without a checksum", parts::without_checksum(store)?));
     }
     let tried = if store.wants_checksums() { &[] } else { &parts::ROWS[..] };
     for (n, row) in tried.iter().enumerate() {
@@ -126,7 +126,8 @@ fn table(store: &Store<'_>) -> Result<Table> {
         let Some(cell) = (row.cell)(store, &object) else {
             continue;
         };
-        let cell = cell.map_err(|e| Error::new(format!("{} in parts on {}: {e}", row.name, store.name())))?;
+        let cell =
+            cell.map_err(|e| Error::new(format!("multipart upload, {} on {}: {e}", row.name, store.name())))?;
         parts.push((row.name, cell));
     }
     Ok(Table {

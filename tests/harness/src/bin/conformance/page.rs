@@ -8,63 +8,62 @@ use crate::{Table, cells::Outcome};
 
 const HEAD: &str = "# What stores enforce
 
-`make conformance` writes this page: it starts the servers, has `valet sign` make a key for each cell, and uses it by plain
-curl, once as the grant says and at least once otherwise. The build fails if a server behaves otherwise than Valet says.
+`make conformance` writes this page. It starts the servers that the page names. For each cell, `valet sign` signs a credential. Then `curl` sends one
+valid request, and at least one invalid request that the grant does not allow. The build fails if a server behaves differently from what Valet says.
 
-A cell has the HTTP status of the good request, then those of the bad ones. All bad ones are refused and nothing of them
-arrives, unless the cell says otherwise. *refused by Valet* means that no key is signed at all: the store could not hold it to
-the grant (`CapabilityMissing`). A dash is a question that does not arise.
+A cell shows the HTTP status of the valid request, and then the statuses of the invalid requests. Unless the cell says otherwise, the server rejects
+all invalid requests, and they change nothing. *refused by Valet* means that Valet signs no credential, because the store could not enforce the
+constraint (`CapabilityMissing`). A dash means that the test does not apply.
 
 ";
 
 const TAIL: &str = "
-What the rows try:
+The rows test these requests:
 
-| row | the bad requests |
+| row | the invalid requests |
 |---|---|
-| method | DELETE with a URL for PUT or GET; PUT of a form |
-| key | another key in the path, or in the form |
-| key below a prefix | of a form whose grant's key ends with `/`: keys that begin otherwise, as those of a sibling, in capitals or encoded; a second key |
-| the same, type and size | another type; none; a byte more than the most; a byte less than the least |
-| the same, named by the file | none: the form as it is, whose key ends with `${filename}` |
-| the same, `..` in the key | `..` behind the prefix, in four spellings. It may be taken, as a name like others, and reaches nothing above the prefix |
-| expiry | two seconds after its end; and with a later end written into it |
-| signature | another last digit; none at all; of a form also the policy of another form |
-| `contentType` | another type; none |
-| `contentLength` | a byte less, a byte more, none |
-| `contentLengthRange` | a byte less than the least, a byte more than the most |
-| `checksumSHA256` | other bytes; other bytes and their own checksum; other bytes and none |
-| `checksumMD5` | the same |
-| `overwrite: Forbid` | a second upload; one without the header that says so |
-| `response` | another type to answer with |
-| `version` | another version; none |
-| an upload without a checksum | none: what `valet sign` says |
-| fields that the form has not | metadata, an ACL, a redirect, a second key |
-| `x-amz-meta-owner`, unsigned | a header that the key does not name |
-| `x-amz-copy-source`, unsigned | a header by which the holder of the key asks the store to copy another object into this one |
+| method | a DELETE request with a URL for PUT or GET; a PUT request with a form |
+| object key | a different object key in the path or in the form |
+| object keys with a prefix | a form for a grant whose `spec.key` ends with `/`, with object keys that do not have the prefix: keys of a sibling, the prefix in capital letters or encoded; a second field `key` |
+| the same, with type and size | a different content type; no content type; one byte more than the maximum; one byte less than the minimum |
+| the same, with `${filename}` | none: the form is used unchanged, and its object key ends with `${filename}` |
+| the same, with `..` | `..` after the prefix, in four spellings. The store may accept it as an ordinary name, if the request reaches no object outside the prefix |
+| expiry | the valid request two seconds after the expiry; a request whose expiry was changed to a later time |
+| signature | a changed last digit; no signature; for a form also the policy of a different form |
+| `contentType` | a different content type; no content type |
+| `contentLength` | one byte less; one byte more; no length |
+| `contentLengthRange` | one byte less than the minimum; one byte more than the maximum |
+| `checksumSHA256` | different bytes; different bytes with their own checksum; different bytes without a checksum |
+| `checksumMD5` | the same as for `checksumSHA256` |
+| `overwrite: Forbid` | a second upload; an upload without the header that forbids overwriting |
+| `response` | a different content type of the response |
+| `version` | a different version; no version |
+| an upload without a checksum | none: the cell shows the answer of `valet sign` |
+| additional form fields | metadata, an ACL, a redirect, a second field `key` |
+| `x-amz-meta-owner`, unsigned | a header that the signature does not cover |
+| `x-amz-copy-source`, unsigned | a header with which the holder of the URL asks the store to copy a different object into this one |
 
-Of uploads in parts (`mode: Multipart`) it is the last of two parts that is sent otherwise; the good answer is to the part as it should be, after
-which the object is put together, as the operator would. `contentLength`: the signed size of that part. `overwrite: Forbid`: an object came
-before the parts were put together. *aborted*: a part that is sent after the upload was aborted.
+**Multipart uploads** (`mode: Multipart`). The invalid request is the upload of the last of two parts. The valid request uploads this part as signed,
+and then the test completes the upload, as the operator does. `contentLength` is the signed size of this part. For `overwrite: Forbid`, the object is
+created before the multipart upload is completed. *aborted* is the upload of a part after the multipart upload was aborted.
 
-Which store obeys headers that are not signed, Valet finds out by itself and says it in the store's status
-(`UnsignedHeadersRefused`). There it hands out keys for PUT only if each has a session of its own (`assumeRole`), whose rights
-end at the one object, or if the store's owner says that he accepts it (`unsignedHeaders: Tolerate`). A form takes no such
-header for anything.
+**Unsigned headers.** Valet detects whether a store obeys unsigned headers, and writes the result into the condition `UnsignedHeadersRefused` of the
+store. If the store obeys them, Valet signs PUT URLs only in two cases: each URL has its own session (`assumeRole`) that permits only this object, or
+the store's owner accepts the risk (`unsignedHeaders: Tolerate`). With a POST form, such headers have no effect.
 
-Garage 2.5 does not know `If-None-Match` and lets a write-once key write again. Ask for [a trial with real keys](stores.md#conformance-check)
-on such a store: `WriteOnce` is then missing in its capabilities, and grants that need it are refused. `make conformance` tries that, too.
+**Garage** 2.5 ignores `If-None-Match`, so a write-once URL can overwrite the object. Request a [conformance check](stores.md#conformance-check) of
+such a store. Then the store loses the capability `WriteOnce`, and Valet refuses grants that need it. `make conformance` also tests this.
 
-The simulated ones are versitygw behind a proxy that answers as Backblaze B2 does to conditional writes (501 NotImplemented), or as Amazon S3 does to
-uploads without a checksum into a bucket whose Object Lock has a default retention (400 InvalidRequest). Valet finds either out by itself and says it in the
-store's status. `valet sign` had such a status. On the first one the grants of the other rows say `overwrite: Allow`; on the second one they give
-`checksumSHA256`, so that a bad request can be refused for its bytes, too.
+**Simulated stores.** These are versitygw behind a proxy. The first one answers conditional writes as Backblaze B2 does (501 NotImplemented). The
+second one answers uploads without a checksum as Amazon S3 does for a bucket whose Object Lock has a default retention (400 InvalidRequest). Valet
+detects both, and writes the result into the status of the store. In these tests, `valet sign` reads a store with such a status. The grants of the
+other rows have `overwrite: Allow` on the first store, and `checksumSHA256` on the second store.
 
-versitygw 1.8 keeps objects as files, and follows `..` in a form's key to another object. A policy cannot forbid that, so a form for everything
-below a key is signed for Amazon's own endpoints, where a key is bytes, and for another store only after [a trial with real keys](stores.md#conformance-check) has
-shown that it keeps to the prefix (`PostForm/KeyPrefix`). Here they were signed all the same.
+**versitygw** 1.8 stores objects as files, and `..` in the object key of a form leads to a different object. A policy cannot forbid this. Therefore
+Valet signs a form for a prefix only for Amazon's own endpoints, or after a [conformance check](stores.md#conformance-check) has shown that the store
+enforces the prefix (`PostForm/KeyPrefix`). The tests on this page sign such forms without the check.
 
-A form (`mode: PostForm`) cannot be write-once: a second one replaces the object. So a grant for a form must say
+**POST forms** (`mode: PostForm`) cannot be write-once: a second upload replaces the object. Therefore a grant for a form must have
 `overwrite: Allow`.
 ";
 
@@ -76,7 +75,7 @@ pub fn page(all: &[Table], before: &str) -> String {
         && let Some(start) = before.find(&format!("\n## {}\n", name(garage)))
     {
         let rest = &before[start..];
-        let end = rest.find("\n\nWhat the rows try").unwrap_or(rest.len());
+        let end = rest.find("\n\nThe rows test these requests").unwrap_or(rest.len());
         text += rest[..end].trim_end();
         text.push('\n');
     }
@@ -99,7 +98,7 @@ pub fn tables(all: &[Table]) -> String {
             let cells: Vec<_> = cells.iter().map(cell).collect();
             let _ = writeln!(text, "| {row} | {} |", cells.join(" | "));
         }
-        let _ = writeln!(text, "\n| | upload in parts |\n|---|---|");
+        let _ = writeln!(text, "\n| | multipart upload |\n|---|---|");
         for (row, one) in &table.parts {
             let _ = writeln!(text, "| {row} | {} |", said(one));
         }

@@ -44,7 +44,7 @@ pub const ROWS: [Row; 10] = [
         cell: another_upload,
     },
     Row {
-        name: "key",
+        name: "object key",
         cell: |s, k| Some(bent(s, k, &[(&|r: &mut Request| r.in_url("x.bin?", "x.bin-2?"), LAST)])),
     },
     Row {
@@ -68,7 +68,7 @@ pub const ROWS: [Row; 10] = [
         cell: |s, k| Some(copy_source(s, k)),
     },
     Row {
-        name: "the same, a session for each key",
+        name: "the same, with `assumeRole`",
         cell: copy_source_in_session,
     },
 ];

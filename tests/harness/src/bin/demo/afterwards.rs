@@ -14,7 +14,7 @@ impl Show {
     pub fn overview(&mut self) -> Result<()> {
         self.stage.step(
             "What the team sees",
-            "One row a grant; kubectl wait, Helm, Argo CD and Flux read the same Ready.",
+            "One row per grant. kubectl wait, Helm, Argo CD and Flux read the same condition Ready.",
         );
         let rows = self.stage.run("kubectl get ug,dg -n web")?;
         let row = |name: &str, words: [&str; 2]| {
@@ -24,15 +24,15 @@ impl Show {
         };
         self.stage.check(
             row("/avatar-42 ", ["True", "Completed"]) && row("/avatar-42-read ", ["True", "Issued"]),
-            "one is completed, the other one's key works",
+            "one grant is completed, the credential of the other grant works",
         );
         Ok(())
     }
 
     pub fn the_end_of_a_key(&mut self) -> Result<()> {
         self.stage.step(
-            "The end of a key",
-            "Eight seconds to live, and five more until the finished grant is collected.",
+            "A credential expires",
+            "The credential is valid for eight seconds. Five seconds later, Valet deletes the finished grant.",
         );
         let grant = "apiVersion: valetkey.dev/v1alpha1
 kind: DownloadGrant
@@ -64,8 +64,8 @@ spec:
             match end.duration_since(now) {
                 Ok(left) => self
                     .stage
-                    .live(&format!("the key works for another {} s", left.as_secs() + 1)),
-                Err(over) => self.stage.live(&format!("over for {} s", over.duration().as_secs())),
+                    .live(&format!("the credential works for another {} s", left.as_secs() + 1)),
+                Err(over) => self.stage.live(&format!("expired for {} s", over.duration().as_secs())),
             }
             if self.secret_exists("quick-look") {
                 return None;
@@ -80,29 +80,27 @@ spec:
         self.stage.check(
             !early && late.is_some(),
             &match late {
-                Some(late) => format!("its Secret was gone {:.2} s after its end", late.as_secs_f64()),
-                None => "its Secret goes at its end and not before".to_owned(),
+                Some(late) => format!("its Secret was deleted {:.2} s after the expiry", late.as_secs_f64()),
+                None => "its Secret is deleted at the expiry and not before".to_owned(),
             },
         );
         let (_, refusal) = self.stage.attempt("curl --config quick/curl.cfg --no-fail --write-out '\\nHTTP %{http_code}\\n' | grep -aoE '<(Code|Message)>[^<]*|^HTTP.*'")?;
-        self.stage.check(
-            refusal.contains("HTTP 403"),
-            "whoever kept a copy of the old URL is refused by the store",
-        );
+        self.stage
+            .check(refusal.contains("HTTP 403"), "the store rejects a copy of the old URL");
         self.stage
             .run("kubectl wait --for=delete dg/quick-look -n web --timeout=30s")?;
         let over = SystemTime::now().duration_since(end).unwrap_or_default();
         self.stage.check(
             over >= Duration::from_millis(4500),
-            &format!("the grant was collected {:.0} s after that", over.as_secs_f64()),
+            &format!("the grant was deleted {:.0} s after that", over.as_secs_f64()),
         );
         Ok(())
     }
 
     pub fn refused(&mut self) -> Result<()> {
         self.stage.step(
-            "What is not allowed is refused, with the reason",
-            "The rule for the namespace web ends at tenants/web/.",
+            "Valet refuses what no rule allows, with the reason",
+            "The rule for the namespace web allows only object keys under tenants/web/.",
         );
         let grant = "apiVersion: valetkey.dev/v1alpha1
 kind: DownloadGrant
@@ -122,20 +120,21 @@ spec:
         let deployer = self.stage.run("kubectl get dg salaries -n web -o json | kstatus")?;
         self.stage.check(
             message.starts_with("KeyNotAllowed") && message.contains("tenants/web"),
-            "the reason says what would be allowed",
+            "the message says what is allowed",
         );
         self.stage.check(
             deployer.starts_with("Failed"),
-            "Helm, Argo CD and Flux see that it has failed, and do not wait for ever",
+            "Helm, Argo CD and Flux see that the grant has failed, and stop waiting",
         );
-        self.stage.check(!self.secret_exists("salaries"), "no key was signed");
+        self.stage
+            .check(!self.secret_exists("salaries"), "no credential was signed");
         Ok(())
     }
 
     pub fn ledger(&mut self) -> Result<()> {
         self.stage.step(
-            "What all this has cost the cluster",
-            "Everything that Valet has written for avatar-42, from the apiserver's audit log: key, status; and after the upload again.",
+            "The writes to the apiserver",
+            "All writes of Valet for avatar-42 from the apiserver's audit log: the Secret and the status, and the changes after the upload.",
         );
         let events = self.cluster.audit()?;
         let writes: Vec<&valet_harness::AuditEvent> = events
@@ -153,7 +152,7 @@ spec:
         let made = avatar.iter().filter(|line| line.contains(" create secrets ")).count();
         self.stage.check(
             made == 1 && avatar.len() <= 4,
-            &format!("one Secret made, {} writes in all", avatar.len()),
+            &format!("one Secret created, {} writes in total", avatar.len()),
         );
         let elsewhere: Vec<_> = writes
             .iter()
@@ -165,7 +164,7 @@ spec:
         }
         self.stage.check(
             elsewhere.len() <= 1 && elsewhere.iter().all(|line| line.contains("valet-record-key")),
-            "it has written Secrets in the tenant's namespace only, besides its own record key",
+            "Valet has written Secrets only in the tenant's namespace, except its own record key",
         );
         Ok(())
     }

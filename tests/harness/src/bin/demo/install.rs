@@ -12,7 +12,7 @@ impl Show {
         self.stage.check(
             version.contains("Server Version: v"),
             &format!(
-                "the cluster answers, {:.1} s after its start",
+                "the apiserver answers, {:.1} s after its start",
                 self.cluster.started_in().as_secs_f64()
             ),
         );
@@ -22,7 +22,7 @@ impl Show {
         self.stage.check(
             status.trim() == "403",
             &format!(
-                "the store answers, {:.1} s after its start, and lets nobody in without a key",
+                "the store answers, {:.1} s after its start, and rejects requests without a credential",
                 self.store.started_in().as_secs_f64()
             ),
         );
@@ -31,8 +31,8 @@ impl Show {
 
     pub fn install(&mut self) -> Result<()> {
         self.stage.step(
-            "Install Valet's kinds",
-            "Four custom resources; their rules are checked by the apiserver itself.",
+            "Install the CRDs",
+            "Four custom resources. The apiserver itself checks their validation rules.",
         );
         self.stage.run("valet crds | kubectl apply -f -")?;
         self.stage
@@ -41,7 +41,7 @@ impl Show {
         let all = ["UploadGrant", "DownloadGrant", "ObjectStore", "ClusterObjectStore"];
         self.stage.check(
             all.iter().all(|kind| kinds.contains(kind)),
-            "the cluster knows grants and stores",
+            "the cluster has the resources of Valet",
         );
         Ok(())
     }
@@ -49,7 +49,7 @@ impl Show {
     pub fn operator(&mut self) -> Result<()> {
         self.stage.step(
             "Start the operator",
-            "One process; in a cluster it would run as a Deployment.",
+            "One process. In a cluster, it runs as a Deployment.",
         );
         self.stage.run("kubectl create namespace valet-system")?;
         self.stage
@@ -76,7 +76,7 @@ impl Show {
     pub fn platform_team(&mut self) -> Result<()> {
         self.stage.step(
             "The platform team owns the store",
-            "Its credentials stay in valet-system; its rules say who may ask for what.",
+            "The store's credentials stay in valet-system. Its access rules say what each namespace can request.",
         );
         self.stage.run(
             "kubectl create secret generic media-keys -n valet-system \\\n  \
@@ -110,8 +110,7 @@ spec:
             .run("kubectl wait --for=condition=Ready costore/media --timeout=30s")?;
         self.stage.run("kubectl create namespace web")?;
         let ready = self.stage.run("kubectl get costore media")?;
-        self.stage
-            .check(ready.contains("True"), "the store is ready to be asked for keys");
+        self.stage.check(ready.contains("True"), "the store is Ready");
         Ok(())
     }
 }

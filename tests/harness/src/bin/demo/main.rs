@@ -49,11 +49,11 @@ fn play(keep: bool) -> Result<bool> {
     let programs = Scratch::new("bin")?;
     symlink(&valet, programs.join("valet")).context("cannot make a link")?;
     let mut stage = Stage::new(&[programs.path(), tools.folder()])?;
-    stage.title("Valet: an hour's key to one object, in a Secret, and never the store's credentials");
+    stage.title("Valet: temporary access to one object, in a Secret, without the store's credentials");
 
     stage.step(
         "A cluster and an object store",
-        "etcd, kube-apiserver and kube-controller-manager, and versitygw, which speaks S3: real ones, as plain processes.",
+        "etcd, kube-apiserver, kube-controller-manager and the S3 server versitygw run as processes.",
     );
     let (cluster, store) = start_servers(&tools)?;
     store.create_versioned_bucket("media")?;
@@ -74,7 +74,10 @@ fn play(keep: bool) -> Result<bool> {
     if let Err(error) = show.story() {
         show.stage.fail(&error);
         if let Some(operator) = &show.operator {
-            println!("\nThe operator's last words:\n{}", operator.process().log_tail());
+            println!(
+                "\nThe last lines of the operator's log:\n{}",
+                operator.process().log_tail()
+            );
         }
         println!("\nIn the namespace web:\n{}", show.cluster.dump("web"));
         show.cluster.scratch().keep();
@@ -149,7 +152,7 @@ impl Show {
             "kubectl get valet -A",
             "kubectl explain ug.spec.constraints",
             "sed 's/avatar-42/avatar-43/; s#/42/#/43/#' avatar-42.yaml | kubectl apply -f - && kubectl get ug -n web -w",
-            "kubectl patch costore media --type=merge -p '{\"spec\":{\"access\":[]}}'   # and see the keys go",
+            "kubectl patch costore media --type=merge -p '{\"spec\":{\"access\":[]}}'   # and see Valet delete the Secrets",
         ] {
             println!("  {line}");
         }
@@ -157,6 +160,6 @@ impl Show {
             println!("  tail -f {}", operator.log().display());
             println!("  curl -s http://127.0.0.1:{}/metrics | grep ^valet", operator.port());
         }
-        println!("\nCtrl-C here ends it all and tidies up.");
+        println!("\nCtrl-C stops everything and deletes the files.");
     }
 }

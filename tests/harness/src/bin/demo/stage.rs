@@ -37,7 +37,7 @@ impl Stage {
         let scratch = Scratch::new("demo")?;
         let old = env::var_os("PATH").unwrap_or_default();
         let path = programs.iter().map(PathBuf::from).chain(env::split_paths(&old));
-        let path = env::join_paths(path).context("cannot put together PATH")?;
+        let path = env::join_paths(path).context("cannot set PATH")?;
         let live = std::io::stdout().is_terminal() && env::var_os("TERM").is_none_or(|term| term != "dumb");
         let plain = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Ok(Self {
@@ -210,10 +210,13 @@ impl Stage {
         let took = format!("{:.0} s", self.began.elapsed().as_secs_f64());
         if self.broken.is_empty() {
             let ticks = self.paint("32", &"✓".repeat(self.kept as usize));
-            println!("{ticks} {} checks in {} steps held, in {took}.", self.kept, self.steps);
+            println!(
+                "{ticks} {} checks in {} steps passed, in {took}.",
+                self.kept, self.steps
+            );
         } else {
             println!(
-                "{} {} of {} checks did not hold:",
+                "{} {} of {} checks failed:",
                 self.paint("31", "✗"),
                 self.broken.len(),
                 self.kept as usize + self.broken.len()

@@ -19,8 +19,8 @@ kubectl get secret "$1" -n web -o go-template='{{range $name, $value := .data}}{
 impl Show {
     pub fn tenant(&mut self) -> Result<()> {
         self.stage.step(
-            "A tenant asks for a key: this object, this type, these very bytes, five minutes",
-            "Whatever the grant says becomes part of the signature, so that the store enforces it.",
+            "A tenant creates a grant: one object, one content type, one checksum, five minutes",
+            "The signature contains the constraints of the grant, so the store enforces them.",
         );
         self.stage.run(&format!("head -c {SIZE} /dev/urandom > avatar.png"))?;
         let checksum = self.stage.run("openssl dgst -sha256 -binary avatar.png | base64")?;
@@ -59,7 +59,7 @@ spec:
         self.stage.check(
             names == ["curl.cfg", "expiry", "headers", "method", "provider", "type", "url"]
                 && secret["type"] == "valetkey.dev/grant",
-            "the key is in a Secret of the tenant's namespace, and nothing else is",
+            "the Secret in the tenant's namespace contains only the credential",
         );
         let annotations = &secret["metadata"]["annotations"];
         let time = |name: &str| {
@@ -71,26 +71,25 @@ spec:
             time("issued-at")
                 .zip(time("expires-at"))
                 .is_some_and(|(from, to)| to.duration_since(from).as_secs() == 300),
-            "it says when the key ends: 300 s after it was signed",
+            "it contains the expiry: 300 s after the signature",
         );
         let grant = self.cluster.kubectl_json(&["get", "ug", "avatar-42", "-n", "web"])?;
         let owner = &secret["metadata"]["ownerReferences"][0];
         self.stage.check(
             owner["uid"] == grant["metadata"]["uid"] && owner["controller"] == true,
-            "it belongs to the grant and goes when the grant goes",
+            "the grant owns the Secret, so Kubernetes deletes it with the grant",
         );
         Ok(())
     }
 
     pub fn workload(&mut self) -> Result<()> {
         self.stage.step(
-            "The workload has a mounted file and curl: no SDK, no credentials, no access to the cluster",
-            "There is no node here, so a script does what the kubelet does when a pod mounts the Secret.",
+            "The workload needs a mounted file and curl: no SDK, no store credentials, no access to the cluster",
+            "There is no node, so a script does what the kubelet does when a pod mounts the Secret.",
         );
         self.stage.file("mount.sh", MOUNT)?;
         self.stage.run("sh mount.sh avatar-42 grant && ls -x grant")?;
-        self.stage
-            .note("First something else than was agreed, of the same size:");
+        self.stage.note("First a different file of the same size:");
         self.stage.run(&format!("head -c {SIZE} /dev/zero > zeros.png"))?;
         let (_, refusal) = self.stage.attempt(
             "curl --config grant/curl.cfg --no-fail --upload-file zeros.png | grep -oE '<(Code|Message)>[^<]*'",
@@ -98,31 +97,31 @@ spec:
         let (key, bucket) = ("tenants/web/users/42/avatar.png", "media");
         self.stage.check(
             refusal.contains("<Code>") && self.store.head(bucket, key)?.is_none(),
-            "the store itself refuses other bytes",
+            "the store rejects different bytes",
         );
-        self.stage.note("And now the file that the key is for:");
+        self.stage.note("And now the file of the grant:");
         let (status, said) = self
             .stage
             .attempt("curl --config grant/curl.cfg --upload-file avatar.png --write-out 'HTTP %{http_code}\\n'")?;
         let bytes = fs::read(self.stage.folder().join("avatar.png")).context("cannot read avatar.png")?;
         self.stage.check(
             status == 0 && said.contains("HTTP 200") && self.store.get(bucket, key)? == Some(bytes),
-            "the bytes went straight from the workload to the store",
+            "the bytes went directly from the workload to the store",
         );
         Ok(())
     }
 
     pub fn write_once(&mut self) -> Result<()> {
         self.stage.step(
-            "The key writes once, and the operator sees that it was used",
-            "Its holder may keep a copy: it is worth nothing any more.",
+            "The credential can write only once, and the operator detects the upload",
+            "A copy of the URL does not work any more.",
         );
         let (status, said) = self
             .stage
             .attempt("curl --config grant/curl.cfg --upload-file avatar.png")?;
         self.stage.check(
             status != 0 && said.contains("412"),
-            "a second upload is refused (412 Precondition Failed)",
+            "the store rejects a second upload (412 Precondition Failed)",
         );
         self.stage
             .run("kubectl wait --for=condition=Completed ug/avatar-42 -n web --timeout=90s")?;
@@ -131,13 +130,13 @@ spec:
         let grant = self.cluster.kubectl_json(&["get", "ug", "avatar-42", "-n", "web"])?;
         let object = &grant["status"]["object"];
         let versions = self.store.versions("media", "tenants/web/users/42/avatar.png")?;
-        let stored = versions.first().context("the store holds no such object")?;
+        let stored = versions.first().context("the store has no such object")?;
         self.stage.check(
             versions.len() == 1
                 && object["size"] == stored.size
                 && object["version"] == stored.version.as_str()
                 && object["eTag"].as_str().map(|tag| tag.trim_matches('"')) == Some(stored.e_tag.trim_matches('"')),
-            "the grant's status has the object's size, entity tag and version, as the store has them",
+            "the grant's status has the size, ETag and version of the object in the store",
         );
         let gone = poll(Duration::from_secs(10), || {
             (!self.secret_exists("avatar-42")).then_some(())
@@ -145,7 +144,7 @@ spec:
         let (status, said) = self.stage.attempt("kubectl get secret avatar-42 -n web")?;
         self.stage.check(
             gone.is_some() && status != 0 && said.contains("NotFound"),
-            "the Secret is withdrawn",
+            "Valet has deleted the Secret",
         );
         Ok(())
     }
@@ -168,7 +167,8 @@ spec:
         self.stage.run("sh mount.sh avatar-42-read read")?;
         self.stage.run("curl --config read/curl.cfg --output copy.png")?;
         let (status, _) = self.stage.attempt("cmp avatar.png copy.png && echo the same")?;
-        self.stage.check(status == 0, "the same bytes come back");
+        self.stage
+            .check(status == 0, "the downloaded file is equal to the uploaded file");
         Ok(())
     }
 }

@@ -11,8 +11,8 @@ use valet_harness::{Context, Error, Node, Process, Result, net, node};
 
 use crate::{
     cluster::Cluster,
-    hands::{Hands, Target},
     pods,
+    privileged_pods::{PrivilegedPods, Target},
     s3::S3,
 };
 
@@ -35,7 +35,7 @@ pub struct Suite {
     /// The S3 server in the cluster.
     pub s3: S3,
     /// The privileged pods on the nodes.
-    pub hands: Hands,
+    pub privileged_pods: PrivilegedPods,
     /// The operator's image.
     pub valet_image: String,
     /// The workloads' image.
@@ -53,13 +53,13 @@ impl Suite {
     pub fn prepare(cluster: Cluster, valet_image: &str, image: &str) -> Result<Self> {
         refuse_somebody_elses(&cluster)?;
         clean(&cluster)?;
-        let hands = Hands::install(&cluster, image)?;
+        let privileged_pods = PrivilegedPods::install(&cluster, image)?;
         let s3 = S3::install(&cluster, image)?;
         let token = net::random_hex(16)?;
         let suite = Self {
             cluster,
             s3,
-            hands,
+            privileged_pods,
             valet_image: valet_image.into(),
             image: image.into(),
             root: env!("VALET_ROOT").into(),
@@ -174,7 +174,7 @@ impl Suite {
             .iter()
             .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null() && !pod["spec"]["nodeName"].is_null())
             .filter_map(|pod| pod["metadata"]["name"].as_str())
-            .map(|name| self.hands.target(&self.cluster, SYSTEM, name))
+            .map(|name| self.privileged_pods.target(&self.cluster, SYSTEM, name))
             .collect()
     }
 

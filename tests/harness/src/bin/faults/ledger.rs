@@ -63,7 +63,7 @@ impl Ledger {
         for (names, end) in [(&asked.uploads, "Completed"), (&asked.live, "Issued")] {
             for name in names {
                 let secret = poll(PATIENCE, || read(stage, name));
-                let secret = secret.context(format_args!("{name} got no key"))?;
+                let secret = secret.context(format_args!("{name} got no credential"))?;
                 let kind = if end == "Completed" { "ug" } else { "dg" };
                 let taken = trouble.takes_secrets();
                 let url = secret["url"].clone();
@@ -125,11 +125,11 @@ impl Ledger {
             let live = entry.end == "Issued";
             self.check(there.is_some() == live, || match live {
                 true => format!("{grant} has lost its Secret"),
-                false => format!("{grant} is over, and its Secret is there"),
+                false => format!("{grant} has expired, and its Secret still exists"),
             });
             if let (true, Some(secret)) = (live, there) {
                 let same = data(secret, "url").is_some_and(|url| url == entry.url);
-                self.check(same, || format!("{grant} has another key than at first"));
+                self.check(same, || format!("{grant} has a different credential than at first"));
             }
         }
         let foreign = secrets.get(PRECIOUS).and_then(|s| data(s, "password"));

@@ -62,7 +62,7 @@ fn faults() -> Result<()> {
             count += 1;
             let took = ledger.use_keys(&stage, &asked, *trouble)?;
             println!(
-                "  {:<28} after {:>3} ms; all keys there {:.1} s later, and used",
+                "  {:<28} after {:>3} ms; all credentials issued {:.1} s later, and used",
                 trouble.word(),
                 wait.as_millis(),
                 took.as_secs_f64()

@@ -69,7 +69,7 @@ impl Stage {
             // minutes.
             let options = OperatorOptions {
                 namespace: Some(NAMESPACE.into()),
-                args: vec!["--sweep-seconds=10".into()],
+                args: vec!["--resync-seconds=10".into()],
                 ..OperatorOptions::default()
             };
             let operator = self.scene.operator(&options)?;

@@ -69,7 +69,7 @@ fn rounds() -> Result<()> {
 
     if stage.keys(&names)? != before {
         return Err(Error::new(
-            "a key that was out before the first round is another one after the last",
+            "a credential that was issued before the first round has changed after the last round",
         ));
     }
     let doubled = stage.made_twice()?;
@@ -77,7 +77,7 @@ fn rounds() -> Result<()> {
         return Err(Error::new(format!("made twice: {}", doubled.join(", "))));
     }
     println!(
-        "hand-over in s, {rounds} rounds each: {}; {LIVE} live keys unchanged, {} grants made on the way, one Secret each",
+        "hand-over in s, {rounds} rounds each: {}; {LIVE} live credentials unchanged, {} grants created meanwhile, one Secret each",
         figures.join("; "),
         3 * rounds
     );
@@ -151,7 +151,7 @@ impl Stage {
         };
         names
             .iter()
-            .map(|n| find(n).context(format_args!("the key of {n} is gone")))
+            .map(|n| find(n).context(format_args!("the credential of {n} is missing")))
             .collect()
     }
 

@@ -92,12 +92,12 @@ fn monitoring() -> Result<()> {
 
     let counted = poll(Duration::from_secs(60), || {
         let seen = prometheus
-            .value("count(max by (namespace, kind, name) (valet_key_expiration_timestamp_seconds))")
+            .value("count(max by (namespace, kind, name) (valet_credential_expiration_timestamp_seconds))")
             .ok()?;
         (load.keys().ok()? as f64 == seen).then_some(seen)
     });
-    let counted = counted.context("Prometheus and Kubernetes never agree how many keys are live")?;
-    println!("Prometheus counts {counted} live keys, and so does Kubernetes");
+    let counted = counted.context("Prometheus and Kubernetes never show equal numbers of live grants")?;
+    println!("Prometheus and Kubernetes both count {counted} live grants");
 
     let mut wrong = check_rules(&prometheus)?;
     let (results, failures) = check_dashboard(&prometheus, &board, began)?;

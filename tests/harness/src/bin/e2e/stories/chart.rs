@@ -40,7 +40,7 @@ impl Holder {
         play.time_to_key("new", 40)?;
         check(
             self.before == (play.published("write")?, play.published("read")?),
-            "a live key has changed",
+            "an issued credential has changed",
         )?;
         play.exec(
             "holder",
@@ -50,7 +50,7 @@ impl Holder {
         let keys = self.secrets.keys();
         check(
             keys == ["new", "read", "write"].map(|name| (name.to_owned(), 1)),
-            format!("not one key a grant: {keys:?}"),
+            format!("not one credential per grant: {keys:?}"),
         )
     }
 }
@@ -77,11 +77,11 @@ pub fn reinstall(play: &Play) -> Result<()> {
     )?;
     check(
         holder.before == (play.published("write")?, play.published("read")?),
-        "a live key went with the release",
+        "an issued credential was deleted with the release",
     )?;
     check(
         play.exec("holder", "curl --config /read/curl.cfg")? == "read me",
-        "a live key needs the operator",
+        "an issued credential needs the operator",
     )?;
 
     suite.install(&suite.chart(), &[])?;

@@ -112,7 +112,7 @@ pub fn azure(play: &Play) -> Result<()> {
     let said = send(play, &format!("{ANSWER}{ALTERED}"), "answer /report/curl.cfg")?;
     check(
         said == "403\n403\n",
-        format!("an altered key and a second upload were answered {said:?}"),
+        format!("a changed URL and a second upload were answered {said:?}"),
     )?;
     is_report(azurite.get(BUCKET, &key)?)?;
     fetch(play, &store, &key)?;
@@ -139,7 +139,7 @@ pub fn google(play: &Play) -> Result<()> {
     is_report(server.get(BUCKET, &key)?)?;
     fetch(play, &store, &key)?;
     is_signed(play, &account, "back", "GET")?;
-    play.note("fake-gcs-server looks at no signature: both keys were put to a checker of Google's rules instead");
+    play.note("fake-gcs-server checks no signatures: a separate program checked both URLs against Google's rules");
     play.suite
         .cluster
         .kubectl(&["delete", "clusterobjectstore", &store])
@@ -168,11 +168,11 @@ fn is_signed(play: &Play, account: &str, secret: &str, method: &str) -> Result<(
     let refused = why(url.trim())?;
     check(
         refused.is_empty(),
-        format!("Google would refuse the key for {method}: {refused}"),
+        format!("Google would reject the URL for {method}: {refused}"),
     )?;
     let bent = url.trim().replacen("/tenants/", "/TENANTS/", 1);
     check(
         !why(&bent)?.is_empty(),
-        format!("the checker takes a key for {method} for any object"),
+        format!("the checker accepts the URL for {method} for any object"),
     )
 }

@@ -4,12 +4,10 @@ use valet_harness::Result;
 
 use crate::play::Play;
 
-mod arrivals;
-mod canary;
 mod chart;
 mod clouds;
+mod conformance;
 mod flux;
-mod lent;
 mod multipart;
 mod network;
 mod operator;
@@ -17,7 +15,9 @@ mod owners;
 mod renewal;
 mod rights;
 mod rotation;
+mod temporary_credentials;
 mod tenants;
+mod uploads;
 
 /// An end-to-end test: what a user does with Valet, from the beginning to the end.
 pub struct Story {
@@ -58,25 +58,25 @@ pub const STORIES: &[Story] = &[
     // The longest test is first, so that others run at the same time.
     Story {
         name: "rotation",
-        about: "a store's access key is replaced under running pods, with a slip of the hand; then the old one is deleted",
+        about: "the access key of a store is rotated while pods run, first with a wrong access key; then the old one is deleted",
         stage: Stage::Beside,
         play: rotation::rotation,
     },
     Story {
         name: "renewal",
-        about: "a key is replaced under a running pod: the kubelet brings the new one, and the same command goes on",
+        about: "a credential is renewed while a pod runs: the kubelet updates the volume, and the same command still works",
         stage: Stage::Fast,
         play: renewal::renewal,
     },
     Story {
         name: "multipart-job",
-        about: "a Job sends 1 GiB in parts, one of them twice; of an upload that is given up nothing stays in the store",
+        about: "a Job makes a multipart upload of 1 GiB and repeats a part; no part of an aborted upload stays in the store",
         stage: Stage::Fast,
         play: multipart::multipart_job,
     },
     Story {
         name: "expiry",
-        about: "a key runs out under a running pod: the store refuses, the Secret goes, the pod goes on",
+        about: "a credential expires while a pod runs: the store rejects it, Valet deletes the Secret, the pod still runs",
         stage: Stage::Fast,
         play: tenants::expiry,
     },
@@ -88,33 +88,33 @@ pub const STORIES: &[Story] = &[
     },
     Story {
         name: "store-down",
-        about: "the store is away: grant and pod wait and say so, and go on when it is back",
+        about: "the store does not answer: grant and pod wait, the condition says why, and both continue when it answers",
         stage: Stage::Fast,
         play: tenants::store_down,
     },
     Story {
         name: "notified",
-        about: "the store announces an upload by the operator's Service: Completed at once, and the HEADs are counted",
+        about: "the store sends a notification of an upload: the grant is Completed at once, and the polls are counted",
         stage: Stage::Fast,
-        play: arrivals::notified,
+        play: uploads::notified,
     },
     Story {
         name: "refused",
-        about: "a namespace that may not: the pod waits, condition and event say why; a rule lets it go on",
+        about: "no rule allows the namespace: the pod waits, condition and event say why; after a new rule it starts",
         stage: Stage::Fast,
         play: tenants::refused,
     },
     Story {
         name: "limits",
-        about: "one key at a time: the second pod waits for the first one's upload, and goes on by itself",
+        about: "a quota of one live grant: the second pod waits for the upload of the first pod, and then starts",
         stage: Stage::Fast,
         play: owners::limits,
     },
     Story {
-        name: "withheld",
-        about: "a key is suspended and comes back as the same, then is revoked; pods wait, copies work to their end",
+        name: "suspended",
+        about: "a grant is suspended, gets the same credential again, and is revoked; pods wait, copies work until they expire",
         stage: Stage::Fast,
-        play: owners::withheld,
+        play: owners::suspended,
     },
     Story {
         name: "download",
@@ -123,35 +123,35 @@ pub const STORIES: &[Story] = &[
         play: tenants::download,
     },
     Story {
-        name: "canary",
-        about: "a gateway lets a key read everybody's objects: a trial with real keys finds it out; without it all is well",
+        name: "conformance",
+        about: "a gateway lets a credential read all objects: the conformance check fails; without the gateway it passes",
         stage: Stage::Fast,
-        play: canary::canary,
+        play: conformance::conformance,
     },
     Story {
         name: "metrics",
-        about: "a pod scrapes the metrics by their Service; no URL and no object's key is in them",
+        about: "a pod reads the metrics through the Service; they contain no URL and no object key",
         stage: Stage::Fast,
         play: rights::metrics,
     },
     Story {
         name: "posture",
-        about: "what the kernel says of the operator's pods: user, rights, root filesystem, seccomp, memory",
+        about: "the kernel's data about the operator's pods: user, capabilities, root filesystem, seccomp, memory",
         stage: Stage::Fast,
         play: rights::posture,
     },
     Story {
         name: "account",
-        about: "the operator's account cannot read Secrets in bulk, nor write or delete one that is not a grant's",
+        about: "the operator's account cannot list Secrets, and cannot write or delete a Secret that is not a grant Secret",
         stage: Stage::Fast,
         play: rights::account,
     },
     Story {
         name: "s3-client",
-        about: "a Job's rclone writes a folder with lent credentials and can do nothing else; a pod's reads it back",
+        about: "rclone in a Job writes a folder with temporary credentials and can do nothing else; a pod reads the folder",
         // The test does not change the operator, but it needs a server and a client that no other test needs.
         stage: Stage::Alone,
-        play: lent::s3_client,
+        play: temporary_credentials::s3_client,
     },
     Story {
         name: "azure",
@@ -167,61 +167,61 @@ pub const STORIES: &[Story] = &[
     },
     Story {
         name: "browser-form",
-        about: "a page in a real browser posts a form: what is too large is refused, what is right arrives",
+        about: "a page in a real browser posts a form: the store rejects a file that is too large and accepts a valid file",
         stage: Stage::OnNode,
-        play: arrivals::browser_form,
+        play: uploads::browser_form,
     },
     Story {
         name: "away",
-        about: "no operator before the Secret, before completion, and at the end of a key: made up for at its return",
+        about: "no operator runs before the Secret, before completion, and at an expiry: after its start it does the work",
         stage: Stage::Alone,
         play: operator::away,
     },
     Story {
         name: "handover",
-        about: "the leader is deleted, killed and frozen: the other replica goes on",
+        about: "the leader is deleted, killed and frozen: the second replica becomes the leader",
         stage: Stage::Alone,
         play: operator::handover,
     },
     Story {
         name: "drain",
-        about: "kubectl drain takes one replica after the other; grants get their keys meanwhile, live ones stay",
+        about: "kubectl drain evicts the replicas one by one; new grants get credentials, issued ones do not change",
         stage: Stage::Alone,
         play: operator::drain,
     },
     Story {
         name: "crashes",
-        about: "both replicas work without a Lease and are killed again and again: one Secret a grant, each key works",
+        about: "both replicas run without a Lease and are killed repeatedly: one Secret per grant, each credential works",
         stage: Stage::Alone,
         play: operator::crashes,
     },
     Story {
         name: "reinstall",
-        about: "helm uninstall and install: grants and live keys stay as they are",
+        about: "helm uninstall and install: grants and issued credentials do not change",
         stage: Stage::Alone,
         play: chart::reinstall,
     },
     Story {
         name: "upgrade",
-        about: "from the previous chart and its kinds: grants and live keys stay as they are",
+        about: "from the previous chart and its CRDs: grants and issued credentials do not change",
         stage: Stage::Alone,
         play: chart::upgrade,
     },
     Story {
         name: "network-policy",
-        about: "the chart's NetworkPolicy enforced: who may reads metrics, others do not, and only named ports lead out",
+        about: "the chart's NetworkPolicy is enforced: only allowed pods read metrics, and only named ports allow egress",
         stage: Stage::OnNode,
         play: network::network_policy,
     },
     Story {
         name: "flux-grants",
-        about: "Flux applies stores and grants from git: Ready with the keys, refused, pruned, replaced; nobody fights",
+        about: "Flux applies stores and grants from git: Ready with credentials, refused, pruned, replaced; no conflicts",
         stage: Stage::OnNode,
         play: flux::grants,
     },
     Story {
         name: "flux-release",
-        about: "Flux installs the chart from git, upgrades it with its kinds, takes it away and brings it back; keys stay",
+        about: "Flux installs the chart from git, upgrades it with its CRDs, removes and reinstalls it; credentials stay",
         stage: Stage::OnNode,
         play: flux::release,
     },

@@ -43,7 +43,9 @@ fn grant(play: &Play, name: &str, size: u64) -> Value {
 fn memory(play: &Play) -> Result<Vec<(f64, f64)>> {
     let suite = play.suite;
     let line = "awk '/^VmHWM|^VmRSS/ {print $2}' /proc/$p/status | xargs echo";
-    let said = suite.hands.each(&suite.cluster, &suite.operators()?, "valet", line)?;
+    let said = suite
+        .privileged_pods
+        .each(&suite.cluster, &suite.operators()?, "valet", line)?;
     let number = |word: Option<&str>| word.and_then(|w| w.parse::<f64>().ok()).map(|kb| kb / 1024.0);
     said.lines()
         .map(|line| {
@@ -71,7 +73,7 @@ pub fn multipart_job(play: &Play) -> Result<()> {
     let began = Instant::now();
     cluster.apply(&[pods::job(&play.namespace, "dump", spec), grant(play, "big", SIZE)])?;
     play.wait_condition("ug/big", "Ready", "True", "Issued", 30)?;
-    check(open(play)? == 1, "the upload was not begun")?;
+    check(open(play)? == 1, "the upload was not initiated")?;
     play.wait_for("condition=complete", "job/dump", 300)?;
     let sent = began.elapsed();
     play.wait_for("condition=Completed", "ug/big", 150)?;

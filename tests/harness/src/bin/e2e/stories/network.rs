@@ -77,7 +77,7 @@ pub fn network_policy(play: &Play) -> Result<()> {
         "enforced {:.1} s after the network's start",
         began.elapsed().as_secs_f64()
     ));
-    check(reads(&play.namespace), "who may read metrics cannot")?;
+    check(reads(&play.namespace), "the allowed pod cannot read metrics")?;
 
     // The port of the store is not in the default values. A grant of a new store waits, and its condition gives the
     // reason.

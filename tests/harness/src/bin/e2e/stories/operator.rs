@@ -45,9 +45,9 @@ pub fn away(play: &Play) -> Result<()> {
     thread::sleep(ends.saturating_duration_since(Instant::now()) + Duration::from_secs(2));
     check(
         play.exists("secret/over")?,
-        "somebody else has deleted the Secret of the key that is over",
+        "another client has deleted the Secret of the expired credential",
     )?;
-    check(!play.exists("secret/new")?, "somebody else has issued a key")?;
+    check(!play.exists("secret/new")?, "another client has issued a credential")?;
 
     let began = Instant::now();
     suite.scale(2)?;
@@ -63,7 +63,7 @@ pub fn away(play: &Play) -> Result<()> {
     let keys = secrets.keys();
     check(
         keys == ["new", "over", "sent"].map(|name| (name.to_owned(), 1)),
-        format!("not one key a grant: {keys:?}"),
+        format!("not one credential per grant: {keys:?}"),
     )
 }
 
@@ -88,11 +88,11 @@ pub fn handover(play: &Play) -> Result<()> {
                         .kubectl(&["delete", "pod", &leader.name, "--namespace", SYSTEM, "--wait=false"])?;
                 }
                 "killed" => check(
-                    suite.hands.signal(&suite.cluster, this, "KILL")? == 1,
+                    suite.privileged_pods.signal(&suite.cluster, this, "KILL")? == 1,
                     "nobody was killed",
                 )?,
                 _ => check(
-                    suite.hands.signal(&suite.cluster, this, "STOP")? == 1,
+                    suite.privileged_pods.signal(&suite.cluster, this, "STOP")? == 1,
                     "nobody was frozen",
                 )?,
             }
@@ -107,18 +107,18 @@ pub fn handover(play: &Play) -> Result<()> {
                 "the other replica"
             };
             play.note(format!(
-                "leader {way}: the next key after {:.1} s, by {same}",
+                "leader {way}: the next credential after {:.1} s, by {same}",
                 took.as_secs_f64()
             ));
             check(
                 took < Duration::from_secs(most),
-                format!("{way}: the next key took {} s", took.as_secs_f64()),
+                format!("{way}: the next credential took {} s", took.as_secs_f64()),
             )?;
             names.push((name, 1));
             if way == "frozen" {
                 // The frozen leader continues after it has lost the Lease. It must not continue to work as the
                 // leader.
-                suite.hands.signal(&suite.cluster, this, "CONT")?;
+                suite.privileged_pods.signal(&suite.cluster, this, "CONT")?;
                 let path = ".status.containerStatuses[0].restartCount";
                 suite.cluster.wait(30, "the frozen replica to end", || {
                     let count = suite
@@ -132,7 +132,7 @@ pub fn handover(play: &Play) -> Result<()> {
     suite.ready()?;
     names.sort();
     let keys = secrets.keys();
-    check(keys == names, format!("not one key a grant: {keys:?}"))
+    check(keys == names, format!("not one credential per grant: {keys:?}"))
 }
 
 /// The node of the leader is drained with kubectl.
@@ -172,7 +172,7 @@ pub fn drain(play: &Play) -> Result<()> {
         after.iter().all(|pod| !before.contains(&pod.name)),
         "a replica was not evicted",
     )?;
-    check(play.published("before")? == live, "a live key has changed")?;
+    check(play.published("before")? == live, "an issued credential has changed")?;
     play.time_to_key("after", 30)?;
     let tries = drain.log_text().matches("Cannot evict pod").count();
     play.note(format!("the disruption budget held the drain back {tries} times"));
@@ -192,7 +192,10 @@ fn drained(play: &Play, drain: &Process, before: &[String], node: &str) -> Resul
         .as_array()
         .map_or(0, Vec::len);
     let took = play.time_to_key("during", 40)?;
-    play.note(format!("a key in the middle of it after {:.1} s", took.as_secs_f64()));
+    play.note(format!(
+        "a credential during the drain after {:.1} s",
+        took.as_secs_f64()
+    ));
     if nodes == 1 {
         check(
             drain.is_running(),
@@ -226,7 +229,7 @@ pub fn crashes(play: &Play) -> Result<()> {
         killed += thread::scope(|scope| -> Result<usize> {
             let applied = scope.spawn(|| play.suite.cluster.apply(&grants));
             thread::sleep(pause);
-            let killed = suite.hands.signal(&suite.cluster, &operators, "KILL")?;
+            let killed = suite.privileged_pods.signal(&suite.cluster, &operators, "KILL")?;
             applied.join().map_err(|_| Error::new("kubectl's thread panicked"))??;
             Ok(killed)
         })?;
@@ -294,7 +297,7 @@ pub fn crashes(play: &Play) -> Result<()> {
     }
     let keys = secrets.keys();
     let expected: Vec<(String, usize)> = all.into_iter().map(|name| (name, 1)).collect();
-    check(keys == expected, format!("not one key a grant: {keys:?}"))?;
+    check(keys == expected, format!("not one credential per grant: {keys:?}"))?;
     play.note(format!(
         "{killed} processes killed while {} grants were made",
         expected.len()

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// A grant is suspended, resumed and revoked while pods use it.
-pub fn withheld(play: &Play) -> Result<()> {
+pub fn suspended(play: &Play) -> Result<()> {
     let key = format!("tenants/{}/film", play.namespace);
     play.suite.s3.put(&play.suite.cluster, &key, "frames")?;
     let player = pods::pod(&play.namespace, "player", &play.suite.image, "sleep 100000", &["film"]);
@@ -44,18 +44,18 @@ pub fn withheld(play: &Play) -> Result<()> {
         Ok((!events.trim().is_empty()).then_some(()))
     })?;
     let copy = play.exec("player", "curl --config /work/kept.cfg")?;
-    check(copy == "frames", format!("a copy of the key gave {copy:?}"))?;
+    check(copy == "frames", format!("a copy of the credential gave {copy:?}"))?;
     let end = play.field("dg/film", ".status.expirationTime")?;
     let said = play.field("dg/film", ".status.conditions[?(@.type==\"Suspended\")].message")?;
     check(
         said.contains(&end),
-        format!("it does not say until when copies work: {said}"),
+        format!("the message does not contain the expiry of copies: {said}"),
     )?;
 
     say(json!({"suspend": false}))?;
     play.wait_for("jsonpath={.status.phase}=Succeeded", "pod/late", 120)?;
     let again = play.field("secret/film", ".data.url")?;
-    check(again == url, "another key came back than went")?;
+    check(again == url, "the grant has a different credential than before")?;
 
     say(json!({"revoke": true}))?;
     play.wait_condition("dg/film", "Ready", "True", "Revoked", 30)?;
@@ -73,7 +73,7 @@ fn shows_no_end(play: &Play) -> Result<()> {
     let row = play.kubectl(&["get", "dg/film", "--no-headers"])?;
     check(
         row.split_whitespace().count() == 4,
-        format!("it looks as if there were a key: {row}"),
+        format!("the row shows a credential: {row}"),
     )
 }
 
@@ -101,7 +101,7 @@ pub fn limits(play: &Play) -> Result<()> {
     play.wait_for_missing("second")?;
     check(
         !play.exists("secret/second")?,
-        "there are two keys where one is allowed",
+        "there are two credentials, and the quota allows one",
     )?;
 
     play.suite.cluster.apply(&[uploader("first")])?;
@@ -116,7 +116,7 @@ pub fn limits(play: &Play) -> Result<()> {
     }
     let keys = secrets.keys();
     if keys != ["first", "second"].map(|name| (name.to_owned(), 1)) {
-        return Err(Error::new(format!("not one key a grant: {keys:?}")));
+        return Err(Error::new(format!("not one credential per grant: {keys:?}")));
     }
     play.suite
         .cluster

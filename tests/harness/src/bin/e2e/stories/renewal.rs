@@ -25,7 +25,7 @@ pub fn renewal(play: &Play) -> Result<()> {
     play.wait_condition("dg/prices", "Ready", "True", "Issued", 5)?;
     check(
         !play.field("dg/prices", ".status.renewalTime")?.is_empty(),
-        "the grant does not say when its key is renewed",
+        "the grant does not say when its credential is renewed",
     )?;
     let in_pod = || play.exec("shop", "cat /prices/expiry");
     let first = in_pod()?;
@@ -36,12 +36,12 @@ pub fn renewal(play: &Play) -> Result<()> {
     let annotation = format!("valetkey.dev/renew-requested-at={}", now.trim());
     let began = Instant::now();
     play.kubectl(&["annotate", "dg/prices", &annotation])?;
-    play.suite.cluster.wait(20, "the second key", || {
+    play.suite.cluster.wait(20, "the second credential", || {
         Ok((play.field("dg/prices", ".status.renewals")? == "1").then_some(()))
     })?;
     let published = began.elapsed();
     // The kubelet needs 60 to 90 s to update the files. Valet assumes at most 180 s.
-    let second = play.suite.cluster.wait(180, "the second key in the pod", || {
+    let second = play.suite.cluster.wait(180, "the second credential in the pod", || {
         let now = in_pod()?;
         Ok((now != first).then_some(now))
     })?;
@@ -53,7 +53,7 @@ pub fn renewal(play: &Play) -> Result<()> {
     let expiration = play.field("dg/prices", ".status.expirationTime")?;
     check(
         second.trim() == expiration,
-        format!("the pod has a key until {second}, the grant until {expiration}"),
+        format!("the credential in the pod expires at {second}, the grant says {expiration}"),
     )?;
     check(play.exec("shop", "ls /prices")? == files, "the files have other names")?;
     for config in ["/work/first.cfg", "/prices/curl.cfg"] {

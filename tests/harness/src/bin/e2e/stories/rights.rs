@@ -34,12 +34,12 @@ pub fn metrics(play: &Play) -> Result<()> {
     })?;
     let line = text
         .lines()
-        .find(|line| line.starts_with("valet_key_expiration_timestamp_seconds") && line.contains(&ours))
-        .context("the live key is not among the metrics")?;
+        .find(|line| line.starts_with("valet_credential_expiration_timestamp_seconds") && line.contains(&ours))
+        .context("the metrics do not contain the live grant")?;
     check(line.contains("name=\"counted\""), format!("another grant's: {line}"))?;
     check(
-        text.contains("valet_keys_issued_total{kind=\"UploadGrant\"}"),
-        "keys are not counted",
+        text.contains("valet_credentials_issued_total{kind=\"UploadGrant\"}"),
+        "issued credentials are not counted",
     )?;
     for never in ["X-Amz-", "http://", "tenants/"] {
         check(!text.contains(never), format!("{never:?} is in the metrics"))?;
@@ -66,7 +66,9 @@ pub fn posture(play: &Play) -> Result<()> {
     )?;
     let script = "grep -E '^(Uid|Gid|CapEff|CapBnd|NoNewPrivs|Seccomp|VmRSS):' /proc/$p/status; \
                   awk '$2 == \"/\" { print \"root:\", $4 }' /proc/$p/mounts; echo end";
-    let said = suite.hands.each(&suite.cluster, &operators, "valet", script)?;
+    let said = suite
+        .privileged_pods
+        .each(&suite.cluster, &operators, "valet", script)?;
     let processes: Vec<&str> = said.split("end\n").filter(|text| !text.trim().is_empty()).collect();
     check(
         processes.len() == 2,

@@ -57,7 +57,7 @@ pub fn rotation(play: &Play) -> Result<()> {
     let before = signed_with()?;
     check(
         before.iter().all(|word| !word.is_empty()),
-        "a Secret does not say with what its key was signed",
+        "a Secret has no fingerprint of the access key that signed",
     )?;
 
     // The second access key exists, but the Secret gets a wrong secret key.
@@ -69,14 +69,14 @@ pub fn rotation(play: &Play) -> Result<()> {
     let said = play.field(&status, ".status.conditions[?(@.type==\"Ready\")].message")?;
     check(
         said.contains("SignatureDoesNotMatch"),
-        format!("it does not say what is wrong: {said}"),
+        format!("the message does not say what is wrong: {said}"),
     )?;
     // A new grant waits, and its condition gives the reason. Issued credentials are kept.
     cluster.apply(&[pods::upload(namespace, "late", &store, LONG)])?;
     play.wait_condition("ug/late", "Ready", "False", "CredentialsRefused", 10)?;
     check(
         signed_with()? == before,
-        "a live key was signed anew with an access key that the store refuses",
+        "a credential was re-signed with an access key that the store rejects",
     )?;
 
     put_in(&new)?;
@@ -84,25 +84,25 @@ pub fn rotation(play: &Play) -> Result<()> {
     play.wait_condition(&status, "Ready", "True", "Ready", SEEN)?;
     play.wait_condition("ug/late", "Ready", "True", "Issued", 30)?;
     let mended = began.elapsed();
-    cluster.wait(SEEN + ANEW, "both keys to be signed anew", || {
+    cluster.wait(SEEN + ANEW, "both credentials to be re-signed", || {
         let now = signed_with()?;
         let is_anew = now.iter().zip(&before).all(|(now, before)| now != before);
         Ok(is_anew.then_some(()))
     })?;
     let anew = began.elapsed();
     let differ = "! cmp -s /film/curl.cfg /work/film.cfg && ! cmp -s /report/curl.cfg /work/report.cfg";
-    cluster.wait(KUBELET, "both new keys in the pod", || {
+    cluster.wait(KUBELET, "both new credentials in the pod", || {
         play.exec("player", differ).map(|_| Some(()))
     })?;
     let in_pod = began.elapsed();
     check(
         play.exec("player", "cat /film/expiry")? == end,
-        "the key has another end than before",
+        "the credential has a different expiry than before",
     )?;
     // Both access keys are valid until the owner deletes one.
     check(
         play.exec("player", "curl --config /work/film.cfg")? == "frames",
-        "a copy of the old key is worth nothing already",
+        "a copy of the old credential does not work any more",
     )?;
 
     suite.s3.delete_access_key(cluster, &old)?;
@@ -110,11 +110,11 @@ pub fn rotation(play: &Play) -> Result<()> {
     let status_of_copy = play.exec("player", &format!("curl --config /work/film.cfg {answer}"))?;
     check(
         status_of_copy == "403",
-        format!("a copy of the old key is answered {status_of_copy}"),
+        format!("a copy of the old credential is answered {status_of_copy}"),
     )?;
     check(
         play.exec("player", "curl --config /film/curl.cfg")? == "frames",
-        "the new key does not bring the object",
+        "the new credential does not download the object",
     )?;
     play.exec(
         "player",

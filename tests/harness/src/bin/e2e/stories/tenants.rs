@@ -141,7 +141,7 @@ pub fn store_down(play: &Play) -> Result<()> {
     play.wait_condition("ug/late", "Reconciling", "True", "StoreUnreachable", 5)?;
     check(
         !play.exists("secret/late")?,
-        "there is a key although nobody knows whether the object is there",
+        "a credential was issued although Valet does not know whether the object exists",
     )?;
     play.wait_for_missing("late")?;
 
@@ -176,7 +176,7 @@ pub fn expiry(play: &Play) -> Result<()> {
     )?;
     check(
         answer.ends_with("403") && answer.contains("expired"),
-        format!("the store still takes the key: {answer}"),
+        format!("the store still accepts the credential: {answer}"),
     )?;
     play.exec("player", "! curl --config /work/kept.cfg --silent --output /work/none")?;
     thread::sleep(Duration::from_secs(2));

@@ -131,7 +131,7 @@ pub fn grants(play: &Play) -> Result<()> {
     ];
     check(
         keys == expected.map(|(name, count)| (name.to_owned(), count)),
-        format!("other keys than the document says: {keys:?}"),
+        format!("not the grants of the document: {keys:?}"),
     )?;
     cluster.kubectl(&["delete", SOURCE, "--namespace", flux::NAMESPACE, "--timeout=60s"])?;
     suite.install(&suite.chart(), &[])?;
@@ -234,7 +234,10 @@ fn refused(t: &Tenant<'_>) -> Result<()> {
         took.as_secs_f64(),
         ready.message
     ));
-    check(before == t.play.published("avatar")?, "another grant's key has changed")?;
+    check(
+        before == t.play.published("avatar")?,
+        "the credential of another grant has changed",
+    )?;
     t.remove("elsewhere")?;
     t.sync_well()?;
     t.play.wait_for("delete", "ug/elsewhere", 20)
@@ -252,7 +255,7 @@ fn replaced(t: &Tenant<'_>) -> Result<()> {
         ready.status == "False" && ready.message.contains("create a new grant"),
         format!("a grant that changed: {ready:?}"),
     )?;
-    t.play.note(format!("a change of the key: {}", ready.message));
+    t.play.note(format!("a change of spec.key: {}", ready.message));
     let after = (t.play.published("avatar")?, t.version("ug/avatar")?);
     check(before == after, "a change that was refused has changed something")?;
 
@@ -337,7 +340,10 @@ fn by_hand(t: &Tenant<'_>) -> Result<()> {
         "Flux leaves alone what kubectl has changed: docs/gitops.md says otherwise",
     )?;
     t.play.wait_for("jsonpath={.data.url}", "secret/avatar", 20)?;
-    check(before.same_data(&t.play.published("avatar")?), "another key came back")?;
+    check(
+        before.same_data(&t.play.published("avatar")?),
+        "the grant has a different credential",
+    )?;
     suspend("--field-manager=platform")?;
     t.sync_well()?;
     t.sync_well()?;
@@ -361,7 +367,7 @@ fn by_hand(t: &Tenant<'_>) -> Result<()> {
     let before = t.play.published("read")?;
     let now = format!("valetkey.dev/renew-requested-at={}", in_seconds(0)?);
     t.play.kubectl(&["annotate", "dg/read", &now])?;
-    t.play.suite.cluster.wait(20, "the key to be renewed", || {
+    t.play.suite.cluster.wait(20, "the credential to be renewed", || {
         Ok((before != t.play.published("read")?).then_some(()))
     })?;
     let renewed = t.play.published("read")?;
@@ -372,7 +378,7 @@ fn by_hand(t: &Tenant<'_>) -> Result<()> {
         annotations.is_empty(),
         format!("Flux leaves annotations of kubectl's: {annotations}"),
     )?;
-    check(renewed == t.play.published("read")?, "the key was renewed again")?;
+    check(renewed == t.play.published("read")?, "the credential was renewed again")?;
 
     // Revoked grants: spec.revoke cannot be set back, so every reconcile fails until git also has the field.
     let mut taken = t.upload("taken");
@@ -392,7 +398,10 @@ fn by_hand(t: &Tenant<'_>) -> Result<()> {
         ready.status == "False" && ready.message.contains("spec.revoke cannot be set back to false"),
         format!("git and a revocation by hand: {ready:?}"),
     )?;
-    check(!t.play.exists("secret/taken")?, "a key that was revoked came back")?;
+    check(
+        !t.play.exists("secret/taken")?,
+        "a revoked grant has a credential again",
+    )?;
     taken["spec"]["revoke"] = json!(true);
     t.commit(&taken)?;
     t.sync_well()?;
@@ -439,7 +448,7 @@ fn by_helm(t: &Tenant<'_>) -> Result<()> {
     t.flux.wait_ready(RELEASE, 90)?;
     check(
         t.play.exists("secret/charted")?,
-        "the HelmRelease is Ready before the key is there",
+        "the HelmRelease is Ready before the credential is issued",
     )?;
     check(
         !t.play.exists("ug/refused")?,

@@ -74,7 +74,12 @@ pub fn release(play: &Play) -> Result<()> {
     play.wait_for("condition=Ready", "pod/holder", 60)?;
     let keys = || -> Result<_> { Ok((play.published("write")?, play.published("read")?)) };
     let before = keys()?;
-    let same = |what: &str| -> Result<()> { check(before == keys()?, format!("a live key has changed with {what}")) };
+    let same = |what: &str| -> Result<()> {
+        check(
+            before == keys()?,
+            format!("an issued credential has changed with {what}"),
+        )
+    };
 
     left_alone(play, &flux)?;
     same("a reconciliation")?;
@@ -144,7 +149,7 @@ pub fn release(play: &Play) -> Result<()> {
     same("the release")?;
     check(
         play.exec("holder", "curl --config /read/curl.cfg")? == "read me",
-        "a live key needs the operator",
+        "an issued credential needs the operator",
     )?;
     cluster.apply(std::slice::from_ref(&release))?;
     flux.wait_ready(HELM_RELEASE, 150)?;
@@ -159,7 +164,7 @@ pub fn release(play: &Play) -> Result<()> {
     let keys = secrets.keys();
     check(
         keys == ["new", "read", "upgraded", "write"].map(|name| (name.to_owned(), 1)),
-        format!("not one key a grant: {keys:?}"),
+        format!("not one credential per grant: {keys:?}"),
     )?;
 
     from_flux_to_helm_and_back(play, &flux, &release)
@@ -264,7 +269,7 @@ fn from_flux_to_helm_and_back(play: &Play, flux: &Flux<'_>, release: &Value) -> 
     suite.ready()?;
     check(
         before == play.published("read")?,
-        "a live key has changed with who installs",
+        "an issued credential has changed with the new owner of the release",
     )?;
 
     // Install the release of the tests again.
