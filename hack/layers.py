@@ -16,7 +16,7 @@ from pathlib import Path
 ORDER = [
     ["api"],
     ["core", "telemetry"],
-    ["net", "conformance", "reconcile"],
+    ["net", "conformance", "reconcile", "fairness"],
     ["provider"],
     ["notifications"],
     ["controller"],
@@ -30,9 +30,10 @@ ONLY = {
     "core": {"api"},
     "reconcile": {"api", "core"},
     "net": set(),
+    "fairness": set(),
     "conformance": {"api", "core"},
     "provider": {"api", "core", "net", "conformance"},
-    "notifications": {"api", "core", "net", "telemetry"},
+    "notifications": {"api", "core", "net", "telemetry", "fairness"},
 }
 # The layers of the module core. A file may import files of its own line and of the lines above. The other files of core
 # form the first layer, and these files may not import a file of this list.

@@ -9,6 +9,7 @@
 //! | [`core`] | the decision logic: a pure function of facts and time, without a client or a clock |
 //! | [`telemetry`] | logs, metrics and health |
 //! | [`reconcile`] | the execution of the decisions, with all reads and writes behind a trait |
+//! | `fairness` | queues in which namespaces take turns, and permits with limits |
 //! | [`net`] | HTTP clients, proxies and the egress policy |
 //! | [`conformance`] | the check of what a store enforces |
 //! | [`provider`] | object store back ends, one folder each |
@@ -23,6 +24,7 @@ pub mod cli;
 pub mod conformance;
 pub mod controller;
 pub mod core;
+mod fairness;
 pub mod net;
 pub mod notifications;
 pub mod provider;

@@ -75,7 +75,10 @@ impl<G: Grant> GrantController<G> {
             calls,
             caller,
         } = self;
-        let turns = NamespaceLimiter::new(parts.options.concurrency, parts.options.namespace.is_some());
+        let turns = NamespaceLimiter::new(parts.options.concurrency, parts.options.namespace.is_some(), {
+            let caller = caller.clone();
+            move |namespace, name| caller.call(name, namespace)
+        });
         let concurrency = turns.concurrency();
         let context = Arc::new(grants::Context {
             client: parts.client.clone(),
@@ -184,7 +187,13 @@ impl<S: Store> StoreController<S> {
         callers: (Requeuer<UploadGrant>, Requeuer<DownloadGrant>),
     ) {
         let (changed, changes) = mpsc::unbounded();
-        let turns = NamespaceLimiter::new(AT_A_TIME, parts.options.namespace.is_some());
+        let turns = NamespaceLimiter::new(AT_A_TIME, parts.options.namespace.is_some(), {
+            let changed = changed.clone();
+            move |namespace, name| {
+                let _ = changed.unbounded_send(reference::<S>(namespace, name));
+                true
+            }
+        });
         let concurrency = turns.concurrency();
         // A new probe result changes the status of a store and the decisions about the grants of this store.
         parts.stores.trials.listen(
@@ -216,12 +225,6 @@ impl<S: Store> StoreController<S> {
             }),
             recorder: recorder(parts),
             turns,
-            call: Box::new({
-                let changed = changed.clone();
-                move |namespace, name| {
-                    let _ = changed.unbounded_send(reference::<S>(namespace, name));
-                }
-            }),
         });
         let watch = watch_stores(
             api,

@@ -12,10 +12,11 @@ use tracing::{debug, warn};
 pub use self::context::Context;
 use self::{
     effects::ClusterEffects,
-    queued::{IN_LINE, LONGEST_PAUSE, wait_in_line},
+    queued::{LONGEST_PAUSE, wait_in_line},
 };
 use crate::{
     api::{Grant, GrantStatus},
+    controller::namespace_limiter::IN_LINE,
     core::{Facts, QuotaFact, store_id},
     reconcile::{CALL_TIMEOUT, DEADLINE, Error, Outcome, Reconcile},
     telemetry::warn_once,
@@ -56,9 +57,8 @@ pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<C
         }
     };
     let (namespace, name) = (watched.namespace().unwrap_or_default(), watched.name_any());
-    let call = |namespace: &str, next: &str| context.caller.call(next, namespace);
     let kind = watched.terms().store_ref.kind;
-    let Some(_turn) = context.turns.take(kind, &namespace, &name, call) else {
+    let Some(_turn) = context.turns.take(kind, &namespace, &name) else {
         return Ok(Action::requeue(IN_LINE));
     };
     let _under_way = context.progress.begin();

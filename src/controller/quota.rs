@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use kube::{ResourceExt, core::DeserializeGuard, runtime::watcher};
 use tokio::sync::watch;
 
-use super::{local_state::LocalState, store_limiter::EnqueueGrant};
+use super::local_state::LocalState;
 use crate::{
     api::{ClusterAccessRule, ConditionType, Grant, GrantStatus, Operation, Reason},
     core::{self, GrantFacts, QuotaCandidate, QuotaFact, QuotaLimits, StoreId, store_id},
@@ -19,6 +19,9 @@ use crate::{
 /// UploadGrants and DownloadGrants share one quota for each limit. Valet must therefore list all UploadGrants and all
 /// DownloadGrants before it gives quota to a grant.
 const KINDS: usize = 2;
+
+/// A function that enqueues the grant with this operation, namespace and name.
+type Call = Box<dyn Fn(Operation, &str, &str) -> bool + Send + Sync>;
 
 /// Records for each store which grants have a credential and which grants wait for quota.
 pub struct Quotas {

@@ -2,15 +2,17 @@
 //! grants for different stores therefore continue.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::HashMap,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
-use tokio::time::Instant;
-
-use crate::api::{Operation, StoreKind};
-use crate::core::StoreId;
+use super::slot::lock;
+use crate::{
+    api::{Operation, StoreKind},
+    core::StoreId,
+    fairness::{FairLimiter, Limits, Permit},
+};
 
 /// By default, one store may use one quarter of the concurrent reconciles. Slow stores can therefore block the fast
 /// stores only if four stores are slow at one time.
@@ -23,78 +25,55 @@ const OWN_SHARE: usize = 16;
 /// permit in this time, the permit is free again, because the grant may no longer exist.
 const KEPT: Duration = Duration::from_secs(5);
 
-/// The operation, namespace and name of a grant.
-type Who = (Operation, String, String);
+/// The operation and name of a grant. The namespace of the grant is the key of the limiter.
+type Name = (Operation, String);
 
-/// A function that enqueues the grant with this operation, namespace and name. It returns true if the grant exists.
-pub type EnqueueGrant = Box<dyn Fn(Operation, &str, &str) -> bool + Send + Sync>;
-
-/// For each store, the reconciles that have a permit for the store and the grants that wait for a permit.
+/// For each store, the permits for reconciles that send requests to the store.
 pub struct StoreLimiter {
     most: usize,
     /// The maximum number of reconciles that may use one ObjectStore at one time.
     most_of_own: usize,
-    stores: Mutex<HashMap<StoreId, Store>>,
-    call: EnqueueGrant,
-}
-
-#[derive(Debug, Default)]
-struct Store {
-    /// The limit from the store's spec: the maximum number of reconciles that may use the store at one time.
-    most: Option<usize>,
-    under_way: usize,
-    /// The namespaces that have waiting grants. The next permit goes to a grant of the first namespace. Each
-    /// namespace is in the list once.
-    turns: VecDeque<String>,
-    /// The waiting grants of each namespace, in order of arrival.
-    lines: HashMap<String, VecDeque<Who>>,
-    known: HashSet<Who>,
-    /// Grants that Valet has enqueued and that have not requested a permit after that. Valet has reserved a permit
-    /// for each of these grants.
-    called: HashMap<Who, Instant>,
+    /// The limits from the specs of the stores.
+    specs: Mutex<HashMap<StoreId, usize>>,
+    limiter: Arc<FairLimiter<StoreId, Name>>,
 }
 
 /// A permit to send requests to a store. When the value is dropped, the permit is free again.
-pub struct StorePermit {
-    requests: Arc<StoreLimiter>,
-    store: StoreId,
-}
+pub type StorePermit = Permit<StoreId, Name>;
 
 impl StoreLimiter {
     /// Creates a limiter. The operator runs at most `concurrency` reconciles of each kind of grant. The function
-    /// `call` enqueues a grant that can receive a permit.
+    /// `call` enqueues the grant with this operation, namespace and name, because the grant can receive a permit. It
+    /// returns true if the grant exists.
     pub fn new(concurrency: u16, call: impl Fn(Operation, &str, &str) -> bool + Send + Sync + 'static) -> Self {
         Self {
             most: usize::from(concurrency).div_ceil(SHARE),
             most_of_own: usize::from(concurrency).div_ceil(OWN_SHARE),
-            stores: Mutex::default(),
-            call: Box::new(call),
+            specs: Mutex::default(),
+            limiter: FairLimiter::new(move |_, namespace, (operation, name): &Name| {
+                call(*operation, namespace, name)
+            }),
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<StoreId, Store>> {
-        self.stores.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sets the limit from the store's spec. With `None`, only the default limit applies.
     pub fn limit(&self, id: &StoreId, most: Option<i64>) {
-        let most = most.and_then(|n| usize::try_from(n).ok());
-        let mut stores = self.lock();
-        match stores.get_mut(id) {
-            Some(store) => {
-                store.most = most;
-                if store.is_idle() {
-                    stores.remove(id);
-                }
-            }
-            None if most.is_some() => {
-                let store = Store {
-                    most,
-                    ..Store::default()
-                };
-                stores.insert(id.clone(), store);
-            }
-            None => {}
+        match most.and_then(|n| usize::try_from(n).ok()) {
+            Some(most) => lock(&self.specs).insert(id.clone(), most),
+            None => lock(&self.specs).remove(id),
+        };
+    }
+
+    fn limits(&self, id: &StoreId) -> Limits {
+        let spec = lock(&self.specs).get(id).copied();
+        let total = match id.0 {
+            StoreKind::ClusterObjectStore => spec.unwrap_or(self.most),
+            StoreKind::ObjectStore => spec.unwrap_or(self.most_of_own).min(self.most_of_own),
+        };
+        Limits {
+            total,
+            per_key: total,
+            reservation: Some(KEPT),
         }
     }
 
@@ -106,104 +85,20 @@ impl StoreLimiter {
     /// Returns the number of rounds for which the grant must wait. In each round, grants that come earlier use all
     /// permits of the store.
     pub fn take(
-        self: &Arc<Self>,
+        &self,
         id: &StoreId,
         (operation, namespace, name): (Operation, &str, &str),
     ) -> Result<StorePermit, usize> {
-        let mut stores = self.lock();
-        let store = stores.entry(id.clone()).or_default();
-        let most = match id.0 {
-            StoreKind::ClusterObjectStore => store.most.unwrap_or(self.most),
-            StoreKind::ObjectStore => store.most.unwrap_or(self.most_of_own).min(self.most_of_own),
-        };
-        let who = (operation, namespace.to_owned(), name.to_owned());
-        store.called.retain(|_, when| when.elapsed() < KEPT);
-        store.called.remove(&who);
-        if store.under_way + store.called.len() < most {
-            store.under_way += 1;
-            return Ok(StorePermit {
-                requests: self.clone(),
-                store: id.clone(),
-            });
-        }
-        if store.known.insert(who.clone()) {
-            let line = store.lines.entry(namespace.to_owned()).or_default();
-            if line.is_empty() {
-                store.turns.push_back(namespace.to_owned());
-            }
-            line.push_back(who);
-        }
-        Err(store.known.len().div_ceil(most))
+        let limits = self.limits(id);
+        let permit = self.limiter.take(id, limits, namespace, (operation, name.to_owned()));
+        permit.map_err(|waiting| waiting.div_ceil(limits.total.max(1)))
     }
 
     /// Records that a reconcile of this grant has ended. If Valet reserved a permit for the grant and the reconcile
     /// did not use it, the next grant receives the permit. For example, the reconcile needs no permit if the grant is
     /// suspended.
     pub fn visited(&self, id: &StoreId, (operation, namespace, name): (Operation, &str, &str)) {
-        let who = (operation, namespace.to_owned(), name.to_owned());
-        let was_called = self.lock().get_mut(id).is_some_and(|s| s.called.remove(&who).is_some());
-        if was_called {
-            self.call_next(id);
-        }
-    }
-
-    /// Enqueues the next waiting grant that still exists.
-    fn call_next(&self, id: &StoreId) {
-        while let Some(who) = self.next(id) {
-            if (self.call)(who.0, &who.1, &who.2) {
-                return;
-            }
-            if let Some(store) = self.lock().get_mut(id) {
-                store.called.remove(&who);
-            }
-        }
-    }
-
-    /// Removes the next grant from the queue, and reserves a permit for it.
-    fn next(&self, id: &StoreId) -> Option<Who> {
-        let mut stores = self.lock();
-        let store = stores.get_mut(id)?;
-        let next = store.next();
-        match &next {
-            Some(who) => {
-                store.called.insert(who.clone(), Instant::now());
-            }
-            None if store.is_idle() => {
-                stores.remove(id);
-            }
-            None => {}
-        }
-        next
-    }
-}
-
-impl Store {
-    /// Returns true if the entry of the store contains no information and can be removed.
-    fn is_idle(&self) -> bool {
-        self.most.is_none() && self.under_way == 0 && self.known.is_empty() && self.called.is_empty()
-    }
-
-    /// Removes and returns the first waiting grant of the next namespace.
-    fn next(&mut self) -> Option<Who> {
-        let namespace = self.turns.pop_front()?;
-        let line = self.lines.get_mut(&namespace)?;
-        let who = line.pop_front()?;
-        if line.is_empty() {
-            self.lines.remove(&namespace);
-        } else {
-            self.turns.push_back(namespace);
-        }
-        self.known.remove(&who);
-        Some(who)
-    }
-}
-
-impl Drop for StorePermit {
-    fn drop(&mut self) {
-        if let Some(store) = self.requests.lock().get_mut(&self.store) {
-            store.under_way = store.under_way.saturating_sub(1);
-        }
-        self.requests.call_next(&self.store);
+        self.limiter.give_up(id, namespace, &(operation, name.to_owned()));
     }
 }
 
@@ -252,7 +147,7 @@ mod tests {
             "the limiter must alternate between the namespaces"
         );
         assert!(
-            requests.lock().is_empty(),
+            requests.limiter.is_idle(),
             "the limiter must remove entries without reconciles"
         );
     }
@@ -333,7 +228,7 @@ mod tests {
         requests.limit(&gone, Some(1));
         requests.limit(&gone, None);
         assert!(
-            !requests.lock().contains_key(&gone),
+            lock(&requests.specs).is_empty(),
             "the limiter must remove the entry of a deleted store"
         );
     }

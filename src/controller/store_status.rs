@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 use super::{
     error::{DEADLINE, Error, call},
     merged_conditions,
-    namespace_limiter::NamespaceLimiter,
+    namespace_limiter::{IN_LINE, NamespaceLimiter},
     probe_cache::ProbeResult,
     secrets::FIELD_MANAGER,
     stores::{Condition, Stores},
@@ -31,9 +31,6 @@ use crate::{
     telemetry::warn_once,
 };
 
-/// A function that enqueues the store with this namespace and name.
-type EnqueueStore = Box<dyn Fn(&str, &str) + Send + Sync>;
-
 /// The state that all reconciles of one kind of store share.
 pub struct Context<S> {
     pub client: Client,
@@ -49,18 +46,12 @@ pub struct Context<S> {
     pub recorder: Recorder,
     /// Distributes reconciles fairly among namespaces.
     pub turns: NamespaceLimiter,
-    /// Enqueues a store that waited in the queue of its namespace.
-    pub call: EnqueueStore,
 }
 
 /// Valet reconciles at most 16 stores of each kind at one time. Each namespace also has a smaller limit. The limits
 /// are needed because one tenant can create many stores. Each reconcile can take seconds, because it reads
 /// credentials and resolves host names.
 pub const AT_A_TIME: u16 = 16;
-
-/// A store waits because its namespace has reached the limit of concurrent reconciles. If Valet does not enqueue the
-/// store earlier, the store tries again after 5 seconds.
-const IN_LINE: Duration = Duration::from_secs(5);
 
 /// Updates a store's status, and returns the time of the next reconcile. Valet reconciles each store at a fixed
 /// interval, because the store's credentials can change without an event.
@@ -85,13 +76,8 @@ pub async fn reconcile<S: Store>(store: Arc<DeserializeGuard<S>>, context: Arc<C
     let (namespace, name) = (store.namespace().unwrap_or_default(), store.name_any());
     // A ClusterObjectStore has no namespace, and the limiter works by namespace. Each ClusterObjectStore therefore
     // counts as one namespace for the limiter.
-    let is_shared = namespace.is_empty();
-    let share = if is_shared { &name } else { &namespace };
-    let call = |share: &str, next: &str| {
-        (context.call)(if is_shared { "" } else { share }, next);
-        true
-    };
-    let Some(_turn) = context.turns.take(S::KIND, share, &name, call) else {
+    let share = if namespace.is_empty() { &name } else { &namespace };
+    let Some(_turn) = context.turns.take(S::KIND, share, &name) else {
         return Ok(Action::requeue(IN_LINE));
     };
     match tokio::time::timeout(DEADLINE, describe_now(store, &context, (&namespace, &name))).await {

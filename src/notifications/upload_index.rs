@@ -1,5 +1,5 @@
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -14,6 +14,7 @@ use super::scope::SenderScope;
 use crate::{
     api::{Grant, Operation},
     core::{StoreId, store_id},
+    fairness::FairQueue,
     notifications::ObjectCreated,
 };
 
@@ -41,10 +42,8 @@ struct Table {
     /// can differ.
     keys: HashMap<Arc<str>, HashSet<Arc<str>>>,
     buckets: HashMap<StoreId, String>,
-    /// The grants that wait for a reconcile, by namespace. The queue of a namespace contains a grant at most once.
-    queues: BTreeMap<String, VecDeque<Arc<str>>>,
-    /// Valet last served a grant from this namespace.
-    last: String,
+    /// The UIDs of the grants that wait for a reconcile, by namespace.
+    queue: FairQueue<Arc<str>>,
     /// The number of lists that the watch has started so far.
     round: u64,
 }
@@ -208,63 +207,47 @@ impl Table {
         }
     }
 
-    /// Returns the grants that wait for an upload with this bucket and object key. The list contains only grants
-    /// whose store is in the scope of the sender. The bucket name is not enough, because any ObjectStore can name
-    /// this bucket.
+    /// Returns the grants that wait for an upload with this bucket and object key, sorted by namespace. The list
+    /// contains only grants whose store is in the scope of the sender. The bucket name is not enough, because any
+    /// ObjectStore can name this bucket.
     fn naming(&self, arrived: &ObjectCreated, sender: &SenderScope) -> Vec<Arc<str>> {
-        arrived
+        let mut found: Vec<_> = arrived
             .keys
             .iter()
             .filter_map(|key| self.keys.get(key.as_str()))
             .flatten()
-            .filter(|uid| {
-                let store = self.uploads.get(*uid).map(|u| &u.store);
-                store.is_some_and(|s| sender.covers(s) && self.buckets.get(s) == Some(&arrived.bucket))
+            .filter_map(|uid| self.uploads.get(uid).map(|upload| (uid, upload)))
+            .filter(|(_, Upload { store, .. })| {
+                sender.covers(store) && self.buckets.get(store) == Some(&arrived.bucket)
             })
-            .cloned()
-            .collect()
+            .collect();
+        found.sort_by(|(_, one), (_, other)| one.namespace.cmp(&other.namespace));
+        found.into_iter().map(|(uid, _)| uid.clone()).collect()
     }
 
     fn enqueue(&mut self, uid: &Arc<str>) {
         if let Some(upload) = self.uploads.get(uid) {
-            self.queues
-                .entry(upload.namespace.clone())
-                .or_default()
-                .push_back(uid.clone());
+            self.queue.push(&upload.namespace, uid.clone());
         }
     }
 
-    /// Removes and returns the next waiting grant. Valet serves the namespaces in turn, so the grant comes from the
-    /// namespace after the one that Valet served last.
+    /// Removes and returns the next waiting grant. While a grant waits in the queue, somebody can delete it, or it can
+    /// finish. The method skips such a grant.
     fn dequeue(&mut self) -> Option<NotifiedGrant> {
-        loop {
-            let after = (std::ops::Bound::Excluded(self.last.clone()), std::ops::Bound::Unbounded);
-            let namespace = self
-                .queues
-                .range(after)
-                .chain(self.queues.iter())
-                .map(|(namespace, _)| namespace.clone())
-                .next()?;
-            let queue = self.queues.get_mut(&namespace)?;
-            let uid = queue.pop_front();
-            if queue.is_empty() {
-                self.queues.remove(&namespace);
-            }
-            self.last = namespace;
-            // While a grant waits in the queue, somebody can delete it, or it can finish. The queue skips such a
-            // grant.
-            let Some((uid, upload)) = uid.and_then(|uid| Some((uid.clone(), self.uploads.get_mut(&uid)?))) else {
+        while let Some((namespace, uid)) = self.queue.pop(|_| true) {
+            let Some(upload) = self.uploads.get_mut(&uid) else {
                 continue;
             };
             let Some(heard) = upload.heard.take() else { continue };
             upload.called = Some(Instant::now());
             return Some(NotifiedGrant {
                 uid: uid.to_string(),
-                namespace: upload.namespace.clone(),
+                namespace,
                 name: upload.name.clone(),
                 heard,
             });
         }
+        None
     }
 }
 
@@ -413,7 +396,7 @@ mod tests {
             "the deleted grant c must not be reconciled"
         );
         let table = awaited.table();
-        assert_eq!((table.uploads.len(), table.keys.len(), table.queues.len()), (1, 1, 0));
+        assert_eq!((table.uploads.len(), table.keys.len(), table.queue.len()), (1, 1, 0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,14 +5,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::runtime::controller::Action;
 
-use crate::core::GrantFacts;
+use crate::{controller::namespace_limiter::IN_LINE, core::GrantFacts};
 
 /// The maximum pause before Valet repeats a failed reconcile.
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-
-/// A grant waits in the queue of its namespace. Normally Valet enqueues the grant when a running reconcile of the
-/// namespace ends. If this does not happen, the grant tries again after 5 seconds.
-pub(super) const IN_LINE: Duration = Duration::from_secs(5);
 
 /// Returns when to reconcile a grant that waits in the queue of its store. Normally the limiter of the store enqueues
 /// the grant earlier.
