@@ -24,6 +24,7 @@ mod shared_context;
 mod signers;
 mod silent;
 mod slot;
+mod status_writer;
 mod store_limiter;
 mod store_status;
 mod stores;

@@ -4,19 +4,17 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{
     Api, Client, ResourceExt,
-    api::{Patch, PatchParams},
     core::DeserializeGuard,
     runtime::{controller::Action, events::Recorder},
 };
-use serde_json::json;
 use tracing::{debug, warn};
 
 use super::{
-    error::{DEADLINE, Error, call},
+    error::{DEADLINE, Error},
     merged_conditions,
     namespace_limiter::{IN_LINE, NamespaceLimiter},
     probe_cache::ProbeResult,
-    secrets::FIELD_MANAGER,
+    status_writer::write_status,
     stores::{Condition, Stores},
     verdicts,
     watch::STORE_RESYNC,
@@ -158,30 +156,7 @@ async fn write<S: Store>(api: &Api<S>, store: &S, previous: &StoreStatus, status
     if status == *previous {
         return Ok(());
     }
-    let StoreStatus {
-        observed_generation,
-        conditions,
-        capabilities,
-        credentials_expiration_time,
-        conformance_check,
-    } = status;
-    let patch = json!({
-        "metadata": {"uid": store.meta().uid, "resourceVersion": store.meta().resource_version},
-        "status": {
-            "observedGeneration": observed_generation, "conditions": conditions, "capabilities": capabilities,
-            "credentialsExpirationTime": credentials_expiration_time, "conformanceCheck": conformance_check,
-        },
-    });
-    let params = PatchParams {
-        field_manager: Some(FIELD_MANAGER.into()),
-        ..PatchParams::default()
-    };
-    let name = store.meta().name.as_deref().unwrap_or_default();
-    call(
-        "writing the store's status",
-        api.patch_status(name, &params, &Patch::Merge(patch)),
-    )
-    .await?;
+    write_status("writing the store's status", api, store, (previous, &status)).await?;
     Ok(())
 }
 

@@ -7,16 +7,21 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    api::{DeleteParams, Patch, Preconditions},
     runtime::events::{Event, EventType},
 };
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use tokio::time::Instant;
 
 use super::context::Context;
 use crate::{
     api::{Grant, GrantStatus, MULTIPART_FINALIZER, Operation, Reason, UploadMode, printable},
-    controller::{error::call, secrets::FIELD_MANAGER, store_limiter::StorePermit, strip_metadata::lighten_grant},
+    controller::{
+        error::call,
+        status_writer::{patch_params, write_status},
+        store_limiter::StorePermit,
+        strip_metadata::lighten_grant,
+    },
     core::{
         AbortAccess, Access, AllowedRequest, Assembly, Completion, Facts, GrantEvent, GrantFacts, ObjectFact,
         PublishMode, QuotaFact, QuotaLimits, Repairs, SecretView, SignError, Signed, StoreFact, StoreView,
@@ -326,19 +331,9 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
         let memory = &self.context.memory;
         status.record_signature = Some(memory.records().sign_status(Subject { uid, operation }, &status));
         memory.accept_status(uid, Some(&status));
-        // The patch starts from the status in the cluster. It therefore also removes status fields that clients other
-        // than Valet have written.
         let current = self.grant.grant_status().cloned().unwrap_or_default();
-        let patch = json!({
-            // The UID and the resource version are preconditions. The patch fails if the grant was replaced or
-            // changed after it was read.
-            "metadata": {"uid": uid, "resourceVersion": self.grant.resource_version()},
-            "status": merge(&current, &status),
-        });
-        let api = self.api(grant);
-        let (params, patch) = (patch_params(), Patch::Merge(patch));
-        let written = api.patch_status(&grant.name, &params, &patch);
-        let written = call("writing the grant's status", written).await?;
+        let (api, what) = (self.api(grant), "writing the grant's status");
+        let written = write_status(what, &api, self.grant.as_ref(), (&current, &status)).await?;
         self.status_written(grant, &status);
         if let Some(kept) = written.grant_status().filter(|s| s.record_signature.is_none()) {
             memory.lost_signature(uid, kept);
@@ -440,25 +435,4 @@ impl<G: Grant> ClusterEffects<'_, G> {
         self.context.memory.wrote_secret(&grant.uid, &written.resource_version);
         written
     }
-}
-
-fn patch_params() -> PatchParams {
-    PatchParams {
-        field_manager: Some(FIELD_MANAGER.into()),
-        ..PatchParams::default()
-    }
-}
-
-/// Returns a JSON merge patch (RFC 7396) that turns the status `old` into the status `new`. The patch sets fields
-/// that are missing in `new` to null.
-fn merge(old: &GrantStatus, new: &GrantStatus) -> Value {
-    let object = |status: &GrantStatus| match serde_json::to_value(status) {
-        Ok(Value::Object(fields)) => fields,
-        _ => Map::new(),
-    };
-    let (old, mut new) = (object(old), object(new));
-    for gone in old.keys() {
-        new.entry(gone.clone()).or_insert(Value::Null);
-    }
-    Value::Object(new)
 }
