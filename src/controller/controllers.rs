@@ -9,7 +9,7 @@ use futures::{
     stream::{self, BoxStream},
 };
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client,
     core::DeserializeGuard,
     runtime::{
         Controller, WatchStreamExt,
@@ -23,6 +23,7 @@ use kube::{
 };
 
 use super::{
+    grant_watch::GrantWatch,
     grants,
     local_state::LocalState,
     namespace_limiter::NamespaceLimiter,
@@ -31,10 +32,10 @@ use super::{
     store_status::{self, AT_A_TIME},
     stores::scoped,
     strip_metadata::{lighten_grant, lighten_watched},
-    watch::{Requeuer, Watched, config, watch_failed, watch_stores},
+    watch::{Requeuer, Watched, config, watch_stores},
 };
 use crate::{
-    api::{DownloadGrant, Grant, Store, StoreKind, UploadGrant},
+    api::{DownloadGrant, Grant, Operation, Store, StoreKind, UploadGrant},
     core::record::RecordKey,
     core::{Settings, StoreId},
     telemetry::Progress,
@@ -99,45 +100,19 @@ impl<G: Grant> GrantController<G> {
             resync: parts.options.resync,
         });
         let api: Api<Watched<G>> = scoped(parts.client.clone(), parts.options.namespace.as_deref());
-        let mut health = Some(parts.health.clone());
-        let (awaited, places) = (parts.awaited.clone(), parts.places.clone());
-        let listed = reader.clone();
+        let mut grant_watch = GrantWatch {
+            cache: reader.clone(),
+            memory,
+            places: parts.places.clone(),
+            awaited: parts.awaited.clone().filter(|_| G::OPERATION == Operation::Upload),
+            caller,
+            health: Some(parts.health.clone()),
+        };
         let seen = watcher(api, config())
             .default_backoff()
             .modify(|grant| lighten_watched(grant, lighten_grant))
-            .inspect(move |event| {
-                if let (Some(awaited), Ok(event)) = (&awaited, event) {
-                    awaited.seen(event);
-                }
-            })
             .reflect(writer)
-            // This code runs after the reflector has updated the watch cache. If a grant is deleted during its
-            // reconcile, the watch cache must show the deletion before the quota changes.
-            .inspect({
-                let memory = memory.clone();
-                move |event| {
-                    if let Ok(event) = event {
-                        places.seen(event, &memory);
-                    }
-                }
-            })
-            .inspect(move |event| {
-                use watcher::Event::{Apply, InitApply};
-                if let Ok(Apply(DeserializeGuard(Ok(grant))) | InitApply(DeserializeGuard(Ok(grant)))) = event {
-                    caller.status_seen(grant);
-                }
-            })
-            .inspect(move |event| match event {
-                Ok(watcher::Event::InitDone) => {
-                    memory.keep_only(&listed.state().iter().filter_map(|g| g.uid()).collect());
-                    if let Some(health) = health.take() {
-                        health.done();
-                    }
-                }
-                Ok(watcher::Event::Delete(grant)) => memory.forget(&grant.uid().unwrap_or_default()),
-                Err(error) => watch_failed(G::OPERATION.kind(), error),
-                Ok(_) => {}
-            });
+            .inspect(move |event| grant_watch.seen(event));
         // If Valet itself writes the status of a grant, no reconcile is needed. If a client other than Valet writes
         // the status, `status_seen` enqueues the grant. A change of labels or annotations causes a reconcile, because
         // GitOps tools use labels and annotations for tracking.

@@ -7,6 +7,7 @@ mod clock;
 mod cluster;
 mod controllers;
 mod error;
+mod grant_watch;
 mod grants;
 mod history;
 mod leader_election;

@@ -2,12 +2,11 @@
 //! `core::QuotaLedger`, and enqueues the grants that receive quota.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use jiff::Timestamp;
-use kube::{ResourceExt, core::DeserializeGuard, runtime::watcher};
 use tokio::sync::watch;
 
 use super::local_state::LocalState;
@@ -26,9 +25,9 @@ type Call = Box<dyn Fn(Operation, &str, &str) -> bool + Send + Sync>;
 /// Records for each store which grants have a credential and which grants wait for quota.
 pub struct Quotas {
     table: Mutex<Table>,
-    /// The number of kinds of grant that have been listed so far.
-    listed: watch::Sender<usize>,
-    call: EnqueueGrant,
+    /// The kinds of grant that have been listed so far.
+    listed: watch::Sender<HashSet<Operation>>,
+    call: Call,
 }
 
 #[derive(Default)]
@@ -36,8 +35,6 @@ struct Table {
     stores: HashMap<StoreId, core::QuotaLedger>,
     /// The grants that use quota or wait for quota, by UID.
     known: HashMap<String, Known>,
-    /// For each kind of grant, the number of lists that the watch has started so far.
-    rounds: HashMap<Operation, u64>,
 }
 
 struct Known {
@@ -45,7 +42,6 @@ struct Known {
     who: QuotaCandidate,
     name: String,
     operation: Operation,
-    round: u64,
 }
 
 impl Quotas {
@@ -54,7 +50,7 @@ impl Quotas {
     pub fn new(call: impl Fn(Operation, &str, &str) -> bool + Send + Sync + 'static) -> Self {
         Self {
             table: Mutex::default(),
-            listed: watch::Sender::new(0),
+            listed: watch::Sender::new(HashSet::new()),
             call: Box::new(call),
         }
     }
@@ -63,31 +59,23 @@ impl Quotas {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Processes a watch event. If this process wrote a version of the grant that the watch has not delivered yet,
-    /// the method uses the written version.
-    pub fn seen<G: Grant>(&self, event: &watcher::Event<DeserializeGuard<G>>, memory: &LocalState<G>) {
-        match event {
-            watcher::Event::Init => *self.table().rounds.entry(G::OPERATION).or_default() += 1,
-            watcher::Event::InitDone => {
-                let stores = self.table().forget_unlisted(G::OPERATION);
-                for store in stores {
-                    self.call_next(&store);
-                }
-                // If a watch restarts, it lists its kind of grant again. Only the first list of each kind increases
-                // the number of listed kinds.
-                let first = self.table().rounds.get(&G::OPERATION) == Some(&1);
-                self.listed.send_modify(|kinds| *kinds += usize::from(first));
-            }
-            watcher::Event::InitApply(guard) | watcher::Event::Apply(guard) => {
-                if let Ok(grant) = &guard.0 {
-                    match memory.written(grant) {
-                        Some(written) => self.note(written.as_ref(), memory, None),
-                        None => self.note(grant, memory, None),
-                    }
-                }
-            }
-            watcher::Event::Delete(guard) => self.gone(&guard.uid().unwrap_or_default()),
+    /// Records a grant from the watch. If this process wrote a version of the grant that the watch has not delivered
+    /// yet, the method uses the written version.
+    pub fn applied<G: Grant>(&self, grant: &G, memory: &LocalState<G>) {
+        match memory.written(grant) {
+            Some(written) => self.note(written.as_ref(), memory, None),
+            None => self.note(grant, memory, None),
         }
+    }
+
+    /// Releases the quota of all grants of this kind whose UIDs are not in `uids`. The watch has listed all grants of
+    /// this kind, and `uids` is this list.
+    pub fn keep_only(&self, operation: Operation, uids: &HashSet<String>) {
+        let stores = self.table().keep_only(operation, uids);
+        for store in stores {
+            self.call_next(&store);
+        }
+        self.listed.send_if_modified(|listed| listed.insert(operation));
     }
 
     /// Records how the grant counts for the quota after its reconcile. The grant's status shows if the grant is live
@@ -119,7 +107,7 @@ impl Quotas {
         rules: Option<Arc<Vec<ClusterAccessRule>>>,
     ) -> QuotaFact {
         // Waiting fails only if the sender was dropped, and `self` owns the sender.
-        let _ = self.listed.subscribe().wait_for(|kinds| *kinds >= KINDS).await;
+        let _ = self.listed.subscribe().wait_for(|listed| listed.len() >= KINDS).await;
         let store = store_id(&grant.terms.store_ref, &grant.namespace);
         let who = QuotaCandidate {
             namespace: grant.namespace.clone(),
@@ -132,7 +120,6 @@ impl Quotas {
             who: who.clone(),
             name: grant.name.clone(),
             operation,
-            round: 0,
         });
         let places = table.stores.entry(store).or_default();
         if let Some(rules) = rules {
@@ -190,7 +177,6 @@ impl Quotas {
                     who: who.clone(),
                     name: name.clone(),
                     operation: G::OPERATION,
-                    round: 0,
                 });
                 table.store(&store, |places| match standing {
                     Standing::Key(until) => places.holds(&who, until),
@@ -223,8 +209,7 @@ impl Quotas {
 
 impl Table {
     fn know(&mut self, known: Known) {
-        let round = self.rounds.get(&known.operation).copied().unwrap_or_default();
-        self.known.insert(known.who.uid.clone(), Known { round, ..known });
+        self.known.insert(known.who.uid.clone(), known);
     }
 
     /// Changes the quota entry of a store. If no grant uses quota or waits for quota, removes the entry.
@@ -236,17 +221,10 @@ impl Table {
         }
     }
 
-    /// Removes all grants of one kind that the newest list of this kind does not contain. Returns the stores of the
-    /// removed grants.
-    fn forget_unlisted(&mut self, operation: Operation) -> Vec<StoreId> {
-        let round = self.rounds.get(&operation).copied().unwrap_or_default();
-        let gone: Vec<_> = self
-            .known
-            .iter()
-            .filter(|(_, k)| k.operation == operation && k.round != round)
-            .map(|(uid, _)| uid.clone())
-            .collect();
-        let gone: Vec<_> = gone.iter().filter_map(|uid| self.known.remove(uid)).collect();
+    /// Removes all grants of this kind whose UIDs are not in `uids`. Returns the stores of the removed grants.
+    fn keep_only(&mut self, operation: Operation, uids: &HashSet<String>) -> Vec<StoreId> {
+        let is_gone = |uid: &String, known: &mut Known| known.operation == operation && !uids.contains(uid);
+        let gone: Vec<_> = self.known.extract_if(is_gone).map(|(_, known)| known).collect();
         gone.into_iter()
             .map(|known| {
                 self.store(&known.store, |places| places.leaves(&known.who));
@@ -287,13 +265,9 @@ fn standing(grant: &impl Grant, status: &GrantStatus) -> Standing {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use watcher::Event;
 
     use super::*;
-    use crate::{
-        api::{DownloadGrant, UploadGrant},
-        core::record::RecordKey,
-    };
+    use crate::{api::UploadGrant, core::record::RecordKey};
 
     const ONE: QuotaLimits = QuotaLimits {
         namespace: Some(1),
@@ -313,12 +287,10 @@ mod tests {
 
     /// Returns quotas for which both kinds of grant have been listed.
     fn listed() -> (Quotas, LocalState<UploadGrant>) {
-        let records = RecordKey::new([0; 32]);
-        let (places, memory) = (Quotas::new(|_, _, _| true), LocalState::new(records.clone()));
-        places.seen::<UploadGrant>(&Event::Init, &memory);
-        places.seen::<UploadGrant>(&Event::InitDone, &memory);
-        places.seen::<DownloadGrant>(&Event::Init, &LocalState::new(records.clone()));
-        places.seen::<DownloadGrant>(&Event::InitDone, &LocalState::new(records));
+        let memory = LocalState::new(RecordKey::new([0; 32]));
+        let places = Quotas::new(|_, _, _| true);
+        places.keep_only(Operation::Upload, &HashSet::new());
+        places.keep_only(Operation::Download, &HashSet::new());
         (places, memory)
     }
 
@@ -333,8 +305,8 @@ mod tests {
         for goes_before_it_asks in [true, false] {
             let (places, memory) = listed();
             let (first, second) = (grant("a"), grant("b"));
-            places.seen(&Event::Apply(DeserializeGuard(Ok(first.clone()))), &memory);
-            let gone = || places.seen(&Event::Delete(DeserializeGuard(Ok(first.clone()))), &memory);
+            places.applied(&first, &memory);
+            let gone = || places.gone("uid-a");
             if goes_before_it_asks {
                 gone();
             }
@@ -343,7 +315,7 @@ mod tests {
                 gone();
             }
             places.visited(&first, &memory, || false);
-            places.seen(&Event::Apply(DeserializeGuard(Ok(second.clone()))), &memory);
+            places.applied(&second, &memory);
             assert_eq!(ask(&places, &second).await, QuotaFact::Given, "{goes_before_it_asks}");
             // A grant that already has quota keeps it.
             places.visited(&second, &memory, || true);

@@ -4,7 +4,6 @@ use std::{
     time::Duration,
 };
 
-use kube::{core::DeserializeGuard, runtime::watcher};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep, sleep_until},
@@ -12,7 +11,7 @@ use tokio::{
 
 use super::scope::SenderScope;
 use crate::{
-    api::{Grant, Operation},
+    api::Grant,
     core::{StoreId, store_id},
     fairness::FairQueue,
     notifications::ObjectCreated,
@@ -44,8 +43,6 @@ struct Table {
     buckets: HashMap<StoreId, String>,
     /// The UIDs of the grants that wait for a reconcile, by namespace.
     queue: FairQueue<Arc<str>>,
-    /// The number of lists that the watch has started so far.
-    round: u64,
 }
 
 struct Upload {
@@ -53,7 +50,6 @@ struct Upload {
     name: String,
     store: StoreId,
     key: Arc<str>,
-    round: u64,
     /// At this time, a notification last made Valet enqueue the grant.
     called: Option<Instant>,
     /// The time when a notification for the grant arrived. It is `None` if no notification waits to be handled.
@@ -75,34 +71,23 @@ impl UploadIndex {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Processes an event of the watch on grants.
-    pub fn seen<G: Grant>(&self, event: &watcher::Event<DeserializeGuard<G>>) {
-        if G::OPERATION != Operation::Upload {
-            return;
-        }
+    /// Records an UploadGrant from the watch.
+    pub fn applied(&self, grant: &impl Grant) {
+        self.table().note(grant);
+    }
+
+    /// Removes a deleted grant.
+    pub fn deleted(&self, uid: &str) {
+        self.table().remove(uid);
+    }
+
+    /// Removes all grants whose UIDs are not in `uids`.
+    pub fn keep_only(&self, uids: &HashSet<String>) {
         let mut table = self.table();
-        match event {
-            watcher::Event::Init => table.round += 1,
-            watcher::Event::InitDone => {
-                let round = table.round;
-                let gone: Vec<_> = table
-                    .uploads
-                    .iter()
-                    .filter(|(_, u)| u.round != round)
-                    .map(|(uid, _)| uid.clone())
-                    .collect();
-                for uid in gone {
-                    table.remove(&uid);
-                }
-            }
-            watcher::Event::InitApply(guard) | watcher::Event::Apply(guard) => {
-                if let Ok(grant) = &guard.0 {
-                    table.note(grant);
-                }
-            }
-            watcher::Event::Delete(guard) => {
-                table.remove(kube::ResourceExt::uid(guard).unwrap_or_default().as_str());
-            }
+        let is_gone = |uid: &&Arc<str>| !uids.contains(uid.as_ref());
+        let gone: Vec<_> = table.uploads.keys().filter(is_gone).cloned().collect();
+        for uid in gone {
+            table.remove(&uid);
         }
     }
 
@@ -176,10 +161,8 @@ impl Table {
             self.remove(uid);
             return;
         }
-        let round = self.round;
-        if let Some(known) = self.uploads.get_mut(uid.as_str()) {
-            // Only the field `round` needs an update, because the store and the object key of a grant are immutable.
-            known.round = round;
+        if self.uploads.contains_key(uid.as_str()) {
+            // The entry needs no update, because the store and the object key of a grant are immutable.
             return;
         }
         let uid: Arc<str> = uid.as_str().into();
@@ -189,7 +172,6 @@ impl Table {
             name: name.clone(),
             store: store_id(&grant.terms().store_ref, namespace),
             key: key.clone(),
-            round,
             called: None,
             heard: None,
         };
@@ -254,12 +236,11 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
-    use watcher::Event;
 
     use super::*;
     use crate::api::{StoreKind, UploadGrant};
 
-    fn grant(uid: &str, namespace: &str, key: &str, more: Value) -> DeserializeGuard<UploadGrant> {
+    fn grant(uid: &str, namespace: &str, key: &str, more: Value) -> UploadGrant {
         let mut grant = json!({
             "apiVersion": "valetkey.dev/v1alpha1", "kind": "UploadGrant",
             "metadata": {"name": format!("grant-{uid}"), "namespace": namespace, "uid": uid},
@@ -309,7 +290,7 @@ mod tests {
     async fn notification_enqueues_the_grants_that_wait_for_the_object() {
         let awaited = Arc::new(UploadIndex::default());
         for (uid, namespace, key) in [("a", "web", "k"), ("b", "api", "k"), ("c", "web", "other")] {
-            awaited.seen(&Event::Apply(grant(uid, namespace, key, json!({}))));
+            awaited.applied(&grant(uid, namespace, key, json!({})));
         }
         assert!(
             !awaited.hear(&news("media", &["k"]), &anybody()),
@@ -330,7 +311,7 @@ mod tests {
 
         // If an ObjectStore and a ClusterObjectStore have one name, they are still different stores.
         let own = json!({"spec": {"storeRef": {"name": "media"}, "key": "own"}});
-        awaited.seen(&Event::Apply(grant("d", "web", "", own)));
+        awaited.applied(&grant("d", "web", "", own));
         awaited.store(&media(), Some("media".into()));
         assert!(!awaited.hear(&news("media", &["own"]), &anybody()));
         awaited.store(
@@ -351,8 +332,8 @@ mod tests {
     async fn notification_from_the_sender_of_another_store_is_ignored() {
         let awaited = Arc::new(UploadIndex::default());
         let spy = json!({"spec": {"storeRef": {"name": "spy"}, "key": "k"}});
-        awaited.seen(&Event::Apply(grant("spy", "team-a", "", spy)));
-        awaited.seen(&Event::Apply(grant("owner", "team-b", "k", json!({}))));
+        awaited.applied(&grant("spy", "team-a", "", spy));
+        awaited.applied(&grant("owner", "team-b", "k", json!({})));
         let spys = (StoreKind::ObjectStore, "team-a".to_owned(), "spy".to_owned());
         awaited.store(&spys, Some("media".into()));
         awaited.store(&media(), Some("media".into()));
@@ -373,21 +354,19 @@ mod tests {
         let awaited = Arc::new(UploadIndex::default());
         awaited.store(&media(), Some("media".into()));
         let tell = |key: &str| awaited.hear(&news("media", &[key]), &anybody());
-        awaited.seen(&Event::Apply(grant("a", "web", "a", json!({}))));
+        awaited.applied(&grant("a", "web", "a", json!({})));
         let finished = json!({"status": {"finishedTime": "2027-01-15T08:00:00Z"}});
-        awaited.seen(&Event::Apply(grant("a", "web", "a", finished)));
+        awaited.applied(&grant("a", "web", "a", finished));
         assert!(!tell("a"));
-        awaited.seen(&Event::Apply(grant("b", "web", "b", json!({}))));
-        awaited.seen(&Event::Delete(grant("b", "web", "b", json!({}))));
+        awaited.applied(&grant("b", "web", "b", json!({})));
+        awaited.deleted("b");
         assert!(!tell("b"));
         // A new list of the watch does not contain the grant. This means that somebody deleted the grant while the
         // watch was interrupted.
-        awaited.seen(&Event::Apply(grant("c", "web", "c", json!({}))));
-        awaited.seen(&Event::Apply(grant("d", "web", "d", json!({}))));
-        awaited.seen(&Event::<DeserializeGuard<UploadGrant>>::Init);
-        awaited.seen(&Event::InitApply(grant("d", "web", "d", json!({}))));
+        awaited.applied(&grant("c", "web", "c", json!({})));
+        awaited.applied(&grant("d", "web", "d", json!({})));
         assert!(tell("c"));
-        awaited.seen(&Event::<DeserializeGuard<UploadGrant>>::InitDone);
+        awaited.keep_only(&HashSet::from(["d".to_owned()]));
         assert!(!tell("c"));
         assert!(tell("d"));
         assert_eq!(
@@ -403,7 +382,7 @@ mod tests {
     async fn repeated_notifications_cause_one_reconcile_per_second() {
         let awaited = Arc::new(UploadIndex::default());
         awaited.store(&media(), Some("media".into()));
-        awaited.seen(&Event::Apply(grant("a", "web", "a", json!({}))));
+        awaited.applied(&grant("a", "web", "a", json!({})));
         let speaker = awaited.clone();
         tokio::spawn(async move {
             for _ in 0..4000 {
@@ -426,9 +405,9 @@ mod tests {
         let awaited = Arc::new(UploadIndex::default());
         awaited.store(&media(), Some("media".into()));
         for n in 0..1000 {
-            awaited.seen(&Event::Apply(grant(&format!("flood-{n}"), "loud", "same", json!({}))));
+            awaited.applied(&grant(&format!("flood-{n}"), "loud", "same", json!({})));
         }
-        awaited.seen(&Event::Apply(grant("calm", "quiet", "mine", json!({}))));
+        awaited.applied(&grant("calm", "quiet", "mine", json!({})));
         assert!(awaited.hear(&news("media", &["same"]), &anybody()));
         assert!(awaited.hear(&news("media", &["mine"]), &anybody()));
         let calls = calls(&awaited).await;
