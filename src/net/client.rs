@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aws_sdk_s3::config::AppName;
 use http::{
-    HeaderMap, HeaderValue, Request, Uri,
+    HeaderMap, HeaderValue, Method, Request, Uri,
     header::{Entry, USER_AGENT},
 };
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -56,6 +56,10 @@ pub enum Unanswered {
     Slow,
     #[error("the connection to the server failed (connection refused or reset, no TLS, or unknown host)")]
     Connection,
+    /// The client is allowed to send only read requests. This error shows a fault of Valet: the caller must not create
+    /// a write request for such a client.
+    #[error("the operator sends only read requests to this endpoint")]
+    WriteDenied,
     /// The proxy does not answer, or it refuses to connect to the host.
     #[error(
         "the proxy in HTTPS_PROXY does not answer or refuses the connection; if the host needs no proxy, add the host to NO_PROXY"
@@ -84,6 +88,7 @@ pub enum Unanswered {
 pub struct Http {
     client: Option<Connections>,
     outward: Option<EgressPolicy>,
+    only_reads: bool,
 }
 
 impl Http {
@@ -99,7 +104,17 @@ impl Http {
             }
             None => connections(None, Some(Matcher::from_env()), false),
         };
-        Self { client, outward }
+        Self {
+            client,
+            outward,
+            only_reads: false,
+        }
+    }
+
+    /// If `only_reads` is true, the client refuses every request except GET and HEAD.
+    #[must_use]
+    pub fn only_reading(self, only_reads: bool) -> Self {
+        Self { only_reads, ..self }
     }
 
     /// Sends a request once, without a retry.
@@ -107,6 +122,9 @@ impl Http {
     /// # Errors
     /// Returns [`Unanswered`] if there is no usable answer.
     pub async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<Answer, Unanswered> {
+        if self.only_reads && !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return Err(Unanswered::WriteDenied);
+        }
         if let (Entry::Vacant(name), Ok(own)) = (
             request.headers_mut().entry(USER_AGENT),
             HeaderValue::from_str(&user_agent()),
@@ -228,5 +246,23 @@ mod tests {
             );
         }
         assert_eq!(untrusted(&io::Error::other("connection refused")), None);
+    }
+
+    #[tokio::test]
+    async fn client_that_only_reads_refuses_write_requests() {
+        let client = Http::new(None).only_reading(true);
+        for method in [Method::PUT, Method::POST, Method::DELETE, Method::PATCH] {
+            let request = Request::builder()
+                .method(method)
+                .uri("http://127.0.0.1:9")
+                .body(Full::default())
+                .unwrap();
+            assert_eq!(client.send(request).await.err(), Some(Unanswered::WriteDenied));
+        }
+        let request = Request::builder()
+            .uri("http://127.0.0.1:9")
+            .body(Full::default())
+            .unwrap();
+        assert_eq!(client.send(request).await.err(), Some(Unanswered::Connection));
     }
 }

@@ -60,9 +60,10 @@ pub trait Account: Send + Sync {
     /// `None` if Valet can sign without a network request.
     fn asks(&self) -> Option<&'static str>;
 
-    /// Returns the address in the store's settings to which Valet sends the operator's identity when it signs.
-    /// Returns `None` if the address belongs to the cloud provider.
-    fn shows_identity_to(&self) -> Option<String>;
+    /// Returns the addresses in the store's settings to which Valet sends the operator's identity, or credentials that
+    /// it gets with this identity, when it signs. The list does not contain addresses that belong to the cloud
+    /// provider.
+    fn shows_identity_to(&self) -> Vec<String>;
 
     /// Creates the provider of the store. If the egress policy `outward` is set, the provider sends requests only to
     /// hosts that this policy permits. The method itself reads nothing and sends no request.

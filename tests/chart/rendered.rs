@@ -526,7 +526,17 @@ fn network_policy_allows_the_required_egress() {
         egress.iter().map(ports).collect::<Vec<_>>(),
         [vec![53, 53], vec![443, 6443], vec![443, 9000]]
     );
-    assert_eq!(egress[2]["to"][0]["ipBlock"]["except"], json!(["169.254.0.0/16"]));
+    for rule in [1, 2] {
+        assert_eq!(egress[rule]["to"][0]["ipBlock"]["except"], json!(["169.254.0.0/16"]));
+    }
+    let rendered = objects(&[
+        "networkPolicy.enabled=true",
+        "networkPolicy.egress.apiServer.to[0].ipBlock.cidr=10.10.0.1/32",
+        "networkPolicy.egress.stores.to[0].ipBlock.cidr=10.20.0.0/16",
+    ]);
+    let egress = &rendered.get("NetworkPolicy", "valet")["spec"]["egress"];
+    assert_eq!(egress[1]["to"], json!([{"ipBlock": {"cidr": "10.10.0.1/32"}}]));
+    assert_eq!(egress[2]["to"], json!([{"ipBlock": {"cidr": "10.20.0.0/16"}}]));
 }
 
 /// The chart's roles for users are aggregated into the Kubernetes roles, and none of them includes Secrets.

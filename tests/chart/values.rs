@@ -201,6 +201,13 @@ fn contradictory_values_are_rejected() {
             "watchSecrets needs the permission to list the Secrets of all namespaces",
         ),
         (
+            &[
+                "networkPolicy.enabled=true",
+                "networkPolicy.egress.stores.to[0].ipBlock.cidr=10.20.0.0/16",
+            ],
+            "networkPolicy.egress.stores.to does not limit the addresses of stores",
+        ),
+        (
             &["rbac.credentialsSecrets={media}"],
             "rbac.credentialsSecrets alone has no effect",
         ),

@@ -199,6 +199,38 @@ fn identity_of_environment_is_not_sent_to_address_of_a_document() {
     }
 }
 
+/// The attack: the user trusts the STS, and a document names an address of its author as the endpoint of the store.
+/// Valet would send probe uploads with a session of the user's identity there.
+#[test]
+fn session_of_a_role_is_not_sent_to_address_of_a_document() {
+    let sts = Listener::start(
+        r#"<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult><Credentials><AccessKeyId>ASIAMARKER</AccessKeyId><SecretAccessKey>marker-secret</SecretAccessKey><SessionToken>marker-token</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>"#,
+    );
+    let theirs = Listener::start("{}");
+    let role = json!({"credentials": {"assumeRole": {"endpoint": sts.url}}, "endpoint": theirs.url, "addressingStyle": "Path"});
+    let store = cluster_store(amazons(role));
+    let upload = grant("UploadGrant", &store, json!({"constraints": {"overwrite": "Allow"}}));
+    let trust = |url: &str| format!("--trust-endpoint={url}");
+    let (of_sts, of_store) = (trust(&sts.url), trust(&theirs.url));
+    let documents = [store, upload];
+    let signed = sign(&documents, &["--online", &of_sts], &ACCESS_KEY);
+    assert!(!signed.is_signed && signed.said.contains(&of_store), "{}", signed.said);
+    assert_eq!((sts.connections(), theirs.connections()), (0, 0));
+
+    // The user can trust both addresses. The store then accepts every upload, so it does not enforce session policies.
+    let signed = sign(&documents, &["--online", &of_sts, &of_store], &ACCESS_KEY);
+    assert!(
+        !signed.is_signed && signed.said.contains("does not enforce session policies"),
+        "{}",
+        signed.said
+    );
+    assert!(
+        theirs.connections() > 0 && !signed.said.contains("marker"),
+        "{}",
+        signed.said
+    );
+}
+
 /// An ObjectStore signs with its own Secret, as in a cluster, and may use only endpoints that the operator would
 /// allow.
 #[test]

@@ -97,6 +97,20 @@ annotations:
 {{- end }}
 {{- end }}
 
+{{/* The peers of an egress rule. An empty list stands for any address except link-local addresses. */}}
+{{- define "valet.egressPeers" -}}
+{{- if . }}
+{{- toYaml . }}
+{{- else -}}
+- ipBlock:
+    cidr: 0.0.0.0/0
+    except: [169.254.0.0/16]
+- ipBlock:
+    cidr: ::/0
+    except: ["fe80::/10", "fd00:ec2::/32"]
+{{- end }}
+{{- end }}
+
 {{/* Rejects combinations of values that the schema cannot reject. */}}
 {{- define "valet.validate" -}}
 {{- if and .Values.scopedNamespace .Values.rbac.secretsNamespaces }}
@@ -110,6 +124,9 @@ annotations:
 {{- end }}
 {{- if and .Values.rbac.credentialsSecrets (or (eq .Values.scopedNamespace .Release.Namespace) (has .Release.Namespace .Values.rbac.secretsNamespaces)) }}
 {{- fail (printf "rbac.credentialsSecrets has no effect, because the operator serves the release's namespace %s and may read all Secrets there: unset rbac.credentialsSecrets" .Release.Namespace) }}
+{{- end }}
+{{- if and .Values.networkPolicy.enabled .Values.networkPolicy.egress.stores.to (not .Values.networkPolicy.egress.apiServer.to) }}
+{{- fail "networkPolicy.egress.stores.to does not limit the addresses of stores while networkPolicy.egress.apiServer.to is empty, because the rule for the apiserver then allows any address: set networkPolicy.egress.apiServer.to to the addresses that kubectl get endpointslices --namespace default prints for kubernetes" }}
 {{- end }}
 {{- if and .Values.notifications.enabled (not .Values.notifications.existingSecret) }}
 {{- fail "notifications.enabled needs notifications.existingSecret, a Secret with the tokens that stores must send: docs/notifications.md" }}

@@ -51,7 +51,7 @@ pub async fn connect(
         return Err(offline(asks));
     }
     if outward.is_none() {
-        let untrusted = account.shows_identity_to().filter(|address| {
+        let untrusted = account.shows_identity_to().into_iter().find(|address| {
             let bare = |address: &str| address.trim_end_matches('/').to_ascii_lowercase();
             !args.trust_endpoint.iter().any(|t| bare(t) == bare(address))
         });

@@ -98,10 +98,10 @@ impl Account for AzureAccount {
     }
 
     /// Returns the store's endpoint if the operator's identity signs and the endpoint does not belong to Azure.
-    fn shows_identity_to(&self) -> Option<String> {
+    fn shows_identity_to(&self) -> Vec<String> {
         let has_identity = matches!(self.credentials, Credentials::Identity(_));
-        let endpoint = self.store.endpoint.clone().filter(|_| has_identity)?;
-        (!microsoft::is_endpoint(&endpoint)).then_some(endpoint)
+        let endpoint = self.store.endpoint.iter().filter(|_| has_identity);
+        endpoint.filter(|url| !microsoft::is_endpoint(url)).cloned().collect()
     }
 
     fn connect(self: Box<Self>, outward: Option<EgressPolicy>) -> Arc<dyn Provider> {

@@ -23,7 +23,7 @@ pub struct AzureBlob {
     /// This is true if the store belongs to a tenant. Valet then sends requests only to hosts that the egress policy
     /// permits.
     pub(super) is_tenants: bool,
-    /// This is true if Valet is allowed to send write requests to an endpoint outside Azure.
+    /// This is true if Valet is allowed to send write requests to the operator's endpoint.
     may_change: bool,
     /// The capabilities that Valet assumes before any probe.
     assumed: Capabilities,
@@ -61,34 +61,23 @@ impl AzureBlob {
     /// The argument `outward` is the egress policy of a store that a tenant owns. With this policy, the provider sends
     /// requests only to hosts that the policy permits.
     pub fn new(store: AzureBlobStore, credentials: Credentials, outward: Option<EgressPolicy>) -> Self {
+        let is_azures = microsoft::is_endpoint(&base(&store, store.endpoint.as_ref()));
+        let may_change = is_azures || outward.as_ref().is_none_or(EgressPolicy::may_change);
         Self {
             assumed: capabilities::of(&store, &credentials),
             store,
             credentials,
             is_tenants: outward.is_some(),
-            may_change: outward.as_ref().is_none_or(EgressPolicy::may_change),
-            http: Http::new(outward),
+            may_change,
+            http: Http::new(outward).only_reading(!may_change),
             findings: Findings::default(),
             delegation: AsyncMutex::default(),
         }
     }
 
-    /// Returns the account's URL without a slash at its end.
-    fn base(&self, endpoint: Option<&String>) -> String {
-        let account = &self.store.account;
-        let endpoint = match endpoint {
-            Some(endpoint) => endpoint.trim_end_matches('/').to_owned(),
-            None => format!("https://{account}.blob.core.windows.net"),
-        };
-        match self.store.addressing_style {
-            AddressingStyle::VirtualHost => endpoint,
-            AddressingStyle::Path => format!("{endpoint}/{account}"),
-        }
-    }
-
     /// Returns the URL of the account that the operator sends its own requests to.
     pub(super) fn own_base(&self) -> String {
-        self.base(self.store.endpoint.as_ref())
+        base(&self.store, self.store.endpoint.as_ref())
     }
 
     /// Returns true if the operator's endpoint belongs to Azure.
@@ -99,11 +88,27 @@ impl AzureBlob {
     /// Returns true if the operator is allowed to send write requests to the store. If a tenant chose the endpoint,
     /// the platform team must have allowed write requests.
     pub(super) fn may_change(&self) -> bool {
-        self.may_change || self.is_azures_own()
+        self.may_change
     }
 
     /// Returns the URL of the account that workloads use.
     pub(super) fn public_base(&self) -> String {
-        self.base(self.store.public_endpoint.as_ref().or(self.store.endpoint.as_ref()))
+        base(
+            &self.store,
+            self.store.public_endpoint.as_ref().or(self.store.endpoint.as_ref()),
+        )
+    }
+}
+
+/// Returns the account's URL without a slash at its end.
+fn base(store: &AzureBlobStore, endpoint: Option<&String>) -> String {
+    let account = &store.account;
+    let endpoint = match endpoint {
+        Some(endpoint) => endpoint.trim_end_matches('/').to_owned(),
+        None => format!("https://{account}.blob.core.windows.net"),
+    };
+    match store.addressing_style {
+        AddressingStyle::VirtualHost => endpoint,
+        AddressingStyle::Path => format!("{endpoint}/{account}"),
     }
 }

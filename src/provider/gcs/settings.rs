@@ -83,8 +83,8 @@ impl Account for GcsAccount {
     }
 
     /// Valet sends Google's access token only to IAM, and a store cannot set the address of IAM.
-    fn shows_identity_to(&self) -> Option<String> {
-        None
+    fn shows_identity_to(&self) -> Vec<String> {
+        Vec::new()
     }
 
     fn connect(self: Box<Self>, outward: Option<EgressPolicy>) -> Arc<dyn Provider> {

@@ -38,7 +38,7 @@ pub struct Gcs {
     pub(super) pen: GcsSigner,
     /// The capabilities that Valet assumes before any probe.
     pub(super) assumed: Capabilities,
-    /// This is true if Valet is allowed to send write requests to an endpoint outside Google.
+    /// This is true if Valet is allowed to send write requests to the operator's endpoint.
     may_change: bool,
     /// The results of the probes and conformance checks.
     pub(super) findings: Findings,
@@ -109,10 +109,11 @@ impl Gcs {
                 }))
             }
         };
+        let may_change = may_change || google::is_own_endpoint(&store);
         Self {
             assumed: capabilities::of(&store, &pen),
             store,
-            http: Http::new(outward),
+            http: Http::new(outward).only_reading(!may_change),
             pen,
             may_change,
             findings: Findings::default(),
@@ -193,6 +194,6 @@ impl Gcs {
     /// Returns true if the operator is allowed to send write requests to the store. If a tenant chose the endpoint,
     /// the platform team must have allowed write requests.
     pub(super) fn may_change(&self) -> bool {
-        self.may_change || google::is_own_endpoint(&self.store)
+        self.may_change
     }
 }

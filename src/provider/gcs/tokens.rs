@@ -212,8 +212,11 @@ pub async fn ask(http: &Http, whom: &str, request: Request<Full<Bytes>>) -> Resu
         Ok(answer) if answer.status < 500 && answer.status != 429 => return Ok(answer),
         // For these errors, a retry does not help: their causes last longer than the pause before the retry.
         Err(
-            e
-            @ (Unanswered::Slow | Unanswered::EgressDenied(_) | Unanswered::Untrusted(_) | Unanswered::NoTrustRoots),
+            e @ (Unanswered::Slow
+            | Unanswered::EgressDenied(_)
+            | Unanswered::Untrusted(_)
+            | Unanswered::NoTrustRoots
+            | Unanswered::WriteDenied),
         ) => Err(e),
         Ok(_)
         | Err(Unanswered::Connection | Unanswered::ProxyUnsupported | Unanswered::Malformed | Unanswered::TooLong) => {

@@ -9,6 +9,7 @@ use super::{amazon, assume_role::assume, credentials_cache::Session, responses::
 use crate::{
     api::{Multipart, Operation, OperationSpec, Reason, UploadConstraints, UploadMode},
     core::{Lifetime, ObjectKey, SignError, SigningRequest, second},
+    provider::probe::ONLY_READ,
 };
 
 /// The body of the probe's upload, and an MD5 that does not match this body. A correct store refuses this upload.
@@ -36,6 +37,9 @@ pub enum Shown {
 pub async fn try_session(s3: &S3, session: &Session) -> Shown {
     if s3.role().is_none() || s3.sessions_are_confined.load(Ordering::Relaxed) {
         return Shown::Confined;
+    }
+    if !s3.may_change() {
+        return Shown::Untried(unclear(ONLY_READ));
     }
     let probe = s3.probe_key();
     let now = second(Timestamp::now());

@@ -77,13 +77,22 @@ impl Account for S3Account {
         role.map(|_| "spec.s3.credentials.assumeRole is set, so signing needs a request to STS")
     }
 
-    /// Returns the address of the STS that the store names, if this STS does not belong to Amazon.
-    fn shows_identity_to(&self) -> Option<String> {
+    /// If the store has `assumeRole`, Valet sends the identity to its STS. Valet also sends probe uploads with a session
+    /// of the role to the store's endpoint, to check that the store enforces session policies.
+    fn shows_identity_to(&self) -> Vec<String> {
         let store = &self.store;
-        let role = store.credentials.as_ref()?.assume_role.as_ref()?;
-        let endpoint = role.endpoint.as_ref().or(store.endpoint.as_ref())?;
-        let is_amazons = amazon::is_sts(endpoint) || amazon::is_bucket(Some(endpoint), &store.bucket);
-        (!is_amazons).then(|| endpoint.clone())
+        let Some(role) = store.credentials.as_ref().and_then(|c| c.assume_role.as_ref()) else {
+            return Vec::new();
+        };
+        let is_amazons = |url: &str| amazon::is_sts(url) || amazon::is_bucket(Some(url), &store.bucket);
+        let mut addresses: Vec<_> = [&role.endpoint, &store.endpoint]
+            .into_iter()
+            .flatten()
+            .filter(|url| !is_amazons(url))
+            .cloned()
+            .collect();
+        addresses.dedup();
+        addresses
     }
 
     fn connect(self: Box<Self>, outward: Option<EgressPolicy>) -> Arc<dyn Provider> {

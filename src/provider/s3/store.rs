@@ -17,6 +17,7 @@ use super::{
     amazon, capabilities,
     credentials_cache::{Clients, Session, Sessions},
     limits::REQUEST_TIMEOUT,
+    only_reads::OnlyReads,
     responses::{DateOfStore, is_of_a_clock},
 };
 use crate::{
@@ -150,6 +151,9 @@ impl S3 {
             .retry_config(RetryConfig::standard().with_max_attempts(2))
             .interceptor(DateOfStore(self.findings.clock.clone()))
             .timeout_config(Self::timeouts());
+        if !self.may_change() {
+            config = config.interceptor(OnlyReads);
+        }
         config.set_app_name(app_name());
         config = config.http_client(self.http());
         if let Some(endpoint) = endpoint {
@@ -231,6 +235,7 @@ mod tests {
     use crate::{
         api::Capability,
         conformance::{ConformanceReport, Missing},
+        provider::s3::session_policy_check,
     };
 
     const KEY_PREFIX: Missing = Missing::Form(Capability::KeyPrefix);
@@ -275,5 +280,55 @@ mod tests {
         assert!(!claims(&other));
         other.findings.seed(&["PostForm/KeyPrefix".into()]);
         assert!(claims(&other));
+    }
+
+    /// A store of a tenant whose endpoint is a local address that the egress policy allows.
+    fn tenants(endpoint: &str, more: serde_json::Value) -> S3 {
+        let mut all =
+            json!({"bucket": "media", "region": "eu-west-1", "endpoint": endpoint, "addressingStyle": "Path"});
+        let fields = more.as_object().unwrap().clone();
+        all.as_object_mut().unwrap().extend(fields);
+        let key = Credentials::new("AKIA", "secret", None, None, "test");
+        let outward = EgressPolicy::new(["127.0.0.0/8".parse().unwrap()]);
+        S3::new(
+            serde_json::from_value(all).unwrap(),
+            SharedCredentialsProvider::new(key),
+            Some(outward),
+        )
+    }
+
+    /// Even if the code that creates a write request does not check whether it is allowed, the client does not send it.
+    #[tokio::test]
+    async fn client_sends_no_write_request_to_the_endpoint_of_a_tenant() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let s3 = tenants(&format!("http://{}", listener.local_addr().unwrap()), json!({}));
+        let session = s3.session().await.unwrap();
+        let put = session.talker.put_object().bucket("media").key("a");
+        assert!(put.send().await.is_err());
+        let delete = session.talker.delete_object().bucket("media").key("a");
+        assert!(delete.send().await.is_err());
+        assert_eq!(
+            listener.accept().unwrap_err().kind(),
+            std::io::ErrorKind::WouldBlock,
+            "no connection was opened"
+        );
+    }
+
+    /// The check of session policies needs uploads. Without permission for uploads, Valet signs nothing that depends on
+    /// session policies.
+    #[tokio::test]
+    async fn session_policy_of_a_tenants_store_is_not_probed_with_uploads() {
+        let role = json!({"credentials": {"assumeRole": {
+            "roleArn": "arn:aws:iam::123456789012:role/own", "endpoint": "https://sts.amazonaws.com",
+        }}});
+        let s3 = tenants("http://127.0.0.1:9", role);
+        let session = s3.session().await.unwrap();
+        let shown = session_policy_check::try_session(&s3, &session).await;
+        let session_policy_check::Shown::Untried(error) = shown else {
+            panic!("the check must not have a result");
+        };
+        let said = format!("{error:?}");
+        assert!(said.contains("--tenant-store-requests=All"), "{said}");
     }
 }
