@@ -6,6 +6,9 @@
 
 A module may import the modules above it in ORDER. The script ignores test code (`#[cfg(test)]` modules and files named
 tests.rs). An import of a name that a parent module re-exports counts as an import of the file that defines the name.
+
+The script also checks that the modules and the types of one provider appear only in the files of this provider and in the files of
+PROVIDER_LISTS.
 """
 import re
 import sys
@@ -43,6 +46,9 @@ CORE = [
     ["step", "grant_secret"],
     ["decide"],
 ]
+# Only these files may name a provider. The rest of the crate must not depend on which providers exist. A provider's own files
+# are src/provider/NAME.rs, the folder src/provider/NAME/ and src/api/store/NAME.rs.
+PROVIDER_LISTS = [("api", "store"), ("provider",)]
 SRC = Path(__file__).resolve().parent.parent / "src"
 
 
@@ -119,7 +125,7 @@ class Crate:
         for module, file in self.files.items():
             text = code(file.read_text())
             self.uses[module] = []
-            for found in re.finditer(r"(pub(?:\([a-z: ]+\))? )?use ([^;]+);", text):
+            for found in re.finditer(r"(?m)^\s*(pub(?:\([a-z: ]+\))? )?use ([^;]+);", text):
                 for path, name in flatten(found[2]):
                     target = absolute(path, module, self.files)
                     if target is None:
@@ -128,7 +134,7 @@ class Crate:
                         self.exports[module][name] = target
                     else:
                         self.uses[module].append(target)
-            rest = re.sub(r"use [^;]+;", "", text)
+            rest = re.sub(r"(?m)^\s*(?:pub(?:\([a-z: ]+\))? )?use [^;]+;", "", text)
             for found in re.finditer(r"\b(?:crate|super)(?:::\w+)+", rest):
                 target = absolute(found[0].split("::"), module, self.files)
                 if target:
@@ -160,6 +166,32 @@ class Crate:
                 if found and found != module:
                     graph[module].add(found)
         return graph
+
+
+def provider_of(module, providers):
+    """Returns the provider that a file belongs to, or None."""
+    for start in (("provider",), ("api", "store")):
+        if module[: len(start)] == start and len(module) > len(start) and module[len(start)] in providers:
+            return module[len(start)]
+    return None
+
+
+def provider_names(crate, graph):
+    """Returns a message for each file that uses a module or a type of one provider, but is not allowed to."""
+    providers = {folder.name for folder in (SRC / "provider").iterdir() if folder.is_dir()}
+    providers = {name for name in providers if ("api", "store", name) in crate.files}
+    wrong = []
+    for module, file in sorted(crate.files.items()):
+        own = provider_of(module, providers)
+        found = {provider_of(target, providers) for target in graph.get(module, ())}
+        found.discard(None)
+        if module not in PROVIDER_LISTS and "ProviderConfig::" in code(file.read_text()):
+            wrong.append(f"{file.relative_to(SRC.parent)} names a variant of ProviderConfig; only src/api/store.rs and src/provider/mod.rs may name providers")
+        if module in PROVIDER_LISTS:
+            continue
+        for name in sorted(found - {own}):
+            wrong.append(f"{file.relative_to(SRC.parent)} uses a module or a type of the provider {name}; use the traits of src/provider/abilities.rs instead")
+    return wrong
 
 
 def circles(graph):
@@ -217,6 +249,7 @@ def main():
             elif rank[there] >= rank[here] or (allowed is not None and there not in allowed):
                 names = "::".join(target)
                 wrong.append(f"{crate.files[module].relative_to(SRC.parent)} imports {names}: {here} may not import {there}")
+    wrong += provider_names(crate, graph)
     for circle in circles(graph):
         files = ", ".join(str(crate.files[module].relative_to(SRC.parent)) for module in circle)
         wrong.append(f"these files import each other in a circle: {files}")

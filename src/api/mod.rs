@@ -21,7 +21,7 @@ mod printable;
 mod reason;
 mod rules;
 mod status;
-mod store;
+pub mod store;
 mod terms;
 mod upload;
 
@@ -37,10 +37,9 @@ pub use printable::{MAX_MESSAGE_BYTES, printable};
 pub use reason::{Progress, Reason};
 pub use status::{Binding, GrantStatus};
 pub use store::{
-    AccessRule, AddressingStyle, AssumeRole, AzureBlobCredentials, AzureBlobStore, ByteSize, ClusterAccessRule,
-    ClusterObjectStore, ClusterObjectStoreSpec, ConformanceCheckStatus, GcsCredentials, GcsStore, Namespaces,
-    ObjectStore, ObjectStoreSpec, Permission, ProviderConfig, RenewalPermission, ResumableUploads, S3Credentials,
-    S3Store, SecretRef, ShortSessions, Store, StoreStatus, UnsignedHeaders,
+    AccessRule, AddressingStyle, ByteSize, ClusterAccessRule, ClusterObjectStore, ClusterObjectStoreSpec,
+    ConformanceCheckStatus, Namespaces, ObjectStore, ObjectStoreSpec, Permission, ProviderConfig, RenewalPermission,
+    SecretRef, ShortSessions, Store, StoreStatus, UnsignedHeaders,
 };
 pub use terms::{Renewal, RenewalPolicy, SecretTemplate, StoreKind, StoreRef, Terms};
 pub use upload::{UploadGrant, UploadGrantSpec, UploadMode};

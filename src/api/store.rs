@@ -1,25 +1,27 @@
+//! The kinds ObjectStore and ClusterObjectStore. The settings of each provider are in a module of their own.
+
 use std::fmt::Debug;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::{CustomResource, CustomResourceExt, KubeSchema};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-mod azure;
+pub mod azure;
 mod choices;
-mod credentials;
-mod gcs;
-mod provider_config;
+mod common;
+pub mod gcs;
+pub mod s3;
 mod size;
 mod status;
 
-pub use azure::{AzureBlobCredentials, AzureBlobStore};
 pub use choices::{Permission, RenewalPermission, ShortSessions};
-pub use credentials::{AssumeRole, S3Credentials};
-pub use gcs::{GcsCredentials, GcsStore, ResumableUploads};
-pub use provider_config::ProviderConfig;
+pub use common::{AddressingStyle, SecretRef, UnsignedHeaders};
 pub use size::ByteSize;
 pub use status::{ConformanceCheckStatus, StoreStatus};
+
+use azure::AzureBlobStore;
+use gcs::GcsStore;
+use s3::S3Store;
 
 use super::{Operation, StoreKind, StoreLimits, rules::Rules};
 
@@ -180,94 +182,30 @@ pub struct ClusterObjectStoreSpec {
     pub access: Vec<ClusterAccessRule>,
 }
 
-/// A bucket of Amazon S3 or of an S3-compatible store.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.credentials) || !has(self.credentials.assumeRole) || !has(self.credentials.assumeRole.kmsKeyArn) || self.credentials.assumeRole.kmsKeyArn.contains(':kms:' + self.region + ':')").message("credentials.assumeRole.kmsKeyArn names a KMS key in another region than the bucket; S3 does not accept such a KMS key; use a KMS key in the bucket's region"))]
-pub struct S3Store {
-    /// Name of the bucket. Example: media
-    #[schemars(length(min = 3, max = 63))]
-    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9][A-Za-z0-9._-]*[A-Za-z0-9]$')").message("bucket is not a valid bucket name: use 3 to 63 letters, digits, '.', '_' and '-', and start and end with a letter or digit"))]
-    #[x_kube(validation = Rule::new("!self.matches('(?i)--xa?-s3$')").message("bucket is a directory bucket (S3 Express One Zone); Valet does not support directory buckets, because their signed URLs are valid for only five minutes; use a general purpose bucket"))]
-    pub bucket: String,
-
-    /// Region of the bucket. The region is part of every signature. Stores without regions usually expect us-east-1.
-    /// Example: eu-west-1
-    #[schemars(length(min = 1, max = 64))]
-    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9-]+$')").message("region is not a valid region name: use letters, digits and '-', for example eu-west-1"))]
-    pub region: String,
-
-    /// The address at which the operator reaches the store: scheme, host and port, no path. The signed URLs also
-    /// contain this address, unless publicEndpoint is set. Default: Amazon's endpoint for the region.
-    /// Example: https://s3.internal:9000
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 8, max = 512))]
-    #[x_kube(validation = Rule::new(r"self.matches('^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[\\[][0-9A-Fa-f:.]+[\\]])(:[0-9]{1,5})?/?$')").message("endpoint must contain only a scheme, a host and an optional port, for example https://s3.internal:9000; remove any path, user or query"))]
-    pub endpoint: Option<String>,
-
-    /// The address of the store in the signed URLs: scheme, host and port, no path. Set it if workloads reach the
-    /// store at another address than the operator. The host is part of the signature, so clients must use exactly
-    /// this host. Default: endpoint.
-    /// Example: https://s3.example.com
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 8, max = 512))]
-    #[x_kube(validation = Rule::new(r"self.matches('^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[\\[][0-9A-Fa-f:.]+[\\]])(:[0-9]{1,5})?/?$')").message("publicEndpoint must contain only a scheme, a host and an optional port, for example https://s3.example.com; remove any path, user or query"))]
-    pub public_endpoint: Option<String>,
-
-    /// The position of the bucket name in URLs. VirtualHost: in the host name, as Amazon S3 requires. Path: in the
-    /// path, as most self-hosted stores require. Default: VirtualHost.
-    #[serde(default)]
-    pub addressing_style: AddressingStyle,
-
-    /// The credentials with which Valet signs. Absent: the AWS SDK's default chain in the operator's environment
-    /// (IRSA, Pod Identity, environment variables). An ObjectStore can use the default chain only if the operator
-    /// runs with --share-credentials-with-namespaces.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub credentials: Option<S3Credentials>,
-
-    /// What Valet does if the store obeys x-amz-* headers that are not signed, as MinIO does. With x-amz-copy-source,
-    /// the holder of an upload URL could then copy any object that the store's credentials can read. Refuse: Valet
-    /// issues no PUT URLs, unless credentials.assumeRole limits each of them. Tolerate: Valet issues them. Use
-    /// Tolerate only if the credentials can read nothing confidential. Amazon S3 rejects unsigned headers. Default:
-    /// Refuse.
-    #[serde(default)]
-    pub unsigned_headers: UnsignedHeaders,
-
-    /// The object key below which Valet probes the store. The store's credentials must be allowed to write this
-    /// object key. Probes leave no objects. Default: valet-probe
-    /// Example: tenants/valet-probe
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 512))]
-    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$') && !self.matches('(^|/)[.]{1,2}(/|$)')").message("probeKey is not a plain object key; use segments of letters, digits, '.', '_' and '-', separated by single slashes, and no '.' or '..' segment"))]
-    pub probe_key: Option<String>,
+/// The settings of the provider that a store uses. A store uses exactly one provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProviderConfig {
+    /// The store is Amazon S3 or an S3-compatible store.
+    S3(Box<S3Store>),
+    /// The store is Azure Blob Storage.
+    AzureBlob(Box<AzureBlobStore>),
+    /// The store is Google Cloud Storage.
+    Gcs(Box<GcsStore>),
 }
 
-/// The position of the bucket name in a URL.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum AddressingStyle {
-    #[default]
-    #[allow(missing_docs)]
-    VirtualHost,
-    #[allow(missing_docs)]
-    Path,
-}
-
-/// What Valet does if the store obeys headers that are not signed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum UnsignedHeaders {
-    /// Issue no PUT URLs, unless assumeRole limits each of them.
-    #[default]
-    Refuse,
-    /// Issue PUT URLs. The owner of the store has ensured that the credentials can read nothing confidential.
-    Tolerate,
-}
-
-/// The name of a Secret. The kind of the store determines the namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct SecretRef {
-    /// Name of the Secret.
-    #[schemars(length(min = 1, max = 253))]
-    pub name: String,
+impl ProviderConfig {
+    /// Returns the settings of the only provider that is set. Returns `None` if the spec has no provider or more than
+    /// one.
+    fn only(s3: Option<&S3Store>, azure_blob: Option<&AzureBlobStore>, gcs: Option<&GcsStore>) -> Option<Self> {
+        let all = [
+            s3.map(|store| Self::S3(Box::new(store.clone()))),
+            azure_blob.map(|store| Self::AzureBlob(Box::new(store.clone()))),
+            gcs.map(|store| Self::Gcs(Box::new(store.clone()))),
+        ];
+        let mut set = all.into_iter().flatten();
+        let first = set.next()?;
+        set.next().is_none().then_some(first)
+    }
 }
 
 /// What a rule of an ObjectStore allows.

@@ -397,7 +397,7 @@ pub struct PreparedRequest {
 
 impl PreparedRequest {
     /// Builds the valid request for a credential. Returns `None` if the credential allows more than a single request.
-    fn good(signed: &Signed) -> Option<Self> {
+    pub fn good(signed: &Signed) -> Option<Self> {
         let (method, url, headers, fields) = match &signed.credential {
             Credential::Request { url, method, headers } => (method.clone(), url, headers.clone(), None),
             Credential::Form { url, fields } => ("POST".to_owned(), url, Vec::new(), Some(fields.expose().to_vec())),
@@ -426,7 +426,7 @@ impl PreparedRequest {
     }
 
     /// Changes the request so that it names an object that the credential does not allow.
-    fn stray(&mut self) {
+    pub fn stray(&mut self) {
         fn beside(path: &str) -> String {
             let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
             format!("{folder}/{STRAY}")

@@ -1,22 +1,42 @@
 //! Providers for object stores, one folder for each provider. The rest of Valet uses a store only through the trait
 //! [`Provider`]. The module [`registry`] selects the provider of a store.
+//!
+//! This file is the only list of providers outside the API. A provider has three entries here: its module, its
+//! field in `PROVIDER_FIELDS` and its arm in `provider_settings`.
+
+pub mod azure;
+pub mod gcs;
+pub mod s3;
 
 mod abilities;
-pub mod azure;
 mod clock;
 mod environment;
-mod findings;
-pub mod gcs;
-mod probe;
-mod probe_steps;
+pub mod findings;
+pub mod probe;
+pub mod probe_steps;
 mod probed;
 pub mod registry;
-pub mod s3;
 mod secret_data;
 mod settings;
+
+use std::sync::Arc;
 
 pub use abilities::{Multipart, ObjectReader, Prober, Provider, Signer};
 pub use environment::{Environment, NotAtHand};
 pub use probed::{Finding, Probed};
 pub use secret_data::{CredentialsError, MAX_SECRET_BYTES};
 pub use settings::{Account, CredentialsSource, ProviderSettings, Settings};
+
+use crate::api::ProviderConfig;
+
+/// The fields of a store's spec that select a provider. The text is part of a message.
+const PROVIDER_FIELDS: &str = "spec.s3, spec.azureBlob or spec.gcs";
+
+/// Returns the settings with the code of their provider.
+fn provider_settings(config: ProviderConfig) -> Arc<dyn ProviderSettings> {
+    match config {
+        ProviderConfig::S3(store) => Arc::new(*store),
+        ProviderConfig::AzureBlob(store) => Arc::new(*store),
+        ProviderConfig::Gcs(store) => Arc::new(*store),
+    }
+}

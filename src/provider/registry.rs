@@ -1,18 +1,7 @@
-//! Selects the provider of a store. This is the only list of providers outside the API.
+//! Selects the provider of a store.
 
-use std::sync::Arc;
-
-use super::settings::{ProviderSettings, Settings};
-use crate::api::{ProviderConfig, Reason, Store};
-
-/// Returns the settings with the code of their provider.
-fn provider_settings(config: ProviderConfig) -> Arc<dyn ProviderSettings> {
-    match config {
-        ProviderConfig::S3(store) => Arc::new(*store),
-        ProviderConfig::AzureBlob(store) => Arc::new(*store),
-        ProviderConfig::Gcs(store) => Arc::new(*store),
-    }
-}
+use super::{PROVIDER_FIELDS, provider_settings, settings::Settings};
+use crate::api::{Reason, Store};
 
 /// Validates a store's spec, without its credentials.
 ///
@@ -26,7 +15,7 @@ pub fn settings(store: &impl Store) -> Result<Settings, (Reason, String)> {
         Some(config) => Ok(Settings(provider_settings(config))),
         None => Err((
             Reason::InvalidStore,
-            "the store must have exactly one provider; set spec.s3, spec.azureBlob or spec.gcs".into(),
+            format!("the store must have exactly one provider; set {PROVIDER_FIELDS}"),
         )),
     }
 }

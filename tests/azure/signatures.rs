@@ -3,7 +3,10 @@
 
 use serde_json::{Value, json};
 use valet::{
-    api::{AzureBlobStore, Multipart, OperationSpec, Overwrite, ResponseHeaders, UploadConstraints, UploadMode},
+    api::{
+        Multipart, OperationSpec, Overwrite, ResponseHeaders, UploadConstraints, UploadMode,
+        store::azure::AzureBlobStore,
+    },
     core::{Lifetime, ObjectKey, SignError, Signed, SigningRequest},
     provider::Signer,
     provider::azure::{AzureBlob, Credentials, Identity, SharedKey, Source},

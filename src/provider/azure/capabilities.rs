@@ -4,7 +4,7 @@ use super::{
     credentials::Credentials,
     limits::{MAX_EXPIRATION_SECONDS, MAX_KEY_BYTES, MAX_PUT_BYTES},
 };
-use crate::api::{AzureBlobStore, Capabilities, Capability, Remedies};
+use crate::api::{Capabilities, Capability, Remedies, store::azure::AzureBlobStore};
 
 /// Returns the capabilities of a store that these credentials sign for.
 pub fn of(store: &AzureBlobStore, credentials: &Credentials) -> Capabilities {

@@ -13,7 +13,7 @@ use super::{
     tokens::{Identity, Source},
 };
 use crate::{
-    api::AzureBlobStore,
+    api::store::azure::AzureBlobStore,
     net::EgressPolicy,
     provider::{
         abilities::Provider,

@@ -10,7 +10,10 @@ use super::{
     store::AzureBlob,
 };
 use crate::{
-    api::{AzureBlobStore, DownloadMode, OperationSpec, Overwrite, ResponseHeaders, UploadConstraints, UploadMode},
+    api::{
+        DownloadMode, OperationSpec, Overwrite, ResponseHeaders, UploadConstraints, UploadMode,
+        store::azure::AzureBlobStore,
+    },
     core::{AllowedRequest, Credential, Lifetime, ObjectKey, SignError, Signed, SignedUrl, SigningRequest},
     provider::abilities::{Provider, Signer},
 };

@@ -7,7 +7,7 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use super::{capabilities, credentials::Credentials, delegation::Delegation, microsoft};
 use crate::{
-    api::{AddressingStyle, AzureBlobStore, Capabilities, UnsignedHeaders},
+    api::{AddressingStyle, Capabilities, UnsignedHeaders, store::azure::AzureBlobStore},
     net::{EgressPolicy, client::Http},
     provider::{
         abilities::Provider,

@@ -4,7 +4,10 @@ use super::{
     limits::{MAX_EXPIRES_SECONDS, MAX_EXPIRES_SECONDS_OF_IAM, MAX_KEY_BYTES, MAX_UPLOAD_BYTES},
     signing_account::GcsSigner,
 };
-use crate::api::{Capabilities, Capability, GcsStore, Remedies, ResumableUploads};
+use crate::api::{
+    Capabilities, Capability, Remedies,
+    store::gcs::{GcsStore, ResumableUploads},
+};
 
 /// Returns the capabilities of a store that `pen` signs for.
 pub fn of(store: &GcsStore, pen: &GcsSigner) -> Capabilities {

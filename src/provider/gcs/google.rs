@@ -1,6 +1,6 @@
 //! Recognizes the endpoints of Google. Valet relies on Google's documentation only for these endpoints.
 
-use crate::{api::GcsStore, net::client::is_of};
+use crate::{api::store::gcs::GcsStore, net::client::is_of};
 
 /// The endpoint of a store that does not set an endpoint.
 pub const ENDPOINT: &str = "https://storage.googleapis.com";

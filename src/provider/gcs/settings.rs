@@ -6,7 +6,7 @@ use futures::{FutureExt, future::BoxFuture};
 
 use super::{secret, source::from_environment, store::Gcs, tokens::Source};
 use crate::{
-    api::GcsStore,
+    api::store::gcs::GcsStore,
     net::EgressPolicy,
     provider::{
         abilities::Provider,

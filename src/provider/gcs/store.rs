@@ -14,7 +14,7 @@ use super::{
     v4,
 };
 use crate::{
-    api::{AddressingStyle, Capabilities, GcsStore},
+    api::{AddressingStyle, Capabilities, store::gcs::GcsStore},
     core::{Lifetime, SignError, second},
     net::{
         EgressPolicy,

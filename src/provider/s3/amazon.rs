@@ -1,6 +1,6 @@
 //! Recognizes the endpoints of Amazon. Valet relies on Amazon's documentation only for these endpoints.
 
-use crate::api::S3Store;
+use crate::api::store::s3::S3Store;
 
 /// Returns true if the operator's endpoint and the workloads' endpoint both belong to Amazon S3.
 pub fn is_store(store: &S3Store) -> bool {

@@ -16,7 +16,7 @@ use super::{
     store::S3,
 };
 use crate::{
-    api::{AssumeRole, DownloadMode, OperationSpec, Reason, UploadMode},
+    api::{DownloadMode, OperationSpec, Reason, UploadMode, store::s3::AssumeRole},
     core::{SignError, SigningRequest},
     net::EgressPolicy,
 };

@@ -1,7 +1,7 @@
 //! The constraints that an S3 store can enforce, as Valet assumes them before any probe.
 
 use super::limits::{MAX_EXPIRES_SECONDS, MAX_KEY_BYTES, MAX_PUT_BYTES};
-use crate::api::{AssumeRole, Capabilities, Capability, Remedies};
+use crate::api::{Capabilities, Capability, Remedies, store::s3::AssumeRole};
 
 /// Returns the capabilities of a store with or without `assumeRole`.
 pub fn of(role: Option<&AssumeRole>) -> Capabilities {

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use aws_credential_types::Credentials;
 use aws_sigv4::sign::v4::{calculate_signature, generate_signing_key};
 
-use crate::api::S3Store;
+use crate::api::store::s3::S3Store;
 
 /// Returns the fingerprint for [`crate::provider::Signer::fingerprint`].
 pub fn of(store: &S3Store, public_endpoint: Option<&String>, credentials: &Credentials, salt: &str) -> String {

@@ -5,7 +5,7 @@ use jiff::SignedDuration;
 
 use super::{amazon, conformance, probe, store::S3};
 use crate::{
-    api::S3Store,
+    api::store::s3::S3Store,
     conformance::ConformanceReport,
     provider::{abilities::Prober, probed::Probed},
 };

@@ -7,7 +7,7 @@ use futures::{FutureExt, future::BoxFuture};
 
 use super::{amazon, environment, secret, store::S3};
 use crate::{
-    api::S3Store,
+    api::store::s3::S3Store,
     net::EgressPolicy,
     provider::{
         abilities::Provider,

@@ -21,7 +21,10 @@ use super::{
     responses::{DateOfStore, is_of_a_clock},
 };
 use crate::{
-    api::{AddressingStyle, AssumeRole, Capabilities, S3Store, UnsignedHeaders},
+    api::{
+        AddressingStyle, Capabilities, UnsignedHeaders,
+        store::s3::{AssumeRole, S3Store},
+    },
     core::SignError,
     net::{EgressPolicy, aws, client::app_name},
     provider::{

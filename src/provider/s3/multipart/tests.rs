@@ -7,7 +7,7 @@ use std::{
 use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 
 use super::*;
-use crate::api::S3Store;
+use crate::api::store::s3::S3Store;
 
 /// Returns a provider for a simulated store. The store gives this answer to every request.
 fn answering(status: &'static str, body: &'static str) -> S3 {
