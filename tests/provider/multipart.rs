@@ -3,7 +3,7 @@
 use valet::{
     api::{Capability, MIB, Multipart as Division, OperationSpec, Overwrite, UploadConstraints, UploadMode},
     conformance::PreparedRequest,
-    core::{Assembly, Completion, Credential, Signed, UploadFact, UploadsFact},
+    core::{Assembly, Completion, Credential, ObjectFact, Signed, UploadFact, UploadsFact},
     provider::Multipart,
 };
 use valet_test_support::access::access;
@@ -69,10 +69,10 @@ async fn parts(subject: &Subject, key: &str, upload: &str) -> Vec<PreparedReques
     prepared.collect()
 }
 
-async fn begin(subject: &Subject, multipart: &dyn Multipart, key: &str) -> String {
+async fn begin(multipart: &dyn Multipart, key: &str) -> String {
     let request = allowed(key, &operation_spec(), SECONDS, None);
     let upload = multipart.begin(&request).await.expect("the upload is initiated");
-    assert!(!upload.is_empty() && !subject.name.is_empty());
+    assert!(!upload.is_empty());
     upload
 }
 
@@ -83,7 +83,7 @@ pub async fn complete(subject: &Subject) -> Vec<String> {
     };
     let key = subject.key("parts/complete");
     let access = access(&key);
-    let upload = begin(subject, multipart, &key).await;
+    let upload = begin(multipart, &key).await;
     let open = multipart.open(&access).await;
     assert!(
         matches!(&open, UploadsFact::Listed { uploads, .. } if uploads.len() == 1 && uploads[0].id == upload && !uploads[0].has_parts),
@@ -91,14 +91,14 @@ pub async fn complete(subject: &Subject) -> Vec<String> {
     );
     let sent = parts(subject, &key, &upload).await;
     assert_eq!(sent.len(), 2);
-    for mut part in parts(subject, &key, &upload).await {
-        part.stray();
-        let status = send(&part).await.status;
-        assert!(
-            (400..500).contains(&status),
-            "a part of another object: status {status}"
-        );
-    }
+    // The refused parts are small, because a store can close the connection before it has read a large body.
+    let mut stray = parts(subject, &key, &upload).await.remove(1);
+    stray.stray();
+    let status = send(&stray).await.status;
+    assert!(
+        (400..500).contains(&status),
+        "a part of another object: status {status}"
+    );
     let mut longer = parts(subject, &key, &upload).await.remove(1);
     longer.body.push(b'x');
     let status = send(&longer).await.status;
@@ -123,8 +123,17 @@ pub async fn complete(subject: &Subject) -> Vec<String> {
         matches!(&done, Completion::Done(object) if object.size == Some(BYTES) && object.e_tag.is_some()),
         "{done:?}"
     );
+    // S3 answers a repeated completion like the first one.
     let again = multipart.complete(&access, &whole).await;
-    assert!(matches!(again, Completion::Gone | Completion::Exists), "{again:?}");
+    assert!(
+        matches!(again, Completion::Done(_) | Completion::Gone | Completion::Exists),
+        "{again:?}"
+    );
+    let fact = subject.provider.head(&access).await;
+    assert!(
+        matches!(&fact, ObjectFact::Present { object, .. } if object.size == Some(BYTES)),
+        "{fact:?}"
+    );
     assert_eq!(multipart.arrived(&access, &upload).await, UploadFact::Gone);
     let open = multipart.open(&access).await;
     assert!(
@@ -141,7 +150,7 @@ pub async fn abort(subject: &Subject) -> Vec<String> {
     };
     let key = subject.key("parts/abort");
     let access = access(&key);
-    let upload = begin(subject, multipart, &key).await;
+    let upload = begin(multipart, &key).await;
     let sent = parts(subject, &key, &upload).await;
     assert!(send(&sent[1]).await.is_done());
     let open = multipart.open(&access).await;
