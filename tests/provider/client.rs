@@ -28,7 +28,11 @@ impl Answer {
 pub async fn send(sent: &PreparedRequest) -> Answer {
     static HTTP: LazyLock<Http> = LazyLock::new(|| Http::new(None));
     let (body, content_type) = sent.content();
-    let mut request = Request::builder().method(sent.method.as_str()).uri(&sent.url);
+    // Each request has its own connection, because a store can close a connection after it has refused a request.
+    let mut request = Request::builder()
+        .method(sent.method.as_str())
+        .uri(&sent.url)
+        .header("connection", "close");
     for (name, value) in sent.headers.iter().chain(&content_type) {
         // The client computes the length from the body.
         if !name.eq_ignore_ascii_case("content-length") {

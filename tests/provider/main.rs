@@ -7,6 +7,7 @@
 mod checks;
 mod client;
 mod facts;
+mod google;
 mod memory;
 mod multipart;
 mod requests;
@@ -97,4 +98,9 @@ async fn s3_on_versitygw_passes_the_acceptance_suite() {
 #[tokio::test]
 async fn azure_on_azurite_passes_the_acceptance_suite() {
     accept(subjects::azure()).await;
+}
+
+#[tokio::test]
+async fn gcs_passes_the_acceptance_suite() {
+    accept(subjects::gcs()).await;
 }

@@ -9,7 +9,10 @@ use valet::{
 };
 use valet_harness::{Azurite, S3Server, Tools, azurite::ACCOUNT};
 
-use crate::memory::{config::MemoryStore, server::MemoryServer};
+use crate::{
+    google::{self, GoogleServer},
+    memory::{config::MemoryStore, server::MemoryServer},
+};
 
 /// The bucket of each store.
 pub const BUCKET: &str = "acceptance";
@@ -165,4 +168,23 @@ pub fn azure() -> Subject {
     };
     let objects = move || server.names(BUCKET, "").expect("Azurite lists blobs");
     Subject::new("azure", secrets, Box::new(connect), Box::new(objects))
+}
+
+/// Google Cloud Storage, on a server that verifies requests as Google documents it.
+pub fn gcs() -> Subject {
+    let (server, endpoint) = GoogleServer::start(BUCKET);
+    let connect = move |variant: Variant| {
+        let key = match variant {
+            Variant::OtherCredentials => google::other_key(),
+            _ => google::KEY.to_owned(),
+        };
+        from_registry(
+            json!({"gcs": {
+                "bucket": variant.bucket(), "endpoint": endpoint, "credentials": {"secretRef": {"name": "x"}},
+            }}),
+            &[("credentials.json", &key)],
+        )
+    };
+    let objects = move || server.keys();
+    Subject::new("gcs", vec![google::secret()], Box::new(connect), Box::new(objects))
 }

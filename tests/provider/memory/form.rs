@@ -58,7 +58,7 @@ pub fn size_range(constraints: &UploadConstraints) -> Option<String> {
 pub struct Posted {
     pub fields: Vec<(String, String)>,
     pub file: Vec<u8>,
-    file_name: String,
+    pub file_name: String,
 }
 
 impl Posted {

@@ -7,12 +7,12 @@
 mod capabilities;
 pub mod config;
 mod conformance;
-mod form;
+pub mod form;
 mod multipart;
-mod objects;
+pub mod objects;
 mod prober;
 mod reader;
-mod scheme;
+pub mod scheme;
 pub mod server;
 mod settings;
 mod signer;

@@ -45,26 +45,16 @@ pub struct MemoryServer {
 impl MemoryServer {
     /// Starts a server with one access key and one bucket.
     pub fn start(access_key: &str, secret: &str, bucket: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        listener.set_nonblocking(true).expect("the socket has this mode");
-        let port = listener.local_addr().expect("it has an address").port();
         let content = Content {
             secrets: [(access_key.to_owned(), secret.to_owned())].into(),
             buckets: [(bucket.to_owned(), Bucket::default())].into(),
         };
         let server = Self {
             content: Arc::new(Mutex::new(content)),
-            port,
+            port: 0,
         };
-        let app = Router::new().fallback(serve).with_state(server.clone());
-        thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.expect("a runtime").block_on(async {
-                let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
-                axum::serve(listener, app).await.expect("it serves");
-            });
-        });
-        server
+        let port = listen(Router::new().fallback(serve).with_state(server.clone()));
+        Self { port, ..server }
     }
 
     /// `http://127.0.0.1:PORT`.
@@ -80,6 +70,21 @@ impl MemoryServer {
     fn lock(&self) -> MutexGuard<'_, Content> {
         self.content.lock().expect("no thread panics")
     }
+}
+
+/// Starts an HTTP server on loopback and returns its port. The server runs until the process ends.
+pub fn listen(app: Router) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    listener.set_nonblocking(true).expect("the socket has this mode");
+    let port = listener.local_addr().expect("it has an address").port();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+            axum::serve(listener, app).await.expect("it serves");
+        });
+    });
+    port
 }
 
 /// A request whose signature is valid.
