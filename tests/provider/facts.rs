@@ -26,6 +26,11 @@ pub async fn probe(subject: &Subject) -> Vec<String> {
             .is_some_and(|skew| skew.abs() < SignedDuration::from_secs(30))
     );
 
+    // Without this list, a capability that a probe does not find would only be skipped by the other checks.
+    let mut names = subject.provider.capabilities().names();
+    names.sort();
+    assert_eq!(names, subject.capabilities, "capabilities after the probe");
+
     let other = subject.connect(Variant::OtherCredentials).probe().await.finding;
     assert!(
         matches!(other, Finding::Broken(Reason::CredentialsRefused, _)),

@@ -19,6 +19,23 @@ pub const BUCKET: &str = "acceptance";
 /// The prefix of all objects that the checks themselves write.
 pub const PREFIX: &str = "suite/";
 
+// The capabilities that each provider must have after a probe, in alphabetical order.
+const MEMORY_CAPABILITIES: &str = "\
+    ChecksumSHA256 ContentLength ContentLengthRange ContentType Multipart Multipart/ContentLength \
+    Multipart/ContentLengthRange Multipart/ContentType Multipart/SignedHeadersOnly Multipart/WriteOnce \
+    PostForm PostForm/ChecksumSHA256 PostForm/ContentLength PostForm/ContentLengthRange PostForm/ContentType \
+    PostForm/SignedHeadersOnly ResponseHeaders SignedHeadersOnly Version WriteOnce";
+const S3_CAPABILITIES: &str = "\
+    ChecksumMD5 ChecksumSHA256 ContentLength ContentType Multipart Multipart/ContentLength \
+    Multipart/ContentLengthRange Multipart/ContentType Multipart/SignedHeadersOnly Multipart/WriteOnce \
+    PostForm PostForm/ChecksumSHA256 PostForm/ContentLength PostForm/ContentLengthRange PostForm/ContentType \
+    PostForm/SignedHeadersOnly ResponseHeaders SignedHeadersOnly Version WriteOnce";
+const AZURE_CAPABILITIES: &str = "ResponseHeaders SignedHeadersOnly Version WriteOnce";
+const GCS_CAPABILITIES: &str = "\
+    ChecksumMD5 ContentLength ContentLengthRange ContentType PostForm PostForm/ContentLength \
+    PostForm/ContentLengthRange PostForm/ContentType PostForm/SignedHeadersOnly ResponseHeaders \
+    SignedHeadersOnly Version WriteOnce";
+
 /// The credentials and the bucket with which the suite creates a provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
@@ -43,6 +60,8 @@ type Objects = Box<dyn Fn() -> Vec<String>>;
 pub struct Subject {
     pub name: &'static str,
     pub provider: Arc<dyn Provider>,
+    /// The capabilities that the provider must have after a probe, in alphabetical order.
+    pub capabilities: Vec<&'static str>,
     /// These texts are secret. No text of the provider may contain them.
     pub secrets: Vec<String>,
     connect: Connect,
@@ -50,9 +69,16 @@ pub struct Subject {
 }
 
 impl Subject {
-    fn new(name: &'static str, secrets: Vec<String>, connect: Connect, objects: Objects) -> Self {
+    fn new(
+        name: &'static str,
+        capabilities: &'static str,
+        secrets: Vec<String>,
+        connect: Connect,
+        objects: Objects,
+    ) -> Self {
         Self {
             name,
+            capabilities: capabilities.split_whitespace().collect(),
             provider: connect(Variant::Valid),
             secrets,
             connect,
@@ -110,6 +136,7 @@ pub fn memory() -> Subject {
     let secrets = vec![secret.to_owned(), "marker-of-another-secret".to_owned()];
     Subject::new(
         "memory",
+        MEMORY_CAPABILITIES,
         secrets,
         Box::new(connect),
         Box::new(move || server.keys(BUCKET)),
@@ -143,7 +170,7 @@ pub fn s3() -> Subject {
         let versions = server.versions(BUCKET, "").expect("versitygw lists objects");
         versions.into_iter().map(|version| version.key).collect()
     };
-    Subject::new("s3", secrets, Box::new(connect), Box::new(objects))
+    Subject::new("s3", S3_CAPABILITIES, secrets, Box::new(connect), Box::new(objects))
 }
 
 /// Azure Blob Storage on Azurite. Azurite obeys unsigned headers, so the store tolerates them.
@@ -167,7 +194,13 @@ pub fn azure() -> Subject {
         )
     };
     let objects = move || server.names(BUCKET, "").expect("Azurite lists blobs");
-    Subject::new("azure", secrets, Box::new(connect), Box::new(objects))
+    Subject::new(
+        "azure",
+        AZURE_CAPABILITIES,
+        secrets,
+        Box::new(connect),
+        Box::new(objects),
+    )
 }
 
 /// Google Cloud Storage, on a server that verifies requests as Google documents it.
@@ -186,5 +219,11 @@ pub fn gcs() -> Subject {
         )
     };
     let objects = move || server.keys();
-    Subject::new("gcs", vec![google::secret()], Box::new(connect), Box::new(objects))
+    Subject::new(
+        "gcs",
+        GCS_CAPABILITIES,
+        vec![google::secret()],
+        Box::new(connect),
+        Box::new(objects),
+    )
 }
