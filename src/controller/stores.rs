@@ -2,13 +2,13 @@
 //! reconciles of grants and of stores use this cache.
 
 mod connect;
+mod connection;
 mod current;
 mod labels;
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -17,21 +17,21 @@ use kube::{
     core::{NamespaceResourceScope, ObjectMeta},
 };
 
+use connection::{CachedStore, ConnectError, Connection, in_time, told};
 use labels::NamespaceLabels;
 
 use super::{
     error::Error,
-    probe_cache::{ProbeCache, ProbeResult, Problem, StoreProbe, age_for_grants, age_for_status},
+    probe_cache::{ProbeCache, ProbeResult, Problem, age_for_status},
     secrets::NamedSecrets,
     signers::Signers,
     slot::{Slot, lock},
     store_limiter::StoreLimiter,
 };
 use crate::{
-    api::{Capabilities, ClusterAccessRule, Reason, ShortSessions, Store, StoreKind, annotation, printable},
+    api::{Capabilities, Reason, Store, StoreKind, annotation, printable},
     core::{
-        Concern, GrantFacts, Refusal, RulesView, SignError, Signer, StoreFact, StoreId, StoreView, Untried, concern,
-        still_allowed, store_id,
+        Concern, GrantFacts, Refusal, RulesView, StoreFact, StoreId, StoreView, concern, still_allowed, store_id,
     },
     net::EgressPolicy,
     provider::{Environment, Probed, Provider},
@@ -58,72 +58,6 @@ pub struct Stores {
     ends: Mutex<HashMap<StoreId, Timestamp>>,
     /// Runs probes and conformance checks.
     pub trials: Arc<ProbeCache>,
-}
-
-/// The reason why Valet cannot connect a store. Either the store itself has a problem, or a call to the apiserver
-/// failed.
-enum ConnectError {
-    Unusable(Problem),
-    Failed(Error),
-}
-
-impl From<Problem> for ConnectError {
-    fn from(why: Problem) -> Self {
-        Self::Unusable(why)
-    }
-}
-
-impl From<Error> for ConnectError {
-    fn from(error: Error) -> Self {
-        Self::Failed(error)
-    }
-}
-
-impl From<SignError> for ConnectError {
-    fn from(error: SignError) -> Self {
-        match error {
-            SignError::Credentials { reason, message } => Self::Unusable((reason, message)),
-            other => Self::Failed(other.into()),
-        }
-    }
-}
-
-/// Separates two kinds of errors. If the store itself has a problem, the function returns this problem as a normal
-/// result. If a call to the apiserver failed, the function returns an error.
-fn told<T>(result: Result<T, ConnectError>) -> Result<Result<T, Problem>, Error> {
-    match result {
-        Ok(found) => Ok(Ok(found)),
-        Err(ConnectError::Unusable(why)) => Ok(Err(why)),
-        Err(ConnectError::Failed(error)) => Err(error),
-    }
-}
-
-#[derive(Clone)]
-enum CachedStore {
-    Missing,
-    Unusable {
-        reason: Reason,
-        message: String,
-        /// The access rules of the store. They apply even while Valet cannot use the store.
-        rules: Arc<Vec<ClusterAccessRule>>,
-    },
-    Usable(Connection),
-}
-
-#[derive(Clone)]
-struct Connection {
-    /// A text that identifies the store, its credentials and its settings. Valet reuses the provider and its session
-    /// until this text changes.
-    fingerprint: String,
-    max_live_grants: Option<i64>,
-    rules: Arc<Vec<ClusterAccessRule>>,
-    short_sessions: ShortSessions,
-    /// The current signer of the store. The value is `None` if Valet does not know the signer.
-    signer: Option<Signer>,
-    provider: Arc<dyn Provider>,
-    trial: Arc<StoreProbe>,
-    /// The value of the annotation that requests a conformance check.
-    check_request: Option<String>,
 }
 
 /// The maximum length in bytes of the annotation value that requests a conformance check. Valet copies this value
@@ -384,66 +318,6 @@ impl Stores {
         }
         Ok(known)
     }
-}
-
-/// The facts about a store that can sign a credential now.
-struct Usable {
-    connection: Connection,
-    credentials_expire: Option<Timestamp>,
-    untried: Option<Untried>,
-}
-
-impl Connection {
-    /// Finds out if the store can sign a credential that is valid until `wanted_until`. If yes, returns the settings
-    /// and capabilities of the store. If not, returns the reason.
-    async fn usable(
-        self,
-        id: &StoreId,
-        trials: &Arc<ProbeCache>,
-        wanted_until: Timestamp,
-    ) -> Result<Usable, ConnectError> {
-        let provider = self.provider.as_ref();
-        let credentials_expire = in_time(async {
-            provider.prepare(wanted_until).await;
-            provider.credentials_expire().await
-        })
-        .await?;
-        let request = self.check_request.as_ref();
-        let Some(outcome) = trials.outcome(id, &self.trial, &self.provider, request, age_for_grants) else {
-            return Err(self
-                .trial
-                .overdue()
-                .map_or(Error::NotProbed.into(), ConnectError::Unusable));
-        };
-        if let Some(why) = outcome.forbids(request.is_some()) {
-            return Err(why.into());
-        }
-        let untried = outcome.untried(provider);
-        Ok(Usable {
-            connection: self,
-            credentials_expire,
-            untried,
-        })
-    }
-}
-
-/// Valet waits at most 5 seconds for a store's credentials from STS, from an identity token or from an external
-/// process.
-const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(5);
-
-async fn in_time<T>(work: impl Future<Output = Result<T, SignError>>) -> Result<T, SignError> {
-    tokio::time::timeout(CREDENTIALS_TIMEOUT, work)
-        .await
-        .unwrap_or_else(|_| {
-            let message = format!(
-                "the store's credentials could not be obtained within {seconds} s",
-                seconds = CREDENTIALS_TIMEOUT.as_secs()
-            );
-            Err(SignError::Credentials {
-                reason: Reason::StoreUnreachable,
-                message,
-            })
-        })
 }
 
 /// Returns the `Api` of a namespaced kind, for one namespace or for all namespaces.

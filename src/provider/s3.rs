@@ -22,6 +22,7 @@ mod reader;
 mod responses;
 mod secret;
 mod session_credentials;
+mod session_policy;
 mod session_policy_check;
 mod settings;
 mod signer;

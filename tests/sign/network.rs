@@ -214,7 +214,11 @@ fn session_of_a_role_is_not_sent_to_address_of_a_document() {
     let (of_sts, of_store) = (trust(&sts.url), trust(&theirs.url));
     let documents = [store, upload];
     let signed = sign(&documents, &["--online", &of_sts], &ACCESS_KEY);
-    assert!(!signed.is_signed && signed.said.contains(&theirs.url), "{}", signed.said);
+    assert!(
+        !signed.is_signed && signed.said.contains(&theirs.url),
+        "{}",
+        signed.said
+    );
     assert_eq!((sts.connections(), theirs.connections()), (0, 0));
 
     // The user can trust both addresses. The store then accepts every upload, so it does not enforce session policies.

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use kube::{Api, ResourceExt};
 
-use super::{CachedStore, ConnectError, Connection, Stores, check_request, in_time, told};
+use super::{
+    Stores, check_request,
+    connection::{CachedStore, ConnectError, Connection, in_time, told},
+};
 use crate::{
     api::{ClusterObjectStore, ObjectStore, Reason, Store, StoreKind},
     controller::error::{Error, call},

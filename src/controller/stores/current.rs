@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{CachedStore, Stores};
+use super::{Stores, connection::CachedStore};
 use crate::{
     api::StoreRef,
     controller::error::Error,
