@@ -19,6 +19,7 @@ use http_body_util::Limited;
 use hyper_util::client::proxy::matcher::Matcher;
 
 use super::{
+    client::Unanswered,
     connections::{Connections, connections, proxy_authorization},
     egress::EgressRules,
     policy::EgressPolicy,
@@ -60,6 +61,33 @@ pub fn guarded(outward: &EgressPolicy) -> SharedHttpClient {
         })
     };
     outward.clients.aws.get_or_init(make).clone()
+}
+
+/// Returns a client that refuses every request except GET and HEAD, and sends the others with `client`.
+pub fn only_reading(client: SharedHttpClient) -> SharedHttpClient {
+    SharedHttpClient::new(OnlyReading(client))
+}
+
+#[derive(Debug)]
+struct OnlyReading<C>(C);
+
+impl HttpClient for OnlyReading<SharedHttpClient> {
+    fn http_connector(
+        &self,
+        settings: &HttpConnectorSettings,
+        components: &RuntimeComponents,
+    ) -> SharedHttpConnector {
+        SharedHttpConnector::new(OnlyReading(self.0.http_connector(settings, components)))
+    }
+}
+
+impl HttpConnector for OnlyReading<SharedHttpConnector> {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        match request.method() {
+            "GET" | "HEAD" => self.0.call(request),
+            _ => HttpConnectorFuture::ready(Err(ConnectorError::user(Unanswered::WriteDenied.into()))),
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -105,7 +133,7 @@ impl HttpConnector for Sdk {
             return HttpConnectorFuture::ready(Err(ConnectorError::user(inward.into())));
         }
         let Some(client) = self.client.clone() else {
-            let rootless = super::client::Unanswered::NoTrustRoots;
+            let rootless = Unanswered::NoTrustRoots;
             return HttpConnectorFuture::ready(Err(ConnectorError::other(rootless.into(), None)));
         };
         if let Some(proxies) = &self.proxies {

@@ -13,7 +13,6 @@ mod grant_session;
 mod limits;
 mod multipart;
 mod multipart_parts;
-mod only_reads;
 mod presigned;
 mod probe;
 mod prober;

@@ -17,7 +17,6 @@ use super::{
     amazon, capabilities,
     credentials_cache::{Clients, Session, Sessions},
     limits::REQUEST_TIMEOUT,
-    only_reads::OnlyReads,
     responses::{DateOfStore, is_of_a_clock},
 };
 use crate::{
@@ -154,11 +153,11 @@ impl S3 {
             .retry_config(RetryConfig::standard().with_max_attempts(2))
             .interceptor(DateOfStore(self.findings.clock.clone()))
             .timeout_config(Self::timeouts());
-        if !self.may_change() {
-            config = config.interceptor(OnlyReads);
-        }
         config.set_app_name(app_name());
-        config = config.http_client(self.http());
+        config = config.http_client(match self.may_change() {
+            true => self.http(),
+            false => aws::only_reading(self.http()),
+        });
         if let Some(endpoint) = endpoint {
             config = config.endpoint_url(endpoint.trim_end_matches('/'));
         }
