@@ -25,6 +25,7 @@ use kube::{
 use super::{
     grant_watch::GrantWatch,
     grants,
+    list_gate::ListGate,
     local_state::LocalState,
     namespace_limiter::NamespaceLimiter,
     secrets::{FIELD_MANAGER, Secrets},
@@ -106,6 +107,7 @@ impl<G: Grant> GrantController<G> {
             places: parts.places.clone(),
             awaited: parts.awaited.clone().filter(|_| G::OPERATION == Operation::Upload),
             caller,
+            missed: ListGate::default(),
             health: Some(parts.health.clone()),
         };
         let seen = watcher(api, config())

@@ -10,6 +10,7 @@ use kube::{
 };
 
 use super::{
+    list_gate::ListGate,
     local_state::LocalState,
     quota::Quotas,
     watch::{Requeuer, Watched, watch_failed},
@@ -27,6 +28,8 @@ pub struct GrantWatch<G: Grant> {
     /// UploadGrants.
     pub awaited: Option<Arc<UploadIndex>>,
     pub caller: Requeuer<G>,
+    /// Holds back the namespaces and names of grants that changed while the watch was interrupted.
+    pub missed: ListGate<(String, String)>,
     /// Receives the end of the first list.
     pub health: Option<Health>,
 }
@@ -34,10 +37,20 @@ pub struct GrantWatch<G: Grant> {
 impl<G: Grant> GrantWatch<G> {
     /// Processes an event of the watch.
     pub fn seen(&mut self, event: &Result<watcher::Event<Watched<G>>, watcher::Error>) {
+        let missed = event.as_ref().map(|event| self.missed.seen(event)).unwrap_or_default();
         match event {
             Ok(watcher::Event::Init) => {}
-            Ok(watcher::Event::InitApply(grant) | watcher::Event::Apply(grant)) => self.applied(grant),
-            Ok(watcher::Event::InitDone) => self.listed(),
+            Ok(watcher::Event::InitApply(grant)) => {
+                self.applied(grant);
+                self.hold_back_if_changed(grant);
+            }
+            Ok(watcher::Event::Apply(grant)) => self.applied(grant),
+            Ok(watcher::Event::InitDone) => {
+                self.listed();
+                for (namespace, name) in missed {
+                    self.caller.call(&name, &namespace);
+                }
+            }
             Ok(watcher::Event::Delete(grant)) => self.deleted(&grant.uid().unwrap_or_default()),
             Err(error) => watch_failed(G::OPERATION.kind(), error),
         }
@@ -51,6 +64,22 @@ impl<G: Grant> GrantWatch<G> {
         }
         self.places.applied(grant, &self.memory);
         self.caller.status_seen(grant);
+    }
+
+    /// Holds back a grant of a list if the watch cache has another version of it, or none. The first list does not
+    /// need this, because the controller waits for its end.
+    fn hold_back_if_changed(&mut self, grant: &Watched<G>) {
+        let is_first_list = self.health.is_some();
+        let is_known = || {
+            let known = self.caller.watched(grant);
+            known.is_some_and(|known| known.resource_version() == grant.resource_version())
+        };
+        if is_first_list || is_known() {
+            return;
+        }
+        let _ = self
+            .missed
+            .pass((grant.namespace().unwrap_or_default(), grant.name_any()));
     }
 
     /// Removes the data about all grants that were deleted while the watch was interrupted.
@@ -72,5 +101,63 @@ impl<G: Grant> GrantWatch<G> {
         }
         self.places.gone(uid);
         self.memory.forget(uid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::{FutureExt, StreamExt};
+    use serde_json::json;
+    use watcher::Event;
+
+    use super::*;
+    use crate::{api::UploadGrant, core::record::RecordKey, telemetry::Progress};
+
+    fn grant(name: &str, version: u32) -> Watched<UploadGrant> {
+        let grant = json!({
+            "apiVersion": "valetkey.dev/v1alpha1",
+            "kind": "UploadGrant",
+            "metadata": {
+                "name": name, "namespace": "web", "uid": format!("uid-{name}"), "resourceVersion": version.to_string(),
+            },
+            "spec": {"storeRef": {"name": "media"}, "key": "a/b"},
+        });
+        DeserializeGuard(Ok(serde_json::from_value(grant).unwrap()))
+    }
+
+    /// If a watch is interrupted, the next list can contain new and changed grants. The watch cache contains them only
+    /// at the end of the list, so a reconcile before this end does not find them.
+    #[test]
+    fn grants_that_changed_during_an_interruption_are_enqueued_when_the_list_is_complete() {
+        let (cache, mut writer) = reflector::store();
+        let memory = Arc::new(LocalState::new(RecordKey::new([0; 32])));
+        let (caller, mut calls) = Requeuer::new(cache.clone(), memory.clone(), Arc::new(Progress::default()));
+        let mut watch = GrantWatch {
+            cache,
+            memory,
+            places: Arc::new(Quotas::new(|_, _, _| true)),
+            awaited: None,
+            caller,
+            missed: ListGate::default(),
+            health: None,
+        };
+        let mut see = |event: Event<Watched<UploadGrant>>| {
+            writer.apply_watcher_event(&event);
+            watch.seen(&Ok(event));
+            let called = std::iter::from_fn(|| calls.next().now_or_never().flatten());
+            called.map(|reference| reference.name).collect::<Vec<_>>()
+        };
+        see(Event::Apply(grant("same", 1)));
+        see(Event::Apply(grant("changed", 2)));
+        for event in [
+            Event::Init,
+            Event::InitApply(grant("changed", 5)),
+            Event::InitApply(grant("new", 4)),
+            Event::InitApply(grant("same", 1)),
+        ] {
+            assert_eq!(see(event), Vec::<String>::new(), "the list is not complete");
+        }
+        assert_eq!(see(Event::InitDone), ["changed", "new"]);
+        assert_eq!(see(Event::Apply(grant("same", 6))), Vec::<String>::new());
     }
 }

@@ -11,6 +11,7 @@ mod grant_watch;
 mod grants;
 mod history;
 mod leader_election;
+mod list_gate;
 mod local_state;
 mod merged_conditions;
 mod metrics_snapshot;

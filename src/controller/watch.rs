@@ -19,6 +19,7 @@ use kube::{
 use tokio::time::sleep;
 
 use super::{
+    list_gate::ListGate,
     local_state::LocalState,
     stores::{Stores, check_request, scoped},
     strip_metadata::{lighten_store, lighten_watched},
@@ -199,7 +200,11 @@ pub async fn watch_stores<S, U, D>(
     // A store counts as changed only if it has a new generation or a new request for a conformance check. A new
     // status does not count, because the decisions about grants do not depend on the status of a store.
     let mut generations: HashMap<ObjectRef<DeserializeGuard<S>>, Seen> = HashMap::new();
+    let mut gate = ListGate::default();
     while let Some(event) = events.next().await {
+        for reference in event.as_ref().map(|event| gate.seen(event)).unwrap_or_default() {
+            let _ = changed.unbounded_send(reference);
+        }
         let Some((store, gone)) = change(S::KIND.as_str(), event, &mut health) else {
             continue;
         };
@@ -224,7 +229,9 @@ pub async fn watch_stores<S, U, D>(
         }
         callers.0.store_changed(&id);
         callers.1.store_changed(&id);
-        let _ = changed.unbounded_send(reference);
+        if let Some(reference) = gate.pass(reference) {
+            let _ = changed.unbounded_send(reference);
+        }
     }
 }
 
