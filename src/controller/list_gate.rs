@@ -24,7 +24,7 @@ impl<T> Default for ListGate<T> {
 }
 
 impl<T> ListGate<T> {
-    /// Processes an event of the watch. If the event ends a list, the method returns all items that were held back.
+    /// Processes an event of the watch. If the event ends a list, the method returns all waiting items.
     pub fn seen<K>(&mut self, event: &watcher::Event<K>) -> Vec<T> {
         match event {
             watcher::Event::Init => self.is_listing = true,

@@ -1,12 +1,13 @@
 //! Measures the clock skew between a store and the operator.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Instant,
 };
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::lock::lock;
 use crate::core::{is_skewed, skewed};
 
 /// The time of the store in its last answer with a `Date` header.
@@ -28,13 +29,13 @@ impl StoreClock {
             when: Instant::now(),
             theirs,
         };
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reading);
+        *lock(&self.0) = Some(reading);
     }
 
     /// Returns how far the store's clock is ahead of the operator's clock. Returns `None` if no answer of the store
     /// has contained a time.
     pub fn skew(&self) -> Option<SignedDuration> {
-        let reading = (*self.0.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let reading = (*lock(&self.0))?;
         let since = SignedDuration::try_from(reading.when.elapsed()).ok()?;
         let theirs = reading.theirs.checked_add(since).ok()?;
         Some(theirs.duration_since(Timestamp::now()))

@@ -4,10 +4,12 @@ use std::{
     any::{Any, TypeId},
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use tokio::sync::OnceCell;
+
+use super::lock::lock;
 
 /// The identities of the operator itself, at most one of each type. A provider reads its identity when a store needs
 /// it for the first time. All stores share these identities.
@@ -31,7 +33,7 @@ impl Environment {
         F: Future<Output = T>,
     {
         let cell = {
-            let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut cells = lock(&self.cells);
             let cell = cells
                 .entry(TypeId::of::<T>())
                 .or_insert_with(|| Arc::new(OnceCell::<T>::new()));

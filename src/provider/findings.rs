@@ -1,12 +1,13 @@
 //! Remembers what probes and conformance checks have found out about one store.
 
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
+    Arc, Mutex,
     atomic::{AtomicBool, Ordering},
 };
 
 use super::{
     clock::StoreClock,
+    lock::lock,
     probe::{ONLY_READ, WriteOnce},
     probed::{Finding, Probed},
 };
@@ -159,8 +160,4 @@ impl Findings {
         report.narrow(&mut can);
         Arc::new(can)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,6 +6,7 @@
 
 pub mod azure;
 pub mod gcs;
+mod lock;
 pub mod s3;
 
 mod abilities;

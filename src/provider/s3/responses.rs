@@ -1,6 +1,6 @@
 //! Interprets answers and errors of S3 stores. The messages that result contain no text from a request or an answer.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use aws_sdk_s3::{
     config::{
@@ -21,7 +21,7 @@ use crate::{
     net::EgressDenied,
     net::aws::MAX_ANSWER,
     net::client::{Unanswered, untrusted},
-    provider::clock::StoreClock,
+    provider::{clock::StoreClock, lock::lock},
 };
 
 /// The maximum length of an identifier that Valet accepts from a store, in bytes. Known stores use much shorter
@@ -192,10 +192,6 @@ impl Intercept for DateOfStore {
         }
         Ok(())
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Returns the time in the `Date` header of an answer.

@@ -1,6 +1,6 @@
 //! An S3 bucket: its settings, its credentials, and the clients that send requests to it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool};
+use std::sync::{Arc, Mutex, atomic::AtomicBool};
 
 use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use aws_sdk_s3::{
@@ -29,6 +29,7 @@ use crate::{
     provider::{
         abilities::{Multipart, Provider},
         findings::{Documented, Findings},
+        lock::lock,
         probe::ONLY_READ,
     },
 };
@@ -223,10 +224,6 @@ impl S3 {
         };
         self.sessions.current(until, clients).await
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
