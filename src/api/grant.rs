@@ -57,6 +57,17 @@ impl OperationSpec {
         by_form || self.is_for_credentials()
     }
 
+    /// Returns true if the holder uploads the object in parts, each with its own signed URL.
+    pub fn is_multipart(&self) -> bool {
+        matches!(
+            self,
+            Self::Upload {
+                mode: UploadMode::Multipart,
+                ..
+            }
+        )
+    }
+
     /// Returns the parts of the object. Returns `None` if the grant is not for a multipart upload.
     pub fn parts(&self) -> Option<Parts> {
         match self {

@@ -1,9 +1,39 @@
 //! Executes the steps for multipart uploads.
 
 use super::{Effects, Error, InitiatedUpload, Note, Reconcile};
-use crate::core::{AbortAccess, Access, Assembly, Completion, ObjectFact, SecretFact, UploadFact, UploadsFact};
+use crate::{
+    api::annotation,
+    core::{
+        AbortAccess, Access, Assembly, Completion, ObjectFact, Publish, SecretFact, SignError, UploadFact,
+        UploadsFact,
+    },
+};
 
 impl<E: Effects> Reconcile<'_, E> {
+    /// Initiates the multipart upload of a grant that has no multipart upload yet.
+    ///
+    /// Only this process knows the upload ID until it has written the Secret. If the write fails, the next attempt in
+    /// this process uses this upload again.
+    pub(super) async fn initiate(&mut self, publish: &mut Publish) -> Result<(), SignError> {
+        let id = match self.unrecorded_upload() {
+            Some(id) => id,
+            None => {
+                let id = self.effects.initiate_upload(&publish.request).await?;
+                let initiated = InitiatedUpload {
+                    id: id.clone(),
+                    is_recorded: false,
+                };
+                self.effects
+                    .initiated_upload(&self.facts.grant, |upload| *upload = Some(initiated));
+                self.note(Note::UploadInitiated);
+                id
+            }
+        };
+        publish.annotations.insert(annotation::UPLOAD_ID.into(), id.clone());
+        publish.request.set_upload(id);
+        Ok(())
+    }
+
     pub(super) async fn read_upload(&mut self, access: &Access, upload: &str) -> Result<(), Error> {
         self.take_permit()?;
         let fact = self.effects.read_upload(access, upload).await;

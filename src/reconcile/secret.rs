@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{Effects, Error, InitiatedUpload, Note, Reconcile};
+use super::{Effects, Error, Note, Reconcile};
 use crate::{
-    api::{Reason, annotation},
+    api::Reason,
     core::{
-        Publish, PublishMode, Repairs, SECRET_CAPACITY, SecretFact, SecretView, SignError, Signed, secret_bytes,
+        Publish, PublishMode, Repairs, SECRET_CAPACITY, SecretFact, SecretView, SignError, secret_bytes,
         secret_object,
     },
 };
@@ -35,21 +35,17 @@ impl<E: Effects> Reconcile<'_, E> {
     }
 
     pub(super) async fn publish(&mut self, mut publish: Publish) -> Result<(), Error> {
-        let initiates = publish.request.operation_spec.parts().is_some() && publish.request.upload.is_none();
+        let is_multipart = publish.request.operation_spec.is_multipart();
+        let initiates = is_multipart && publish.request.upload.is_none();
         if initiates || self.effects.signs_with_requests() {
             self.take_permit()?;
         }
-        let signed = match self.sign(&mut publish, initiates).await {
+        if initiates && let Err(e) = self.initiate(&mut publish).await {
+            return self.sign_refused(e);
+        }
+        let signed = match self.effects.sign(&publish.request).await {
             Ok(signed) => signed,
-            Err(SignError::Credentials { reason, message }) => {
-                self.facts.sign_refused = Some((reason, message));
-                return Ok(());
-            }
-            Err(SignError::Impossible(message)) => {
-                self.facts.sign_refused = Some((Reason::CapabilityMissing, message));
-                return Ok(());
-            }
-            Err(e) => return Err(e.into()),
+            Err(e) => return self.sign_refused(e),
         };
         self.effects.return_permit();
         if self.is_stale().await? {
@@ -77,7 +73,9 @@ impl<E: Effects> Reconcile<'_, E> {
                 });
                 self.has_secret(view);
                 self.repaired(publish.is_repair);
-                self.abort_unrecorded(publish.request.access()).await;
+                if is_multipart {
+                    self.abort_unrecorded(publish.request.access()).await;
+                }
                 Ok(())
             }
             Err(Error::Refused(why)) => {
@@ -88,39 +86,23 @@ impl<E: Effects> Reconcile<'_, E> {
             // Valet reads the Secret, so that the next decision uses its current state.
             Err(Error::Conflict(_) | Error::Gone(_)) => {
                 let read = self.read_secret_or_stop(&publish.mode).await;
-                self.abort_unrecorded(publish.request.access()).await;
+                if is_multipart {
+                    self.abort_unrecorded(publish.request.access()).await;
+                }
                 read
             }
             Err(e) => Err(e),
         }
     }
 
-    /// Signs a credential. If the credential consists of part URLs and the grant has no multipart upload yet, the
-    /// method first initiates the multipart upload.
-    ///
-    /// Only this process knows the upload ID until it has written the Secret. If the write fails, the next attempt in
-    /// this process uses this upload again.
-    async fn sign(&mut self, publish: &mut Publish, initiates: bool) -> Result<Signed, SignError> {
-        if initiates {
-            let known = |upload: &mut Option<InitiatedUpload>| InitiatedUpload::unrecorded(upload);
-            let id = match self.effects.initiated_upload(&self.facts.grant, known) {
-                Some(id) => id,
-                None => {
-                    let id = self.effects.initiate_upload(&publish.request).await?;
-                    let initiated = InitiatedUpload {
-                        id: id.clone(),
-                        is_recorded: false,
-                    };
-                    self.effects
-                        .initiated_upload(&self.facts.grant, |upload| *upload = Some(initiated));
-                    self.note(Note::UploadInitiated);
-                    id
-                }
-            };
-            publish.annotations.insert(annotation::UPLOAD_ID.into(), id.clone());
-            publish.request.set_upload(id);
-        }
-        self.effects.sign(&publish.request).await
+    /// Records that the provider refused to sign, so that the next decision reports the reason.
+    fn sign_refused(&mut self, why: SignError) -> Result<(), Error> {
+        self.facts.sign_refused = Some(match why {
+            SignError::Credentials { reason, message } => (reason, message),
+            SignError::Impossible(message) => (Reason::CapabilityMissing, message),
+            e @ SignError::Refused(_) => return Err(e.into()),
+        });
+        Ok(())
     }
 
     /// Reads the Secret after the apiserver refused to create or replace it. The apiserver also answers a create

@@ -163,6 +163,20 @@ impl Evaluator<'_> {
         matches!(self.g.operation_spec, OperationSpec::Upload { .. })
     }
 
+    /// Returns the store's ID of the grant's multipart upload. The ID comes from the Secret, or from the status if
+    /// the Secret does not exist. Valet verifies the record signature of both, so no other program can change the ID.
+    pub(super) fn upload_id(&self) -> Option<&str> {
+        if !self.is_multipart() {
+            return None;
+        }
+        let recorded = self.own_secret().and_then(|s| s.upload_id.as_ref());
+        recorded.or(self.g.status.upload_id.as_ref()).map(String::as_str)
+    }
+
+    pub(super) fn is_multipart(&self) -> bool {
+        self.g.operation_spec.is_multipart()
+    }
+
     /// Returns true if Valet waits for the upload of one object of this grant. An upload to a prefix has no single
     /// object.
     pub(super) fn awaits_object(&self) -> bool {
@@ -173,7 +187,7 @@ impl Evaluator<'_> {
     /// the credential allows further uploads.
     pub(super) fn is_standing(&self) -> bool {
         // The result is false for a multipart upload, because the part URLs are useless after the object exists.
-        self.g.terms.renews() && self.is_upload() && !self.write_once() && !self.is_in_parts()
+        self.g.terms.renews() && self.is_upload() && !self.write_once() && !self.is_multipart()
     }
 
     /// Returns true if the spec asks for a different lifetime than the published credential has. The generation in
@@ -202,7 +216,7 @@ impl Evaluator<'_> {
     pub(super) fn began(&self, key: Lifetime) -> Timestamp {
         // For a multipart upload, the result is the creation time of the grant. The modification time of its object
         // is the time at which Valet initiated the upload (Amazon S3 User Guide, "Working with object metadata").
-        let created = self.g.created.filter(|_| self.renewals() > 0 || self.is_in_parts());
+        let created = self.g.created.filter(|_| self.renewals() > 0 || self.is_multipart());
         created.map_or(key.issued_at, |created| created.min(key.issued_at))
     }
 

@@ -73,7 +73,7 @@ impl Evaluator<'_> {
     /// status. The grant still receives no new credential.
     fn late(&self, finished: Timestamp) -> Late {
         // Valet aborts a multipart upload after the credential expired, so nobody can complete it later.
-        if self.is_in_parts() || !self.awaits_object() || self.key().is_none() {
+        if self.is_multipart() || !self.awaits_object() || self.key().is_none() {
             return Late::Never;
         }
         match &self.f.object {

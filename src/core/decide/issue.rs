@@ -66,7 +66,7 @@ impl Evaluator<'_> {
         self.reserve_quota(store, &access, last)?;
         self.check_object(&access, last, next)?;
         self.check_for_problems(store, last, next)?;
-        if self.is_in_parts() && !self.g.held {
+        if self.is_multipart() && !self.g.held {
             return Break(Step::AddFinalizer);
         }
         let mode = self.publish_mode()?;
@@ -74,7 +74,7 @@ impl Evaluator<'_> {
         let (labels, annotations) = self.metadata(&self.next_record(next.lifetime, asked));
         Continue(Publish {
             mode,
-            request: access.to_sign(next.lifetime, self.upload().map(str::to_owned)),
+            request: access.to_sign(next.lifetime, self.upload_id().map(str::to_owned)),
             labels,
             annotations,
             is_repair,

@@ -9,7 +9,7 @@ use super::{
     status::{Arrival, Situation},
 };
 use crate::{
-    api::{OperationSpec, Reason, UploadMode, annotation},
+    api::{Reason, annotation},
     core::{
         facts::{ObjectFact, StoreFact, UploadFact},
         lifetime::{Lifetime, POLL_PATIENCE, add},
@@ -35,31 +35,10 @@ pub(super) enum Gathered {
 }
 
 impl Evaluator<'_> {
-    /// Returns true if the grant uses a multipart upload.
-    pub(super) fn is_in_parts(&self) -> bool {
-        matches!(
-            self.g.operation_spec,
-            OperationSpec::Upload {
-                mode: UploadMode::Multipart,
-                ..
-            }
-        )
-    }
-
-    /// Returns the store's ID of the grant's multipart upload. The ID comes from the Secret, or from the status if
-    /// the Secret does not exist. Valet verifies the record signature of both, so no other program can change the ID.
-    pub(super) fn upload(&self) -> Option<&str> {
-        if !self.is_in_parts() {
-            return None;
-        }
-        let recorded = self.own_secret().and_then(|s| s.upload_id.as_ref());
-        recorded.or(self.g.status.upload_id.as_ref()).map(String::as_str)
-    }
-
     /// Handles a multipart upload whose credential is still valid. Valet lists the parts when a poll is due, and
     /// completes the upload when all parts have arrived.
     pub(super) fn gather(&self, access: &Access, is_time: bool) -> Gathered {
-        let Some(upload) = self.upload() else {
+        let Some(upload) = self.upload_id() else {
             return Gathered::Waiting(Arrival::Flawed(format!(
                 "Secret {name} no longer has the annotation {annotation}, so Valet cannot find the uploaded parts; delete this Secret, and Valet issues a new credential",
                 name = self.g.secret_name(),
@@ -141,7 +120,7 @@ impl Evaluator<'_> {
     /// Handles a multipart upload whose credential has expired. Valet completes the upload if all parts have arrived
     /// and the access rules and the spec still allow it. Otherwise Valet aborts the upload.
     pub(super) fn last_parts(&self, key: Option<Lifetime>, said: &str) -> Option<Step> {
-        let upload = self.upload()?;
+        let upload = self.upload_id()?;
         match (&self.f.upload, &self.f.store) {
             (UploadFact::Unread, StoreFact::Unread) => Some(Step::Read(Read::Store)),
             (UploadFact::Unread, StoreFact::Usable(_)) => match self.access() {

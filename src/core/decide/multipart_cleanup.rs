@@ -65,7 +65,7 @@ impl Evaluator<'_> {
             return Cleaning::Done;
         }
         // The finalizer does not prove that an upload exists, because any user can add the finalizer to any grant.
-        if !self.is_in_parts() {
+        if !self.is_multipart() {
             return Cleaning::Next(Step::RemoveFinalizer { notice: None });
         }
         if matches!(self.f.store, StoreFact::Unread) {
@@ -75,7 +75,7 @@ impl Evaluator<'_> {
             Ok(access) => access,
             Err(refusal) => return self.clean_without_access(since, &refusal),
         };
-        let trouble = match (self.upload(), &self.f.upload) {
+        let trouble = match (self.upload_id(), &self.f.upload) {
             (Some(upload), UploadFact::Unread) => {
                 return Cleaning::Next(Step::Read(Read::Upload(access, upload.to_owned())));
             }
@@ -118,7 +118,7 @@ impl Evaluator<'_> {
                 Cleaning::Next(Step::RemoveFinalizer { notice: None })
             }
             // Valet has recorded no multipart upload for this grant, so no parts can be left in the store.
-            (_, None) if self.upload().is_none() => Cleaning::Next(Step::RemoveFinalizer { notice: None }),
+            (_, None) if self.upload_id().is_none() => Cleaning::Next(Step::RemoveFinalizer { notice: None }),
             // Valet cannot use the store now. It retries for a limited time, because this problem may end.
             (_, None) if self.forbidden().is_none() && !matches!(self.f.store, StoreFact::Usable(_)) => {
                 self.wait_or_release(since, "the store was deleted or cannot be used")
@@ -135,8 +135,8 @@ impl Evaluator<'_> {
     pub(super) fn abort_own(&self) -> Option<AbortAccess> {
         // Valet uses an upload ID from the Secret or the status only if the record there has a valid record
         // signature.
-        let own = self.f.own_upload.as_deref().filter(|_| self.is_in_parts());
-        let own = own.or_else(|| self.upload())?;
+        let own = self.f.own_upload.as_deref().filter(|_| self.is_multipart());
+        let own = own.or_else(|| self.upload_id())?;
         abort_own(self.g, own)
     }
 

@@ -90,7 +90,7 @@ impl Evaluator<'_> {
             StoreFact::Usable(_) => self.access().ok(),
             StoreFact::Missing | StoreFact::Unusable { .. } | StoreFact::Unread => None,
         };
-        if let Some(access) = access.as_ref().filter(|_| self.is_in_parts()) {
+        if let Some(access) = access.as_ref().filter(|_| self.is_multipart()) {
             match self.gather(access, is_poll_due) {
                 Gathered::Next(step) => return Break(step),
                 Gathered::Waiting(arrival) => return Continue(arrival),
@@ -128,7 +128,7 @@ impl Evaluator<'_> {
                 Arrival::Unknown(Reason::NotObservable, why.to_owned())
             }
             ObjectFact::ClockSkewed(why) => Arrival::Unknown(Reason::ClockSkewed, why.clone()),
-            ObjectFact::Absent | ObjectFact::Present { .. } if self.is_in_parts() => return Break(self.aborted()),
+            ObjectFact::Absent | ObjectFact::Present { .. } if self.is_multipart() => return Break(self.aborted()),
             ObjectFact::Absent | ObjectFact::Present { .. } => Arrival::NotYet,
             // After a failed poll, Valet does not know if the object exists. It polls again after the usual pause.
             ObjectFact::Unread | ObjectFact::Unreachable(_) => Arrival::Unchanged,

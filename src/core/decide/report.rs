@@ -79,7 +79,7 @@ impl Evaluator<'_> {
         let record = situation.key.map(|key| self.record(key));
         let contested = self.contested().filter(|_| !situation.finished);
         let mut status = project(self.g, situation, record.as_ref(), contested.as_deref(), self.now);
-        status.upload_id = self.upload().map(str::to_owned);
+        status.upload_id = self.upload_id().map(str::to_owned);
         if status == self.g.status && self.g.status_is_own {
             let forgets = contested.and_then(|_| self.f.repairs.contested_until(self.now));
             let until = until.into_iter().chain(forgets).min();

@@ -31,7 +31,7 @@ impl Evaluator<'_> {
     /// method copies these facts into the status. Otherwise Valet would treat the grant as a new grant after the
     /// Secret is deleted.
     fn report_evidence(&self) -> Option<Step> {
-        let (key, upload) = (self.key(), self.upload());
+        let (key, upload) = (self.key(), self.upload_id());
         let is_known = key.is_none_or(|key| self.is_reported(key)) && self.g.status.upload_id.as_deref() == upload;
         if is_known && (self.g.status_is_own || (key.is_none() && upload.is_none())) {
             return None;

@@ -42,7 +42,7 @@ impl Evaluator<'_> {
         if record.renewals > 0 {
             annotations.insert(annotation::RENEWALS.into(), record.renewals.to_string());
         }
-        if let Some(upload) = self.upload() {
+        if let Some(upload) = self.upload_id() {
             annotations.insert(annotation::UPLOAD_ID.into(), upload.to_owned());
         }
         if let Some(end) = record.earlier {

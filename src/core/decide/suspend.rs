@@ -36,7 +36,7 @@ impl Evaluator<'_> {
         let key = self.key();
         let mut store = None;
         let message = match self.copies_until(key) {
-            Some(end) if end > self.now && self.upload().is_some() => format!(
+            Some(end) if end > self.now && self.upload_id().is_some() => format!(
                 "spec.revoke is true: Secret {name} was deleted, and Valet aborts the multipart upload; copies of the part URLs do not work after the abort",
                 name = self.g.secret_name()
             ),
