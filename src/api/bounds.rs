@@ -28,7 +28,7 @@ fn walk(schema: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
             ));
         }
     };
-    // Lengths and counts are far below 2^53, where f64 is exact.
+    // Lengths and counts are far below 2^53, so `f64` represents them exactly.
     #[allow(clippy::cast_precision_loss)]
     match value {
         Value::Number(number) => hold(number.as_f64().unwrap_or_default(), "minimum", "maximum", "value"),

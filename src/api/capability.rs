@@ -29,8 +29,8 @@ pub enum Capability {
     ResponseHeaders,
     /// An upload below a prefix cannot write outside the prefix, in any encoding of the object key.
     KeyPrefix,
-    /// An upload can do only what is signed. Either the store rejects unsigned headers, or the signing credentials
-    /// permit nothing else.
+    /// An upload can do only what Valet signed. Either the store rejects unsigned headers, or the signing credentials
+    /// permit only the signed upload.
     SignedHeadersOnly,
 }
 
@@ -80,27 +80,30 @@ pub struct Capabilities {
     pub only_read: bool,
     /// This is true if the store accepts only uploads with a checksum.
     pub wants_checksums: bool,
-    /// The texts say how the owner of the store can enable the missing capabilities. They use the terms of the
+    /// These texts tell the owner of the store how to enable missing capabilities. The texts use the terms of the
     /// provider.
     pub remedies: Remedies,
-    /// The text says how the owner of the store can end credentials before they expire. It is the end of a sentence.
+    /// This text tells the owner of the store how to end credentials before they expire. A condition message ends
+    /// with this text.
     pub revocation: &'static str,
 }
 
-/// The texts say how the owner of the store can enable the missing capabilities. They use the terms of the provider.
-/// Each text completes the sentence "ask the store's owner ...".
+/// These texts tell the owner of the store how to enable missing capabilities. The texts use the terms of the
+/// provider. Each text completes the sentence "ask the store's owner ...".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Remedies {
-    /// The text says how to enable temporary credentials. `None` means that such a store never supports them.
+    /// This text says how to enable temporary credentials. `None` means that the provider never supports temporary
+    /// credentials.
     pub credentials: Option<&'static str>,
-    /// The text says how to enable resumable uploads. `None` means that such a store never supports them.
+    /// This text says how to enable resumable uploads. `None` means that the provider never supports resumable
+    /// uploads.
     pub resumable: Option<&'static str>,
-    /// The text says how to ensure that an upload can do only what Valet signed.
+    /// This text says how to ensure that an upload can do only what Valet signed.
     pub signed_headers: Option<&'static str>,
 }
 
-/// A store that accepts only uploads with a checksum has this entry in `status.capabilities`. The entry is a
-/// requirement of the store, so a grant cannot ask for it.
+/// If a store accepts only uploads with a checksum, its `status.capabilities` has this entry. The entry names a
+/// requirement of the store. It is not a capability that a grant can ask for.
 const REQUIRES_CHECKSUM: &str = "RequiresChecksum";
 
 impl Capabilities {

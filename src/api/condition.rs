@@ -9,8 +9,8 @@ use super::{Progress, Reason, printable};
 pub enum ConditionType {
     /// The condition summarizes the state: it is True if the object is in its desired state.
     Ready,
-    /// The object is not ready, and it continues without a change by a user. The condition exists only while it is
-    /// True.
+    /// The object is not ready yet. Valet continues to reconcile the object, and no user needs to change anything.
+    /// The condition exists only while it is True.
     Reconciling,
     /// A user must change something. The condition exists only while it is True.
     Stalled,

@@ -19,32 +19,33 @@ pub struct UploadConstraints {
     #[schemars(range(min = 0, max = 5_497_558_138_880_i64))]
     pub content_length: Option<i64>,
 
-    /// The range of allowed object sizes. Needs mode: PostForm or Multipart. On Google Cloud Storage mode: Put also
-    /// works. A presigned PUT of S3 cannot enforce a range, so Valet refuses such a grant (CapabilityMissing).
+    /// The range of allowed object sizes. The field needs mode: PostForm or Multipart. On Google Cloud Storage, mode:
+    /// Put also works. A signed PUT URL of S3 cannot enforce a range, so Valet refuses a grant with a range and mode:
+    /// Put on S3 (CapabilityMissing).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_length_range: Option<LengthRange>,
 
-    /// Base64 of the SHA-256 of the object. The store rejects an object with other content. Not with mode: Multipart,
-    /// because stores then keep only checksums of the parts.
+    /// Base64 of the SHA-256 of the object. The store rejects an object with different content. The field does not
+    /// work with mode: Multipart, because stores then keep only the checksums of the parts.
     /// Example: the output of: openssl dgst -sha256 -binary FILE | base64
     #[serde(default, rename = "checksumSHA256", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$')").message("checksumSHA256 is not a SHA-256 checksum in base64 (44 characters, ending in '='); calculate the checksum with: openssl dgst -sha256 -binary FILE | base64"))]
     pub checksum_sha256: Option<String>,
 
-    /// Base64 of the MD5 of the object. The store rejects an object with other content. Use it for Google Cloud
-    /// Storage, which does not check SHA-256. On S3 checksumSHA256 is better; you can set both. An MD5 protects
-    /// against a wrong file. It does not protect against an author who makes two files with the same MD5. Only with
-    /// mode: Put.
+    /// Base64 of the MD5 of the object. The store rejects an object with different content. Use this field for Google
+    /// Cloud Storage, which does not check SHA-256. On S3 checksumSHA256 is better; you can set both. An MD5 protects
+    /// against a wrong file. It does not protect against an author who makes two files with the same MD5. The field
+    /// works only with mode: Put.
     /// Example: the output of: openssl dgst -md5 -binary FILE | base64
     #[serde(default, rename = "checksumMD5", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9+/]{21}[AQgw]==$')").message("checksumMD5 is not an MD5 checksum in base64 (24 characters, ending in '=='); calculate the checksum with: openssl dgst -md5 -binary FILE | base64"))]
     pub checksum_md5: Option<String>,
 
-    /// Whether the upload may replace an existing object. Forbid: write-once. The store rejects the upload if the
-    /// object exists, so the credential allows one successful upload. A form cannot be write-once, so mode: PostForm
-    /// needs Allow, as does mode: Credentials. Default: Forbid.
+    /// Whether the upload may replace an existing object. Forbid: the upload is write-once. The store rejects the
+    /// upload if the object exists, so the credential allows only one successful upload. POST forms and temporary
+    /// credentials cannot be write-once, so mode: PostForm and mode: Credentials need Allow. Default: Forbid.
     #[serde(default)]
     pub overwrite: Overwrite,
 }

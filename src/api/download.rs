@@ -67,9 +67,9 @@ pub struct DownloadGrantSpec {
     pub terms: Terms,
 
     /// What the Secret contains: Url or Credentials. Url: a signed URL, for example for curl. Credentials: temporary
-    /// credentials for S3 clients. They can read this object, or, if key ends with '/', list and read every object
-    /// below this prefix. The store needs credentials.assumeRole and an access rule with credentials: Allow.
-    /// Immutable. Default: Url.
+    /// credentials for S3 clients. The temporary credentials can read this object. If key ends with '/', they can
+    /// list and read every object below this prefix. The store needs credentials.assumeRole and an access rule with
+    /// credentials: Allow. Immutable. Default: Url.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.mode is immutable; create a new grant"))]
     pub mode: DownloadMode,
@@ -84,8 +84,8 @@ pub struct DownloadGrantSpec {
     )]
     pub version: Option<String>,
 
-    /// Headers of the response to the download, instead of the headers that are stored with the object. They are part
-    /// of the signature. Immutable.
+    /// Response headers of the download. They replace the headers that are stored with the object. The signature
+    /// covers these response headers. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.response is immutable; create a new grant"))]
     pub response: Option<ResponseHeaders>,

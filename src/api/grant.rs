@@ -103,8 +103,8 @@ pub trait Grant:
     fn operation_spec(&self) -> OperationSpec;
     /// Returns the status of the grant, or `None` if nobody has written a status yet.
     fn grant_status(&self) -> Option<&GrantStatus>;
-    /// Returns the status so that the caller can change it in place. The caller removes fields that it does not need
-    /// to keep in memory.
+    /// Returns a mutable reference to the status. With it, Valet removes status fields that it does not need from the
+    /// grants in its watch cache.
     fn grant_status_mut(&mut self) -> Option<&mut GrantStatus>;
     /// Runs the CEL rules of the CRD in this process.
     ///

@@ -113,14 +113,15 @@ pub mod annotation {
 }
 
 /// The names of the entries of a grant Secret. Each name is also valid as a file name. With `mode: Credentials`, a
-/// Secret contains `expiry`, `type` and `provider`. It also contains entries with the names of the AWS SDKs'
-/// environment variables and files.
+/// Secret contains `expiry`, `type` and `provider`. Its other entries have the names of environment variables and
+/// files that the AWS SDKs read.
 pub mod data {
     /// The entry contains the signed URL.
     pub const URL: &str = "url";
     /// The entry contains the HTTP method that Valet signed.
     pub const METHOD: &str = "method";
-    /// The entry contains the headers that the client must send exactly, one `Name: value` per line.
+    /// The entry contains the headers that the client must send without changes. Each line has the form `Name:
+    /// value`.
     pub const HEADERS: &str = "headers";
     /// The entry says when the credential expires (RFC 3339).
     pub const EXPIRY: &str = "expiry";

@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{LengthRange, UploadConstraints};
 
-/// The constant is one MiB. Part sizes are whole MiB, so that `dd` can cut a file into parts.
+/// One MiB, in bytes. Each part size is a whole number of MiB, so that the program `dd` can cut a file into parts.
 pub const MIB: i64 = 1 << 20;
 /// The smallest and the largest size of a part, in bytes. The last part can be smaller (Amazon S3 User Guide,
 /// "Multipart upload limits").
@@ -21,10 +21,11 @@ const DEFAULT_PARTS: (i64, i64) = (16 * MIB, 100);
 pub struct Multipart {
     /// The size of every part except the last one, in bytes: a multiple of 1048576 (1 MiB), from 5242880 (5 MiB) to
     /// 5368709120 (5 GiB). An upload has at most 500 parts. If a part fails, the client sends the whole part again.
-    /// upload.sh needs free disk space for one part. Default: 16 MiB, or, if that is larger, the size in whole MiB
-    /// that gives 100 parts.
+    /// upload.sh needs free disk space for one part. Default: the smallest number of whole MiB that gives at most 100
+    /// parts, but at least 16 MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    // Not nullable: the apiserver then drops a null, so CEL rules never see one.
+    // The schema does not mark this field as nullable. Therefore the apiserver drops a null value, and CEL rules
+    // never see null.
     #[schemars(with = "i64", range(min = 5_242_880_i64, max = 5_368_709_120_i64))]
     #[x_kube(validation = Rule::new("self % 1048576 == 0").message("spec.multipart.partSizeBytes is not a whole number of MiB; use a multiple of 1048576 bytes"))]
     pub part_size_bytes: Option<i64>,
@@ -64,7 +65,8 @@ impl Multipart {
             let even = whole.max.div_euclid(parts * MIB) + i64::from(whole.max % (parts * MIB) > 0);
             even.saturating_mul(MIB).clamp(least, PART_BYTES.1)
         });
-        // If the installed CRD is older than this program, the apiserver can have accepted any value.
+        // If the installed CRD is older than this program, the apiserver may have accepted a value outside the
+        // allowed range.
         let part_bytes = part_bytes.clamp(1, PART_BYTES.1);
         Some(Parts { part_bytes, whole })
     }
@@ -135,7 +137,8 @@ mod tests {
             sizes(parts(Some(five), five + 1, five + 1)),
             [(0, five, five), (five, 1, 1)]
         );
-        // If the spec contains a size range, Valet knows only the sizes of the parts that the smallest object fills.
+        // If the spec contains a size range, Valet knows the exact size of a part only if the smallest allowed object
+        // fills this part.
         assert_eq!(
             sizes(parts(Some(five), 7 * MIB, 12 * MIB)),
             [(0, five, five), (five, 2 * MIB, five), (2 * five, 0, 2 * MIB)]

@@ -5,10 +5,11 @@ use serde::{Deserialize, Serialize};
 /// A media type has at most this length. RFC 6838, section 4.2, allows 127 characters before the slash and 127
 /// characters after it.
 const MAX_TYPE: usize = 255;
-/// Valet keeps an entity tag only up to this length. The entity tags of stores have about forty characters.
-const MAX_TAG: usize = 256;
-/// Valet keeps a version name only up to this length. The version names of S3 stores have at most about a hundred
+/// Valet drops an entity tag that is longer than this limit, in bytes. The entity tags of stores have about forty
 /// characters.
+const MAX_TAG: usize = 256;
+/// Valet drops a version name that is longer than this limit, in bytes. The version names of S3 stores have at most
+/// about a hundred characters.
 const MAX_VERSION: usize = 1024;
 
 /// An object, as the store describes it.
@@ -26,31 +27,33 @@ pub struct ObservedObject {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 255))]
     pub content_type: Option<String>,
-    /// Base64 of the MD5, if the store keeps one. Google Cloud Storage keeps it. Azure Blob Storage keeps it for
-    /// uploads with one PUT. On S3 it comes from the entity tag, if the entity tag is known to be an MD5.
+    /// Base64 of the MD5 of the object, if the store keeps an MD5. Google Cloud Storage keeps it. Azure Blob Storage
+    /// keeps it for uploads with one PUT. On S3, Valet takes the MD5 from the entity tag if Valet knows that the
+    /// entity tag is an MD5.
     #[serde(default, rename = "checksumMD5", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 24))]
     pub checksum_md5: Option<String>,
-    /// Base64 of the SHA-256, if the store keeps one.
+    /// Base64 of the SHA-256 of the object, if the store keeps a SHA-256.
     #[serde(default, rename = "checksumSHA256", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 50))]
     pub checksum_sha256: Option<String>,
-    /// Base64 of the CRC32C in big-endian order, if the store keeps one (Google Cloud Storage).
+    /// Base64 of the CRC32C of the object in big-endian order, if the store keeps a CRC32C (Google Cloud Storage).
     #[serde(default, rename = "checksumCRC32C", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 8))]
     pub checksum_crc32c: Option<String>,
-    /// The version of the object, if the bucket keeps versions. On Google Cloud Storage the generation.
+    /// The version of the object, if the bucket keeps versions. On Google Cloud Storage, this is the generation of
+    /// the object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub version: Option<String>,
-    /// When the store received the object, according to the clock of the store (whole seconds on S3).
+    /// When the store received the object, according to the clock of the store. S3 reports whole seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_modified_time: Option<Time>,
 }
 
 impl ObservedObject {
-    /// Returns the object without fields that have an invalid form. Valet needs this check because a tenant can run
-    /// the store. On a shared store, a second tenant can have written the object and chosen its content type.
+    /// Removes the fields of the object that have an invalid form. Valet cannot trust these fields, because a tenant
+    /// may run the store. On a shared store, a second tenant may have written the object and chosen its content type.
     ///
     /// Every provider calls this function before the decision logic uses the object.
     #[must_use]
@@ -68,8 +71,8 @@ impl ObservedObject {
         Self {
             size: size.filter(|size| *size >= 0),
             e_tag: e_tag.filter(|tag| is_entity_tag(tag)),
-            // If the content type is invalid, it becomes empty. An empty type differs from every type that a grant
-            // can ask for.
+            // If the content type is invalid, it becomes empty. An empty content type differs from every content type
+            // that a grant can require.
             content_type: content_type.map(|t| if is_media_type(&t) { t } else { String::new() }),
             checksum_md5: checksum_md5.filter(|sum| is_base64_of(sum, 16)),
             checksum_sha256: checksum_sha256.filter(|sum| {
@@ -127,7 +130,7 @@ fn is_base64_of(text: &str, bytes: usize) -> bool {
         b'/' => Some(63),
         _ => None,
     };
-    // The last digit can have bits that the encoding does not use. These bits must be zero.
+    // The last base64 digit can contain bits that the encoding does not use. These bits must be zero.
     let unused = [0, 0b11, 0b1111][padding];
     text.len() == bytes.div_ceil(3) * 4
         && end.bytes().all(|b| b == b'=')

@@ -16,7 +16,8 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     if text.len() <= MAX_MESSAGE_BYTES && text.chars().all(is_visible) {
         return Cow::Borrowed(text);
     }
-    // The function reserves space for the ellipsis, so that the loop can stop before the end of a long text.
+    // The loop remembers where to cut the text so that the ellipsis fits. Therefore it can stop as soon as the result
+    // is too long.
     let (mut shown, most) = (String::new(), MAX_MESSAGE_BYTES - ELLIPSIS.len());
     let mut fits_without = None;
     for c in text.chars() {
@@ -103,7 +104,8 @@ mod tests {
         }
     }
 
-    /// For any input, the result is short and visible. A second call of the function does not change the result.
+    /// For any input, the result is short and contains only visible characters. A second call of the function does
+    /// not change the result.
     #[test]
     fn any_input_becomes_a_short_visible_text() {
         // The random number generator (SplitMix64) is deterministic, so that each run of the test uses the same

@@ -18,7 +18,8 @@ use strum::VariantArray;
     strum::VariantArray,
 )]
 pub enum Reason {
-    // Reasons of a grant that needs no action: the credential is issued, or the grant is finished or suspended.
+    // These are the reasons of a grant that needs no action: the credential is issued, or the grant is finished or
+    // suspended.
     /// The credential is in the grant Secret.
     Issued,
     /// The upload arrived in the store, and Valet deleted the grant Secret.
@@ -32,7 +33,7 @@ pub enum Reason {
     /// `spec.revoke` is true, and the grant is finished.
     Revoked,
 
-    // Reasons of a grant that waits and continues by itself.
+    // These are the reasons of a grant that waits. Valet tries again without a change of the grant by a user.
     /// The store that the grant names does not exist.
     StoreNotFound,
     /// The store does not answer.
@@ -53,10 +54,11 @@ pub enum Reason {
     /// A client that is not Valet repeatedly deletes or changes the grant Secret. Valet waits before it restores the
     /// Secret.
     SecretContested,
-    /// Somebody deleted the grant, but a finalizer that is not Valet's keeps it. Valet deleted the grant Secret.
+    /// Somebody deleted the grant, but the finalizer of another controller keeps the grant. Valet has deleted the
+    /// grant Secret.
     Deleting,
 
-    // Reasons of a refused or failed grant. A user must change something.
+    // These are the reasons of a refused or failed grant. A user must change something.
     /// The credential of an upload expired before an upload arrived, or a refused grant reached its deadline.
     ExpiredUnused,
     /// The object in the store does not match the constraints of the grant.
@@ -87,21 +89,21 @@ pub enum Reason {
     /// A Secret with the name of the grant Secret exists, and this Secret does not belong to the grant.
     SecretConflict,
 
-    // Reasons of additional conditions and events of a grant.
-    /// The credential expires earlier than the grant requested, because the signing credentials expire then.
+    // These are the reasons of additional conditions and events of a grant.
+    /// The credential expires earlier than the grant requested, because the signing credentials expire at that time.
     ExpiryTruncated,
     /// The credential expires soon, and its renewal fails.
     RenewalOverdue,
     /// The annotation `valetkey.dev/renew-requested-at` is not a valid time.
     RenewalRequestInvalid,
-    /// Parts of a multipart upload possibly remain in the store.
+    /// Parts of a multipart upload may remain in the store.
     PartsLeft,
     /// Valet does not yet know the result that the condition describes.
     Pending,
     /// The operator cannot find out whether the object exists.
     NotObservable,
 
-    // Reasons of a store.
+    // These are the reasons of a store.
     /// The settings and the credentials of the store are usable.
     Ready,
     /// The settings or access rules of the store are invalid.
@@ -135,7 +137,7 @@ pub enum Reason {
 pub enum Progress {
     /// Valet has nothing left to do. kstatus shows `Current`.
     Current,
-    /// The grant continues without a change by a user. kstatus shows `InProgress`.
+    /// The grant is not ready yet. Valet tries again without a change by a user. kstatus shows `InProgress`.
     InProgress,
     /// A user must change something. kstatus shows `Failed`.
     Stalled,

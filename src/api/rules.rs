@@ -48,7 +48,7 @@ impl Rules {
     }
 
     /// Checks an object against the limits of its fields and against the CEL rules. The method skips CEL rules that
-    /// compare with the old object.
+    /// compare the object with its previous version (`oldSelf`).
     ///
     /// # Errors
     /// Returns one sentence for each broken rule or limit. A sentence begins with the path of the field.

@@ -1,4 +1,4 @@
-//! The kinds ObjectStore and ClusterObjectStore. The settings of each provider are in a module of their own.
+//! The kinds ObjectStore and ClusterObjectStore. The settings of each provider are in a separate module.
 
 use std::fmt::Debug;
 
@@ -98,7 +98,7 @@ pub struct ObjectStoreSpec {
     pub limits: Option<StoreLimits>,
 
     /// Access rules for the grants of this namespace. One rule must allow everything that a grant asks for. Without
-    /// rules, the namespace may do everything that the store can do.
+    /// rules, the namespace may use everything that the store supports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub access: Vec<AccessRule>,
@@ -175,8 +175,8 @@ pub struct ClusterObjectStoreSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<StoreLimits>,
 
-    /// Access rules: which namespaces may use the store, and for what. One rule must allow everything that a grant
-    /// asks for. Valet refuses every other grant.
+    /// The access rules say which namespaces may use the store, and what they may do. One rule must allow everything
+    /// that a grant asks for. Otherwise Valet refuses the grant.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub access: Vec<ClusterAccessRule>,
@@ -244,26 +244,26 @@ pub struct AccessRule {
     pub max_total_seconds: Option<i64>,
 
     /// Whether grants may renew their credential, with spec.renewal.policy: Always or with the annotation
-    /// valetkey.dev/renew-requested-at. With Forbid, a changed expirationSeconds counts from the time when the first
-    /// credential was issued. Default: Allow.
+    /// valetkey.dev/renew-requested-at. With Forbid, a user can still change expirationSeconds, but the new lifetime
+    /// begins at the time when Valet issued the first credential. Default: Allow.
     #[serde(default)]
     pub renewal: RenewalPermission,
 
-    /// Whether grants may get temporary credentials (mode: Credentials) instead of a URL. These work with any S3
-    /// client, any number of times, for one object key or for every object key below a prefix. They cannot limit the
-    /// size or type of uploads, so for uploads a rule with maxBytes or contentTypes never allows them. Default:
-    /// Forbid. An ObjectStore without rules allows them.
+    /// Whether grants may get temporary credentials (mode: Credentials) instead of a URL. Temporary credentials work
+    /// with any S3 client, any number of times, for one object key or for every object key below a prefix. Temporary
+    /// credentials cannot limit the size or type of uploads. Therefore a rule with maxBytes or contentTypes never
+    /// allows them for uploads. Default: Forbid. An ObjectStore without rules allows temporary credentials.
     #[serde(default)]
     pub credentials: Permission,
 
-    /// The largest upload, in bytes or as a quantity (500k, 64Mi, 5Gi). A grant must then state the size of its
-    /// upload. Default: no limit.
+    /// The largest upload, in bytes or as a quantity (500k, 64Mi, 5Gi). If this field is set, a grant must state the
+    /// size of its upload. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("string(self).matches('^[1-9][0-9]{0,17}(k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$')").message("maxBytes is not a valid size; write a positive number of bytes or a quantity such as 500k, 64Mi or 5Gi"))]
     pub max_bytes: Option<ByteSize>,
 
-    /// The allowed content types of uploads, exact ('image/png') or with a wildcard ('image/*'). A grant must then
-    /// state its content type. Default: any type.
+    /// The allowed content types of uploads, exact ('image/png') or with a wildcard ('image/*'). If this field is
+    /// set, a grant must state its content type. Default: any type.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 3, max = 255)))]
     #[x_kube(validation = Rule::new(r"self.all(t, t.matches('^([*]/[*]|[A-Za-z0-9!#$&^_.+-]+/([*]|[A-Za-z0-9!#$&^_.+-]+))$'))").message("contentTypes has an entry that is not a media type; write an exact type such as image/png, or a wildcard such as image/* or */*"))]
@@ -283,7 +283,8 @@ pub struct AccessRule {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterAccessRule {
-    /// The namespaces of the rule: those in names, and those whose labels match selector.
+    /// The namespaces to which the rule applies: the namespaces in names, and the namespaces whose labels match
+    /// selector.
     pub namespaces: Namespaces,
 
     #[serde(flatten)]
@@ -291,7 +292,8 @@ pub struct ClusterAccessRule {
     pub rule: AccessRule,
 }
 
-/// Selects namespaces by name, by label or both. A namespace needs to match only one of the two.
+/// Selects namespaces by name, by labels, or by both. The rule applies to a namespace if its name is in names or its
+/// labels match selector.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new("has(self.names) || has(self.selector)").message("the field namespaces selects no namespace; set namespaces.names, namespaces.selector or both; the empty selector {} selects every namespace"))]
 pub struct Namespaces {
@@ -324,14 +326,14 @@ pub trait Store:
     /// Returns the limits on the use of the store.
     fn limits(&self) -> StoreLimits;
     /// Returns the access rules of an ObjectStore or a ClusterObjectStore in one form. If an [`ObjectStore`] has no
-    /// access rules, its own namespace can do everything that the store can do.
+    /// access rules, its own namespace can use everything that the store supports.
     fn rules(&self) -> Vec<ClusterAccessRule>;
-    /// Returns what Valet does if the signing credentials expire before the credential that a grant requests.
+    /// Returns what Valet does with a grant that asks for a longer lifetime than the signing credentials have left.
     fn short_sessions(&self) -> ShortSessions;
     /// Returns the status of the store, or `None` if nobody has written a status yet.
     fn store_status(&self) -> Option<&StoreStatus>;
-    /// Returns the status so that the caller can change it in place. The caller removes fields that it does not need
-    /// to keep in memory.
+    /// Returns a mutable reference to the status. With it, Valet removes status fields that it does not need from the
+    /// stores in its watch cache.
     fn store_status_mut(&mut self) -> Option<&mut StoreStatus>;
     /// Runs the CEL rules of the CRD in this process.
     ///

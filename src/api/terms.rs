@@ -5,7 +5,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// The fields that both kinds of grant share. Both specs flatten this definition.
+/// The fields that both kinds of grant share. The spec of each kind contains these fields directly
+/// (`serde(flatten)`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Terms {
@@ -39,39 +40,43 @@ pub struct Terms {
     #[schemars(range(min = 1, max = 604_800))]
     pub expiration_seconds: i64,
 
-    /// The time after which no credential of this grant works, whatever expirationSeconds is. A grant that is created
-    /// again after this time, for example by a GitOps tool, gets no credential. RFC 3339, with a time zone. Default:
-    /// no deadline.
+    /// The time after which no credential of this grant works, even if expirationSeconds asks for a longer lifetime.
+    /// A grant that is created again after this time, for example by a GitOps tool, gets no credential. The format is
+    /// RFC 3339 with a time zone. Default: no deadline.
     /// Example: 2027-01-31T18:00:00Z
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    // No `format: date-time`, because the apiserver then accepts times without a time zone, which are ambiguous.
+    // The schema does not set `format: date-time`, because the apiserver would then accept ambiguous times without a
+    // time zone.
     #[schemars(with = "Option<String>", length(max = 40))]
     #[x_kube(validation = Rule::new("self.matches('^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$') && timestamp(self).getFullYear() >= 2000 && timestamp(self).getFullYear() < 9999").message("spec.deadlineTime is not an RFC 3339 time with a time zone and a year from 2000 to 9998; use the form 2027-01-31T18:00:00Z, or remove spec.deadlineTime"))]
     pub deadline_time: Option<Time>,
 
     /// Whether Valet renews the credential before it expires. Default: no renewal; the grant gets one credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    // Not nullable: the apiserver then drops a null, so CEL rules never see one.
+    // The schema does not mark this field as nullable. Therefore the apiserver drops a null value, and CEL rules
+    // never see null.
     #[schemars(with = "Renewal")]
     pub renewal: Option<Renewal>,
 
-    /// Suspends the grant. While suspend is true, Valet deletes the Secret and issues no credential. The lifetime
-    /// continues to run. When suspend is false again, Valet restores the same credential, unless it has expired.
-    /// Copies of the URL that somebody has read work until they expire. Default: false.
+    /// Suspends the grant. While suspend is true, Valet deletes the Secret and issues no credential. The lifetime of
+    /// the credential continues to run. When suspend is false again, Valet restores the same credential, unless it
+    /// has expired. A copy of the credential that somebody made earlier works until the credential expires. Default:
+    /// false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "bool")]
     pub suspend: Option<bool>,
 
-    /// Ends the grant. Valet deletes the Secret permanently, and the grant is finished. Cannot be undone. Copies of
-    /// the URL that somebody has read work until they expire. The condition Ready shows that time, and how to end the
-    /// copies sooner. Default: false.
+    /// Ends the grant. Valet deletes the Secret permanently, and the grant is finished. This cannot be undone. A copy
+    /// of the credential that somebody made earlier works until the credential expires. The condition Ready shows the
+    /// expiry time, and how the owner of the store can invalidate copies earlier. With mode: Multipart, Valet aborts
+    /// the upload, and copies of the part URLs stop working. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "bool")]
     pub revoke: Option<bool>,
 
-    /// Name of the Secret for the credential, in the grant's namespace. The Secret must not exist: Valet only writes
-    /// Secrets that it created for this grant. An UploadGrant and a DownloadGrant with the same name need different
-    /// Secret names. Immutable. Default: the name of the grant.
+    /// Name of the Secret for the credential, in the grant's namespace. A Secret with this name must not exist yet,
+    /// because Valet writes only Secrets that it created for this grant. An UploadGrant and a DownloadGrant with the
+    /// same name need different Secret names. Immutable. Default: the name of the grant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(
@@ -80,13 +85,14 @@ pub struct Terms {
     )]
     pub secret_name: Option<String>,
 
-    /// Labels and annotations of your own for the Secret. You can change them, and the credential stays the same.
-    /// Valet adds or updates them on the Secret. If you remove one here, it stays on the Secret.
+    /// Additional labels and annotations for the Secret. If you add or change a label or annotation here, Valet
+    /// updates the Secret, and the credential stays the same. If you remove a label or annotation here, it stays on
+    /// the Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_template: Option<SecretTemplate>,
 
     /// How long Valet keeps the grant after it has finished (expired, completed or revoked), in seconds. Then Valet
-    /// deletes the grant. -1 keeps the grant forever. null also keeps it forever, but kubectl apply drops null
+    /// deletes the grant. -1 keeps the grant forever. null also keeps the grant forever, but kubectl apply drops null
     /// values. Default: --ttl-seconds-after-finished of the operator (3600). Without a value, Valet keeps a grant
     /// that Argo CD or Flux tracks, because these tools would create it again with a new credential.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
@@ -139,8 +145,8 @@ pub struct StoreRef {
 }
 
 impl Terms {
-    /// Returns for how many seconds Valet keeps the finished grant, if the spec contains a value. `Some(None)` means
-    /// that Valet keeps the grant forever.
+    /// Returns the number of seconds for which Valet keeps the finished grant. `None` means that the spec contains no
+    /// value. `Some(None)` means that Valet keeps the grant forever.
     pub fn retention(&self) -> Option<Option<i64>> {
         self.ttl_seconds_after_finished
             .map(|ttl| ttl.filter(|seconds| *seconds >= 0))

@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{GrantStatus, Multipart, Terms, UploadConstraints};
 
-/// The permission to write one object for a limited time, by default once. Valet writes a signed URL for exactly this
-/// object into a Secret of the same namespace. A pod that mounts the Secret needs only curl.
+/// The permission to write one object for a limited time. By default, the holder can write the object only once.
+/// Valet writes a signed URL for exactly this object into a Secret of the same namespace. A pod that mounts the
+/// Secret needs only curl.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[kube(
@@ -79,18 +80,19 @@ pub struct UploadGrantSpec {
     /// and the constraints apply to each one. Multipart: a large object in several parts; each part has its own
     /// signed URL; at most 2500 GiB. The client sends the parts with upload.sh from the Secret, or with any program
     /// that reads parts.json. Valet completes the multipart upload when all parts have arrived. Use Multipart for
-    /// more than about 100 MB; more than 5 GiB needs it. Resumable: a large object on Google Cloud Storage, in an
-    /// upload session that survives broken connections. The owner of the store must allow it. The signed URL starts
-    /// the session. The store then returns the session's address, which accepts data for a week, also after the
-    /// signed URL has expired. It cannot enforce a size. Credentials: temporary credentials for S3 clients instead of
-    /// a URL. They can write this object any number of times, or, if key ends with '/', every object below this
-    /// prefix. The store needs credentials.assumeRole and an access rule with credentials: Allow, and the grant needs
-    /// constraints.overwrite: Allow. Immutable. Default: Put.
+    /// objects of more than about 100 MB. Objects of more than 5 GiB need Multipart. Resumable: a large object on
+    /// Google Cloud Storage, in an upload session that survives broken connections. The owner of the store must allow
+    /// this mode. The signed URL starts the session. The store then returns the session's address, which accepts data
+    /// for a week, even after the signed URL has expired. Resumable cannot enforce a size. Credentials: temporary
+    /// credentials for S3 clients instead of a URL. The temporary credentials can write this object any number of
+    /// times. If key ends with '/', they can write every object below this prefix. The store needs
+    /// credentials.assumeRole and an access rule with credentials: Allow, and the grant needs constraints.overwrite:
+    /// Allow. Immutable. Default: Put.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.mode is immutable; create a new grant"))]
     pub mode: UploadMode,
 
-    /// How the object is divided into parts. Only with mode: Multipart. Immutable.
+    /// How the object is divided into parts. Allowed only with mode: Multipart. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Multipart")]
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.multipart is immutable; create a new grant"))]

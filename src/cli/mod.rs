@@ -34,10 +34,11 @@ enum Verb {
     Crds,
     /// Check a grant offline, as the operator does, and print the grant Secret.
     ///
-    /// Checks the grant against the store's access rules and signs it, with the code of the operator. For a
-    /// ClusterObjectStore it uses the credentials in the environment (AWS_ACCESS_KEY_ID and so on, or a profile). For
-    /// an ObjectStore it uses the ObjectStore's Secret, which must be in the files. Without --online it sends no
-    /// requests. If the operator would refuse the grant, it prints the same message and exits with status 1.
+    /// Checks the grant against the store's access rules and signs it, with the same code as the operator. For a
+    /// ClusterObjectStore, the command uses the credentials in the environment (AWS_ACCESS_KEY_ID and so on, or a
+    /// profile). For an ObjectStore, the command uses the ObjectStore's Secret, which must be in the files. Without
+    /// --online, the command sends no requests. If the operator would refuse the grant, the command prints the same
+    /// message as the operator and exits with status 1.
     Sign(sign::SignArgs),
 }
 
@@ -93,9 +94,9 @@ struct ControllerArgs {
     #[arg(long, env = "VALET_TTL_SECONDS_AFTER_FINISHED", value_name = "SECONDS", default_value = "3600", value_parser = ttl)]
     ttl_seconds_after_finished: Ttl,
 
-    /// How many grants of each kind are reconciled at the same time, for ClusterObjectStores. One namespace gets at
-    /// most a quarter of this number, unless --namespace is set. Grants for ObjectStores have a separate limit: four
-    /// times this number, and an eighth of this number for one namespace.
+    /// Number of grants of each kind for ClusterObjectStores that the operator reconciles at the same time. One
+    /// namespace gets at most a quarter of this number, unless --namespace is set. Grants for ObjectStores have a
+    /// separate limit: four times this number in total, and an eighth of this number for one namespace.
     #[arg(long, env = "VALET_CONCURRENCY", value_name = "NUMBER", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
     concurrency: u16,
 
@@ -103,14 +104,14 @@ struct ControllerArgs {
     #[arg(long, env = "VALET_RESYNC_SECONDS", value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86400))]
     resync_seconds: u64,
 
-    /// Watch grant Secrets, and restore a deleted or changed Secret at once. This needs the permissions to list and
-    /// watch Secrets, which allow the operator to read all of them. Without it, the operator finds the change at the
-    /// next reconcile of the grant, after --resync-seconds at the latest.
+    /// Watch grant Secrets, and restore a deleted or changed Secret at once. This flag needs the permissions to list
+    /// and watch Secrets, which allow the operator to read all Secrets. Without this flag, the operator finds the
+    /// change at the next reconcile of the grant, after --resync-seconds at the latest.
     #[arg(long, env = "VALET_WATCH_SECRETS")]
     watch_secrets: bool,
 
-    /// Allow ObjectStores without their own credentials to sign with the operator's. A user who can create an
-    /// ObjectStore can then reach everything that the operator's identity can reach.
+    /// Sign with the operator's own credentials for an ObjectStore that names no credentials Secret. A user who can
+    /// create an ObjectStore can then reach everything that the operator's identity can reach.
     #[arg(long, env = "VALET_SHARE_CREDENTIALS_WITH_NAMESPACES")]
     share_credentials_with_namespaces: bool,
 
@@ -124,9 +125,9 @@ struct ControllerArgs {
     )]
     allow_private_endpoints: Vec<ipnet::IpNet>,
 
-    /// Networks (CIDRs, separated by commas) that the endpoints of ObjectStores cannot use. Name public addresses
-    /// that lead into your network here, such as those of the nodes, the apiserver, and your own NAT64 prefixes.
-    /// Overrides --allow-private-endpoints.
+    /// Networks (CIDRs, separated by commas) that the endpoints of ObjectStores cannot use. List the public addresses
+    /// that lead into your network, for example the addresses of the nodes and the apiserver, and your own NAT64
+    /// prefixes. This flag overrides --allow-private-endpoints.
     #[arg(long, env = "VALET_DENY_ENDPOINTS", value_name = "CIDR", value_delimiter = ',')]
     deny_endpoints: Vec<ipnet::IpNet>,
 
@@ -141,9 +142,10 @@ struct ControllerArgs {
         default_value = MetadataDomains::DEFAULT
     )]
     allow_secret_metadata: Vec<String>,
-    /// Requests that the operator sends to an endpoint that an ObjectStore names. ReadOnly: GET and HEAD, which
-    /// change nothing. All: also multipart uploads, assumeRole, and probes and conformance checks that write. Does
-    /// not apply to Amazon's, Azure's and Google's own hosts, or to ClusterObjectStores.
+    /// Requests that the operator sends to an endpoint that an ObjectStore names. ReadOnly: only GET and HEAD
+    /// requests, which change nothing. All: also the requests of multipart uploads, of assumeRole, and of probes and
+    /// conformance checks that write. This flag does not apply to ClusterObjectStores, or to the hosts of Amazon,
+    /// Azure and Google.
     #[arg(
         long,
         env = "VALET_TENANT_STORE_REQUESTS",
@@ -154,9 +156,9 @@ struct ControllerArgs {
     )]
     tenant_store_requests: TenantStoreRequests,
 
-    /// Address of the receiver for notifications of stores about new objects (POST /notifications). Off by default.
-    /// It also needs --notifications-token-file. Without notifications, Valet polls for uploads: first after 2 s,
-    /// then less often, at least once a minute.
+    /// Address at which the operator receives notifications from stores about new objects (POST /notifications). Off
+    /// by default. This flag also needs --notifications-token-file. Without notifications, Valet polls for uploads:
+    /// first after 2 s, then less often, but at least once a minute.
     #[arg(
         long,
         env = "VALET_NOTIFICATIONS_ADDRESS",
@@ -165,16 +167,16 @@ struct ControllerArgs {
     )]
     notifications_address: Option<SocketAddr>,
 
-    /// File with the tokens of notification senders, one per line, each with at least 16 characters. The sender's
-    /// stores follow each token: NAME for a ClusterObjectStore, NAMESPACE/NAME for an ObjectStore, * for all
-    /// ClusterObjectStores, NAMESPACE/* for all ObjectStores of a namespace. The operator reads the file again when
-    /// it changes.
+    /// File with the tokens of notification senders, one token per line. A token has at least 16 characters. After
+    /// the token, the line names the stores whose objects the sender can report: NAME for a ClusterObjectStore,
+    /// NAMESPACE/NAME for an ObjectStore, * for all ClusterObjectStores, NAMESPACE/* for all ObjectStores of a
+    /// namespace. The operator reads the file again when it changes.
     #[arg(long, env = "VALET_NOTIFICATIONS_TOKEN_FILE", value_name = "FILE")]
     notifications_token_file: Option<PathBuf>,
 
-    /// SNS topics (separated by commas) whose subscriptions the operator confirms, each with a store that it can
-    /// report objects of. Stores are named as in --notifications-token-file. For several stores, repeat the topic
-    /// with each store.
+    /// SNS topics (separated by commas) whose subscriptions the operator confirms. Each topic names one store whose
+    /// objects it can report, in the form of --notifications-token-file. For several stores, repeat the topic with
+    /// each store.
     #[arg(
         long,
         env = "VALET_NOTIFICATIONS_SNS_TOPICS",
@@ -183,9 +185,10 @@ struct ControllerArgs {
     )]
     notifications_sns_topics: Vec<controller::NamedSender>,
 
-    /// Google service accounts (separated by commas) that Pub/Sub uses to send notifications, each with a store that
-    /// it can report objects of. Stores are named as in --notifications-token-file. The operator accepts their
-    /// identity tokens instead of a token of that file. For several stores, repeat the account with each store.
+    /// Google service accounts (separated by commas) that Pub/Sub uses to send notifications. Each account names one
+    /// store whose objects it can report, in the form of --notifications-token-file. The operator accepts the
+    /// identity tokens of these accounts instead of a token from this file. For several stores, repeat the account
+    /// with each store.
     #[arg(
         long,
         env = "VALET_NOTIFICATIONS_GOOGLE_ACCOUNTS",
@@ -195,8 +198,8 @@ struct ControllerArgs {
     )]
     notifications_google_accounts: Vec<controller::NamedSender>,
 
-    /// Audience that the identity tokens of Pub/Sub must have: the audience of the subscription, by default its push
-    /// endpoint.
+    /// Audience that the identity tokens of Pub/Sub must have. Use the audience of the subscription. By default, this
+    /// is the push endpoint of the subscription.
     #[arg(
         long,
         env = "VALET_NOTIFICATIONS_GOOGLE_AUDIENCE",
@@ -205,13 +208,13 @@ struct ControllerArgs {
     )]
     notifications_google_audience: Option<String>,
 
-    /// IP address at which other replicas reach this one; in a pod, the pod's IP. A replica that is not the leader
-    /// forwards notifications to the leader.
+    /// IP address at which other replicas reach this replica. In a pod, use the pod's IP. A replica that is not the
+    /// leader forwards notifications to the leader.
     #[arg(long, env = "VALET_POD_IP", value_name = "IP")]
     pod_ip: Option<IpAddr>,
 
-    /// Work only while this replica holds the Lease "valet" in the operator's namespace; the other replicas wait.
-    /// Without it, several replicas do the same work several times, which does no harm.
+    /// Work only while this replica holds the Lease "valet" in the operator's namespace. The other replicas wait.
+    /// Without this flag, each replica does all of the work. This repeated work does no harm.
     #[arg(long, env = "VALET_LEADER_ELECT")]
     leader_elect: bool,
 }
@@ -292,7 +295,7 @@ async fn run_controller(args: ControllerArgs) -> Result<(), String> {
     controller::run(options, stop_signal()).await
 }
 
-/// Resolves when the process receives SIGTERM, which the kubelet sends, or Ctrl-C.
+/// Resolves when the process receives SIGTERM from the kubelet, or SIGINT from Ctrl-C.
 async fn stop_signal() {
     use tokio::signal::unix::{SignalKind, signal};
     match signal(SignalKind::terminate()) {

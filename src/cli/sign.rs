@@ -52,8 +52,8 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
         if g.operation_spec.parts().is_none() {
             return Err("--upload-id is allowed only for a grant with mode: Multipart; remove --upload-id".into());
         }
-        // The user has initiated the multipart upload. The facts therefore get the values that they have after the
-        // operator initiated an upload.
+        // The user has initiated the multipart upload. Therefore the facts describe the grant as if the operator had
+        // initiated the upload.
         g.held = true;
         g.status.upload_id = Some(upload.clone());
     }
@@ -75,8 +75,8 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
     match (effects.result, outcome) {
         (Some(result), _) => print(args.output, &result?),
         (None, Err(error)) if !matches!(error, Error::Stopped) => Err(error.to_string()),
-        // All remaining steps need a Secret, an object or an expiry. `valet sign` does not know them.
-        (None, _) => Err("valet sign cannot sign the grant now, because the grant has expired or the operator would wait; check spec.deadlineTime and the lifetime that the store's access rules allow".into()),
+        // All other steps need a Secret, an object or an expiry, but `valet sign` has none of these.
+        (None, _) => Err("valet sign cannot sign the grant now, because the grant has expired, or because the operator would wait before it issues a credential; check spec.deadlineTime and the lifetime that the store's access rules allow".into()),
     }
 }
 
@@ -84,7 +84,7 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
 struct Known {
     fact: StoreFact,
     provider: Arc<dyn Provider>,
-    /// This is true if Valet knows if the store rejects unsigned headers or obeys them.
+    /// This is true if Valet knows whether the store rejects or obeys unsigned headers.
     is_tried: bool,
 }
 
@@ -133,8 +133,8 @@ async fn usable(
     let provider = account::connect(store, documents, args).await?;
     let mut capabilities = provider.capabilities();
     let mut is_tried = !provider.requires_probe();
-    // If the file contains the status of the store, this status has the capabilities that the operator found. `valet
-    // sign` uses these capabilities, because it does not probe the store.
+    // If the file contains the status of the store, this status lists the capabilities that the operator found.
+    // `valet sign` uses these capabilities, because it does not probe the store.
     if let Some(status) = store.store_status() {
         provider.seed_capabilities(&status.capabilities);
         capabilities = provider.capabilities();

@@ -29,7 +29,8 @@ pub const TYPE: &str = "text/plain";
 /// This content type differs from [`TYPE`]. It violates a content type constraint.
 pub const OTHER_TYPE: &str = "text/html";
 /// The lifetime of a credential in the conformance check, in seconds. To test the expiry, the check uses a credential
-/// that expired 120 seconds ago. A store's condition already reports clock skew of less than 120 seconds.
+/// that expired 120 seconds ago. Only a store whose clock is at least 120 seconds behind could rightly accept this
+/// credential. The condition `ClockInSync` already reports a smaller clock skew.
 const SECONDS: i64 = 120;
 /// The file name in the POST forms of the conformance check.
 const FILE: &str = "check";
@@ -84,8 +85,8 @@ pub trait Transport: Sync {
         Self: Sized;
 
     /// Deletes the objects in `written` and no further objects. All of them have the prefix of the conformance check.
-    /// If the method could not delete an object, it returns the permission that is missing. The text completes the
-    /// sentence "to delete it, allow".
+    /// If the method could not delete an object, it returns the missing permission. In the report, this text follows
+    /// the word "allow".
     fn clear_away<'a>(
         &'a self,
         folder: &'a str,
@@ -93,7 +94,7 @@ pub trait Transport: Sync {
     ) -> BoxFuture<'a, Option<&'static str>>;
 }
 
-/// A conformance check that runs, and its result so far.
+/// A running conformance check, and its result so far.
 pub struct Checker<'a, H> {
     hands: &'a H,
     /// The prefix of all objects that this conformance check writes. It begins with the store's probe key.
@@ -151,7 +152,7 @@ impl<'a, H: Transport> Checker<'a, H> {
         Ok(if is_taken(status) { Ok(()) } else { Err(status) })
     }
 
-    /// Checks these constraints with a request that violates them. If the store refuses the request, the constraints
+    /// Sends a request that violates the constraints in `promises`. If the store refuses the request, the constraints
     /// count as enforced.
     pub async fn holds(
         &mut self,
@@ -190,7 +191,7 @@ impl<'a, H: Transport> Checker<'a, H> {
             // object.
             if is_taken(status) || status == 404 {
                 let why = format!(
-                    "the store accepts a request ({verb}) {what}, and answers status {status}; credentials for this store do not limit access"
+                    "the store accepts a {verb} request {what}, and answers with status {status}; credentials for this store do not limit access"
                 );
                 self.found.worthless.get_or_insert(why);
             }
@@ -202,8 +203,8 @@ impl<'a, H: Transport> Checker<'a, H> {
         Ok(())
     }
 
-    /// Checks that the holder of a POST form for a prefix cannot write outside this prefix. If `is_expected` is true,
-    /// the store is expected to enforce this.
+    /// Checks that the holder of a POST form for a prefix cannot write outside this prefix. If `is_expected` is true
+    /// and the store does not enforce this limit, the capability counts as missing.
     pub async fn below(&mut self, operation_spec: &OperationSpec, is_expected: bool) -> Result<(), Unavailable> {
         let promise = Missing::Form(Capability::KeyPrefix);
         match self.keeps_below(operation_spec).await? {
@@ -281,7 +282,7 @@ impl<'a, H: Transport> Checker<'a, H> {
         })
     }
 
-    /// Sends a form for the prefix `in/` with this object key and this file name.
+    /// Sends a POST form for the prefix `in/`. The form has this object key and this file name.
     async fn try_below(&mut self, operation_spec: &OperationSpec, key: &str, file: &str) -> Result<u16, Unavailable> {
         let key = format!("{}/{key}", self.folder);
         let mut sent = self.sent("in/", operation_spec, false).await?;
@@ -370,7 +371,7 @@ fn is_taken(status: u16) -> bool {
     status < 300
 }
 
-/// Returns a download. Its response has a fixed content type.
+/// Returns the spec of a download whose response has a fixed content type.
 pub fn get() -> OperationSpec {
     OperationSpec::Download {
         mode: DownloadMode::Url,

@@ -17,12 +17,12 @@ pub struct ConformanceReport {
     pub held: Vec<String>,
     /// The constraints that the store was expected to enforce but does not enforce.
     pub missing: Vec<Missing>,
-    /// The reason why the store limits credentials in no way at all. For example, the store accepts expired
-    /// credentials, or it accepts credentials that Valet signed for a different request.
+    /// If the store does not limit credentials at all, this is the reason. For example, the store accepts expired
+    /// credentials, or it accepts credentials for a request that Valet did not sign.
     pub worthless: Option<String>,
     /// The constraints that Valet could not check, with the reasons. The text contains no secrets.
     pub untried: Vec<String>,
-    /// The optional capabilities that the store does not have. The text for users gives the reasons.
+    /// The optional capabilities that the store does not have, and the reasons, as text for users.
     pub without: Vec<String>,
     /// This is true if the store stopped answering during the check. In this case, Valet repeats the check soon.
     pub interrupted: bool,
@@ -79,9 +79,8 @@ impl ConformanceReport {
             match missing {
                 Missing::Url(capability) => {
                     can.enforced.remove(capability);
-                    // A store that does not enforce a constraint for a single request possibly does not enforce it
-                    // for multipart and resumable uploads. Therefore Valet also removes the constraint for these
-                    // uploads.
+                    // If a store does not enforce a constraint for a single request, Valet assumes the same for
+                    // multipart and resumable uploads. Therefore Valet also removes the constraint for these uploads.
                     if let Some(parts) = &mut can.multipart {
                         parts.remove(capability);
                     }

@@ -52,8 +52,8 @@ pub struct GrantController<G: Grant> {
 }
 
 impl<G: Grant> GrantController<G> {
-    /// Creates the controller, but does not start its watch. With the record key `records`, the controller verifies
-    /// if Valet wrote a record.
+    /// Creates the controller, but does not start its watch. The controller uses the record key `records` to verify
+    /// that Valet wrote a record.
     pub fn new(records: RecordKey, progress: Arc<Progress>) -> Self {
         let (reader, writer) = reflector::store();
         let memory = Arc::new(LocalState::new(records));
@@ -116,8 +116,8 @@ impl<G: Grant> GrantController<G> {
             .reflect(writer)
             .inspect(move |event| grant_watch.seen(event));
         // If Valet itself writes the status of a grant, no reconcile is needed. If a client other than Valet writes
-        // the status, `status_seen` enqueues the grant. A change of labels or annotations causes a reconcile, because
-        // GitOps tools use labels and annotations for tracking.
+        // the status, the method `status_seen` enqueues the grant. A change of labels or annotations causes a
+        // reconcile, because GitOps tools use labels and annotations for tracking.
         let news = predicates::generation
             .combine(predicates::finalizers)
             .combine(predicates::labels)

@@ -7,8 +7,8 @@ pub use crate::reconcile::{CALL_TIMEOUT, DEADLINE, Error};
 ///
 /// # Errors
 ///
-/// Returns [`Error::Conflict`], [`Error::Gone`] or [`Error::Refused`] if the apiserver answers with a status that
-/// this error describes. For all remaining failures, returns [`Error::Api`].
+/// Returns [`Error::Conflict`], [`Error::Gone`] or [`Error::Refused`] if one of these errors describes the
+/// apiserver's answer. Returns [`Error::Api`] for all other failures.
 pub async fn call<T>(what: &'static str, request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Error> {
     match tokio::time::timeout(CALL_TIMEOUT, request).await {
         Ok(Ok(answer)) => Ok(answer),

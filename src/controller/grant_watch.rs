@@ -1,5 +1,5 @@
 //! Passes the events of the watch on grants to the parts of the operator that keep data about grants. The watch cache
-//! is the only list of all grants. Each part keeps only its own data, by the UID of the grant.
+//! is the only list of all grants. Each of these parts keeps its own data under the UID of the grant.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -20,7 +20,7 @@ use crate::{api::Grant, notifications::UploadIndex, telemetry::Health};
 /// The parts of the operator that keep data about one kind of grant.
 pub struct GrantWatch<G: Grant> {
     /// The watch cache. It must already contain the change when [`Self::seen`] receives the event. Otherwise a grant
-    /// that is deleted during its reconcile could keep its quota.
+    /// that is deleted during its reconcile could keep its reserved quota.
     pub cache: reflector::Store<Watched<G>>,
     pub memory: Arc<LocalState<G>>,
     pub places: Arc<Quotas>,
@@ -28,7 +28,8 @@ pub struct GrantWatch<G: Grant> {
     /// UploadGrants.
     pub awaited: Option<Arc<UploadIndex>>,
     pub caller: Requeuer<G>,
-    /// Holds back the namespaces and names of grants that changed while the watch was interrupted.
+    /// Holds back the namespaces and names of grants that changed while the watch was interrupted. When the new list
+    /// is complete, Valet reconciles these grants.
     pub missed: ListGate<(String, String)>,
     /// Receives the end of the first list.
     pub health: Option<Health>,
@@ -57,7 +58,8 @@ impl<G: Grant> GrantWatch<G> {
     }
 
     fn applied(&self, grant: &Watched<G>) {
-        // If Valet cannot parse a grant, the parts keep the data of the last version that Valet could parse.
+        // If Valet cannot parse a grant, the parts of the operator keep the data of the last version that Valet could
+        // parse.
         let DeserializeGuard(Ok(grant)) = grant else { return };
         if let Some(awaited) = &self.awaited {
             awaited.applied(grant);
@@ -66,8 +68,8 @@ impl<G: Grant> GrantWatch<G> {
         self.caller.status_seen(grant);
     }
 
-    /// Holds back a grant of a list if the watch cache has another version of it, or none. The first list does not
-    /// need this, because the controller waits for its end.
+    /// Holds back a listed grant if the watch cache does not contain this version of the grant. During the first
+    /// list, this is not necessary, because the controller waits for the end of this list.
     fn hold_back_if_changed(&mut self, grant: &Watched<G>) {
         let is_first_list = self.health.is_some();
         let is_known = || {

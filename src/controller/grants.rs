@@ -22,16 +22,16 @@ use crate::{
     telemetry::warn_once,
 };
 
-/// The apiserver answered that a grant does not exist, but the watch cache may still have the grant. Valet reconciles
-/// the grant again after this pause.
+/// If the apiserver answers that a grant does not exist, the watch cache may still have the grant. Valet then
+/// reconciles the grant again after this pause.
 const GONE: Duration = Duration::from_secs(10);
 
 /// If the reconcile of a grant fails this many times in a row, the grant loses its reserved quota. Grants that wait
 /// for quota can then receive it.
 const PATIENCE: u32 = 4;
 
-/// A grant waits for the first probe of its store. Normally Valet enqueues the grant when the probe has a result. If
-/// this does not happen, the grant tries again after 15 seconds.
+/// A grant waits for the first probe of its store. Normally Valet enqueues the grant when the probe has a result.
+/// Otherwise Valet reconciles the grant again after this pause.
 const PROBED: Duration = Duration::from_secs(15);
 
 /// Reconciles one grant. Valet reads missing facts and executes steps until nothing is left to do now. Then the
@@ -40,7 +40,7 @@ const PROBED: Duration = Duration::from_secs(15);
 /// # Errors
 ///
 /// Returns an [`Error`] if a step fails. Valet does not undo the steps before this step. The next reconcile starts
-/// with the state that these steps have left.
+/// with the results of these steps.
 pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<Context<G>>) -> Result<Action, Error> {
     let watched = match &grant.0 {
         Ok(watched) => Arc::new(watched.clone()),

@@ -1,7 +1,7 @@
 //! Detects that somebody reset the cluster to an earlier state, for example with an etcd restore.
 //!
 //! After a reset, the resource versions are lower than before. Watches then wait for higher resource versions and may
-//! deliver no events for hours. The memory of the operator also describes changes that no longer exist.
+//! deliver no events for hours. The memory of the operator also still contains changes that the reset has undone.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use super::{
 };
 use crate::{api::UploadGrant, telemetry::warn_once};
 
-/// The pause between two reads of the cluster's resource version. Each read is a list request without a cache and
-/// with a limit of one object.
+/// The pause between two reads of the cluster's resource version. Each read is a list request for at most one object.
+/// The apiserver does not answer this request from its cache.
 const PERIOD: Duration = Duration::from_secs(15);
-/// If the resource version is lower than an earlier one, Valet reads it again after this pause. The second read must
-/// confirm the first.
+/// If the resource version is lower than before, Valet reads the resource version again after this pause. Valet reports
+/// a reset only if the second result is also lower.
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// The highest resource version that Valet has read from the cluster. Resource versions of one kind can be compared,
@@ -67,10 +67,11 @@ async fn look(api: &Api<DeserializeGuard<UploadGrant>>, newest: &mut Newest) -> 
     }
 }
 
-/// Reads the resource version of the list of grants without a cache. Returns `None` if the version is not a number.
+/// Lists the grants and returns the resource version of the list. The apiserver does not answer this request from its
+/// cache. Returns `None` if the version is not a number.
 async fn version(api: &Api<DeserializeGuard<UploadGrant>>) -> Result<Option<u128>, Error> {
-    // The request contains no resource version. The apiserver must therefore answer with the newest state, and not
-    // from its cache.
+    // The request contains no resource version, so the apiserver must answer with the newest state. It must not use its
+    // cache.
     let list = call(
         "reading the cluster's resource version",
         api.list_metadata(&ListParams::default().limit(1)),

@@ -1,6 +1,6 @@
-//! Leader election with a Lease (coordination.k8s.io/v1). Only the leader works. All replicas without the Lease wait.
-//! The Lease only avoids duplicate work and duplicate Events. It does no harm if two replicas act as leader for a
-//! short time.
+//! Leader election with a Lease (coordination.k8s.io/v1). Only the leader reconciles objects. All other replicas wait
+//! for the Lease. The Lease only avoids duplicate work and duplicate Events. It does no harm if two replicas act as
+//! leader for a short time.
 
 use std::{
     net::SocketAddr,
@@ -26,19 +26,20 @@ use crate::{api::annotation, telemetry::warn_once};
 
 /// The name of the Lease in the operator's namespace.
 const NAME: &str = "valet";
-/// If the leader has not renewed the Lease for 10 seconds, a waiting replica may become the leader. With this value,
-/// a failover takes only seconds, and the leader stays the leader during a restart of the apiserver.
+/// If the leader has not renewed the Lease for 10 seconds, a waiting replica may become the leader. This value is
+/// short, so that a failover takes only seconds. It is also long enough to keep the leader during a restart of the
+/// apiserver.
 const DURATION: Duration = Duration::from_secs(10);
-/// A leader stops by itself if it could not renew the Lease for 7 seconds. A waiting replica may become the leader
-/// only 3 seconds later.
+/// A leader stops all work if it could not renew the Lease for 7 seconds. Only 3 seconds later, a waiting replica may
+/// become the leader.
 const RENEW_DEADLINE: Duration = Duration::from_secs(7);
 /// The pause between two renewals of the Lease. A waiting replica also pauses for this time between two attempts to
 /// acquire the Lease.
 const PERIOD: Duration = Duration::from_secs(2);
 
-/// Tells if this replica is the leader, by its own clock. If a replica was frozen or cannot reach the apiserver, a
-/// second replica may have become the leader. The first replica must then not export metrics of grants and stores as
-/// the leader.
+/// Tells whether this replica is the leader, according to this replica's own clock. If a leader was frozen or cannot
+/// reach the apiserver, a second replica may have become the leader. The first replica must then no longer export the
+/// leader's metrics of grants and stores.
 #[derive(Debug, Default)]
 pub struct Leadership(Mutex<Until>);
 
@@ -49,7 +50,7 @@ enum Until {
     NotYet,
     /// This replica is the leader until this time, unless it renews the Lease.
     Then(Instant),
-    /// Leader election is off, so this replica always works.
+    /// Leader election is off, so this replica is always the leader.
     TheEnd,
 }
 
@@ -58,7 +59,8 @@ impl Leadership {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = until;
     }
 
-    /// Marks this replica as the leader until the process ends, without a Lease.
+    /// Marks this replica as the leader until the process ends. The operator calls this method if leader election is
+    /// off.
     pub fn for_ever(&self) {
         self.set(Until::TheEnd);
     }
@@ -87,7 +89,7 @@ pub struct Lease {
     address: Option<SocketAddr>,
     /// The address of the leader's notification receiver.
     leader: Arc<Leader>,
-    /// Records the times in which this replica is the leader.
+    /// Records whether this replica is the leader, and when its leadership ends.
     term: Arc<Leadership>,
 }
 
@@ -118,7 +120,8 @@ impl Lease {
     /// Creates a candidate in the operator's namespace. `identity` must be unique to this process.
     ///
     /// The leader writes the `address` of its notification receiver to the Lease. A replica that is not the leader
-    /// stores the leader's address in `leader`. `term` records the times in which this replica holds the Lease.
+    /// stores the leader's address in `leader`. `term` records whether this replica is the leader, and when its
+    /// leadership ends.
     pub fn new(
         client: Client,
         namespace: &str,
@@ -196,8 +199,8 @@ impl Lease {
             self.leader.is_at(advertised(&lease));
             return Ok(None);
         }
-        // The request contains the resource version that was read. If several replicas try to take the Lease, only
-        // one of these requests therefore succeeds.
+        // The request contains the resource version of the Lease that this replica read. If several replicas try to
+        // acquire the Lease at the same time, only one request therefore succeeds.
         let mut ours = lease.clone();
         ours.spec = Some(self.spec(lease.spec.as_ref()));
         self.advertise(&mut ours);
@@ -220,7 +223,7 @@ impl Lease {
         };
         loop {
             sleep(PERIOD).await;
-            // The elapsed time since the last renewal also includes time in which this process was frozen.
+            // If this process was frozen, the elapsed time since the last renewal includes that time.
             let Some(left) = RENEW_DEADLINE.checked_sub(held.renewed.elapsed()) else {
                 let seconds = held.renewed.elapsed().as_secs();
                 return format!("the Lease could not be renewed for {seconds} s");
@@ -236,8 +239,8 @@ impl Lease {
                     *held = Held { lease, renewed: began };
                 }
                 Ok(Err(Error::Conflict(_) | Error::Gone(_))) => {
-                    // The Lease has changed. The change may come from an earlier write of this process whose response
-                    // was lost.
+                    // The Lease has changed since this process read it. The response to an earlier write of this
+                    // process may have been lost, so this process may have made the change itself.
                     match call("reading the Lease", self.api.get_opt(NAME)).await {
                         Ok(Some(lease)) if version(&lease) < version(&held.lease) => {
                             return "the resource version of the Lease fell, because the cluster was reset to an earlier state, for example by an etcd restore".into();
@@ -316,13 +319,16 @@ fn version(lease: &LeaseObject) -> Option<u128> {
 mod tests {
     use super::*;
 
-    /// The leadership must end exactly on time, even if this replica has not noticed that it cannot renew the Lease.
-    /// A waiting replica may become the leader three seconds later.
+    /// The leadership must end 7 seconds after the last renewal, even if this replica has not noticed that it cannot
+    /// renew the Lease. Three seconds later, a waiting replica may become the leader.
     #[test]
     fn leadership_ends_on_time_if_it_is_not_renewed() {
         let (term, begin) = (Leadership::default(), Instant::now());
         let after = |millis| begin + Duration::from_millis(millis);
-        assert!(!term.is_on(begin), "the Lease must not count as acquired yet");
+        assert!(
+            !term.is_on(begin),
+            "a replica without the Lease must not count as the leader"
+        );
         term.renewed(begin);
         assert!(term.is_on(after(6999)) && !term.is_on(after(7000)));
         term.renewed(after(2000));

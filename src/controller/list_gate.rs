@@ -1,4 +1,5 @@
-//! Holds back changes that a watch delivers in a list, until the list is complete.
+//! A watch starts with a list of all objects. This module holds back the objects of the list until the list is
+//! complete.
 
 use kube::runtime::watcher;
 
@@ -24,7 +25,7 @@ impl<T> Default for ListGate<T> {
 }
 
 impl<T> ListGate<T> {
-    /// Processes an event of the watch. If the event ends a list, the method returns all waiting items.
+    /// Processes an event of the watch. If the event is the end of a list, the method returns all waiting items.
     pub fn seen<K>(&mut self, event: &watcher::Event<K>) -> Vec<T> {
         match event {
             watcher::Event::Init => self.is_listing = true,

@@ -17,24 +17,26 @@ use crate::{
     reconcile::InitiatedUpload,
 };
 
-/// Facts about the grants of one kind that are only in the memory of this process. A restart loses these facts.
+/// Facts about the grants of one kind that this process keeps only in its memory. A restart of the process loses these
+/// facts.
 ///
-/// The facts save reads and writes, and they help if a client destroys Valet's records. Valet never signs a
-/// credential because of these facts alone.
+/// With these facts, Valet needs fewer reads and writes. They also help if a client destroys the records that Valet
+/// keeps in the cluster. Valet never signs a credential because of these facts alone.
 pub struct LocalState<G> {
     grants: Mutex<HashMap<String, GrantState<G>>>,
-    /// The record key, with which Valet verifies if it wrote a record.
+    /// The record key, with which Valet checks whether it wrote a record itself.
     records: RecordKey,
 }
 
 struct GrantState<G> {
-    /// The version of the grant that this process wrote last, until the watch delivers it. The watch event of the
-    /// grant Secret can arrive earlier and start a reconcile. Without this version, that reconcile would see a grant
-    /// with an old status.
+    /// The version of the grant that this process wrote last. Valet keeps this version until the watch delivers it. The
+    /// watch event of the grant Secret can arrive earlier and start a reconcile. Without this version, that reconcile
+    /// would use a grant with an old status.
     written: Option<Arc<G>>,
     /// The time at which Valet last polled the store for the grant's object.
     last_poll: Option<Timestamp>,
-    /// The arrival time of a notification about the grant's object, if Valet has not polled the store after it.
+    /// The arrival time of the last notification about the grant's object. `None` if Valet has polled the store since
+    /// then.
     heard: Option<Instant>,
     /// The version of the Secret that this process wrote last. The watch event for this version needs no reconcile.
     secret_version: Option<String>,
@@ -55,8 +57,8 @@ struct GrantState<G> {
     /// A hash of the status that the last reconcile confirmed or wrote. If a watch event has a status with a
     /// different hash, Valet reconciles the grant.
     status: Option<u64>,
-    /// A hash of the status that this process wrote last, if the apiserver removed the record signature from it. The
-    /// apiserver removes the record signature if the installed CRD is older than this version of Valet.
+    /// If the installed CRD is older than this version of Valet, the apiserver removes the record signature from a
+    /// written status. This field is a hash of the last status from which the apiserver removed it.
     unsigned: Option<u64>,
     /// Counts how often clients other than Valet wrote the status.
     disturbed: Option<Disturbance>,
@@ -66,8 +68,8 @@ struct GrantState<G> {
 
 /// Counts how often clients other than Valet write the status of one grant.
 struct Disturbance {
-    /// The number of writes by clients other than Valet. If no such write happens for the time [`QUIET`], the next
-    /// write counts as the first.
+    /// The number of writes by clients other than Valet. If no such write happens for the time [`QUIET`], the count
+    /// starts again.
     count: u32,
     last: Timestamp,
     /// True if a reconcile that corrects the status is already enqueued.
@@ -126,8 +128,8 @@ impl<G: Grant> LocalState<G> {
     /// Returns the newer of two versions of a grant: the version from the watch, or the version that this process
     /// wrote last.
     ///
-    /// This process keeps its written version until a reconcile finds it in the watch cache. Otherwise a reconcile
-    /// that was enqueued before the write could use the old version of the grant.
+    /// This process keeps the version that it wrote until a reconcile finds this version in the watch cache. Otherwise
+    /// a reconcile that was enqueued before the write could use the old version of the grant.
     pub fn newest(&self, watched: &Arc<G>) -> Arc<G> {
         let uid = watched.uid().unwrap_or_default();
         let mut lock = self.lock();
@@ -285,8 +287,8 @@ impl<G: Grant> LocalState<G> {
         self.lock().get(uid).and_then(|r| r.last_poll)
     }
 
-    /// Records the time of a poll. If a notification arrived at `heard` or earlier, this poll is the response to it.
-    /// A notification that arrived later needs a second poll.
+    /// Records the time of a poll. This poll also handles the notification that arrived at the time `heard`. If another
+    /// notification arrived later, Valet must poll again.
     pub fn looked(&self, uid: &str, at: Timestamp, heard: Option<Instant>) {
         self.of(uid, |r| {
             r.last_poll = Some(at);
@@ -301,8 +303,8 @@ impl<G: Grant> LocalState<G> {
         self.of(uid, |r| r.heard = Some(at));
     }
 
-    /// Returns the arrival time of a notification about the grant's object, if Valet has not polled the store after
-    /// it.
+    /// Returns the arrival time of the last notification about the grant's object. Returns `None` if Valet has polled
+    /// the store since then.
     pub fn heard(&self, uid: &str) -> Option<Instant> {
         self.lock().get(uid).and_then(|r| r.heard)
     }
@@ -312,15 +314,15 @@ impl<G: Grant> LocalState<G> {
         self.of(uid, |r| r.secret_version = Some(resource_version.to_owned()));
     }
 
-    /// Returns true if this version of the grant Secret is the last write of this process.
+    /// Returns true if this is the version of the grant Secret that this process wrote last.
     pub fn is_own_secret(&self, uid: &str, resource_version: &str) -> bool {
         self.lock()
             .get(uid)
             .is_some_and(|r| r.secret_version.as_deref() == Some(resource_version))
     }
 
-    /// Reads or changes the multipart upload that this process initiated for the grant. No program can change this
-    /// value from outside of the process, unlike the annotation and the status.
+    /// Reads or changes the record of the multipart upload that this process initiated for the grant. Other programs
+    /// can change the grant's annotations and status, but they cannot change this record.
     pub fn initiated_upload<T>(&self, uid: &str, change: impl FnOnce(&mut Option<InitiatedUpload>) -> T) -> T {
         let mut lock = self.lock();
         if let Some(r) = lock.get_mut(uid) {
@@ -360,8 +362,7 @@ impl<G: Grant> LocalState<G> {
     }
 }
 
-/// Computes a hash of a status. If the apiserver stores a status without a change, the stored status has an equal
-/// hash.
+/// Computes a hash of a status. The hash stays the same if the apiserver stores the status without a change.
 fn fingerprint(status: Option<&GrantStatus>) -> u64 {
     let mut hasher = DefaultHasher::new();
     status
@@ -370,8 +371,8 @@ fn fingerprint(status: Option<&GrantStatus>) -> u64 {
     hasher.finish()
 }
 
-/// Returns the resource version of a grant as a number. Resource versions of one kind can be compared (KEP-5504). A
-/// version that is not a number counts as the oldest version, so Valet uses the grant from the watch.
+/// Returns the resource version of a grant as a number. Resource versions of one kind can be compared (KEP-5504). If
+/// the resource version is not a number, the function returns 0. Valet then uses the grant from the watch.
 fn version<G: Grant>(grant: &G) -> u128 {
     grant.resource_version().and_then(|v| v.parse().ok()).unwrap_or(0)
 }
@@ -395,7 +396,7 @@ mod tests {
         assert_eq!(
             memory.foreign_status(&grant(1), now(0)),
             None,
-            "without an earlier reconcile, no status is foreign"
+            "before the first reconcile, no status must count as written by another client"
         );
         let accept = |n| memory.accept_status("u", grant(n).status.as_ref());
         accept(1);
@@ -419,7 +420,7 @@ mod tests {
         assert_eq!(
             memory.foreign_status(&grant(2), now(600)),
             Some(Duration::ZERO),
-            "after ten minutes without a foreign status, the pause must be zero"
+            "after ten minutes without a write by another client, the pause must be zero"
         );
     }
 
@@ -452,11 +453,11 @@ mod tests {
         );
         assert!(
             !is_finished(&grant(1, None)),
-            "the grant must not be finished after etcd was restored to a time before the change of the spec"
+            "if an etcd restore undoes the revocation, the grant must not count as finished"
         );
         assert!(
             !is_finished(&grant(1, None)),
-            "the record of the later generation must have been removed"
+            "a second call must not use the record of the later generation"
         );
     }
 

@@ -2,7 +2,7 @@
 //! own credentials, and writes conditions with the name of this namespace. The status also has summary conditions,
 //! which Valet computes from the conditions of all operators.
 //!
-//! Without these separate conditions, two operators that disagree would overwrite each other in a loop.
+//! If all operators wrote one condition, two operators with different results would overwrite the condition in a loop.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -33,7 +33,7 @@ pub fn of(namespace: &str, type_: &str) -> String {
     format!("{namespace}/{type_}")
 }
 
-/// Returns the store's status as if the operator of `namespace` were the only operator.
+/// Returns the store's status as the operator of `namespace` would write it if it were the only operator.
 pub fn own(status: &StoreStatus, namespace: &str) -> StoreStatus {
     let mut conditions: Vec<_> = status
         .conditions
@@ -47,8 +47,8 @@ pub fn own(status: &StoreStatus, namespace: &str) -> StoreStatus {
         })
         .collect();
     if is_alone(status, namespace) {
-        // If only one operator serves the store, its conditions have no namespace in the type. The exception is
-        // `Ready`.
+        // If only one operator serves the store, the condition types do not contain the namespace of this operator. The
+        // exception is `Ready`.
         let rest = status
             .conditions
             .iter()
@@ -95,8 +95,8 @@ pub fn join(previous: &StoreStatus, namespace: &str, mut own: StoreStatus, now: 
     }
     for condition in &own.conditions {
         if alone && condition.type_ != READY {
-            // If only one operator serves the store, its conditions have no namespace in the type. The exception is
-            // `Ready`.
+            // If only one operator serves the store, the condition types do not contain the namespace of this operator.
+            // The exception is `Ready`.
             status.conditions.push(condition.clone());
             continue;
         }
@@ -123,7 +123,7 @@ pub fn join(previous: &StoreStatus, namespace: &str, mut own: StoreStatus, now: 
     if let Some((reason, message)) = word {
         set_ready(&mut status.conditions, (reason, &message), generation, now);
     }
-    // The conditions are sorted, so that every operator writes an equal list.
+    // Every operator sorts the conditions, so that all operators write them in the same order.
     status.conditions.sort_by(|a, b| {
         let is_another = |c: &Condition| c.type_.contains('/');
         (is_another(a), &a.type_).cmp(&(is_another(b), &b.type_))
@@ -141,9 +141,9 @@ pub fn without(status: &StoreStatus, namespace: &str) -> StoreStatus {
     status
 }
 
-/// Returns the reason and message of the summary condition. Every operator must compute an equal text. If several
-/// operators serve the store, the text therefore contains details of one operator only if that operator reports a
-/// failure.
+/// Returns the reason and message of the summary condition. Every operator must compute the same reason and message. If
+/// several operators can use the store, the message is therefore a fixed text. If one operator reports a failure, the
+/// message quotes this operator.
 fn word(conditions: &[Condition], generation: Option<i64>, alone: bool) -> Option<(Reason, String)> {
     let mut voices: Vec<_> = conditions
         .iter()
@@ -253,8 +253,8 @@ mod tests {
             "False CredentialsNotFound: for namespace b: operator b checked the store"
         );
         assert!(settled.capabilities.is_empty() && settled.conformance_check.is_none());
-        // Two operators serve the store. The credentials expiry is in the condition of the operator that can use the
-        // store, and not in the summary.
+        // Two operators serve the store. The message of the operator that can use the store contains the credentials
+        // expiry. The summary does not contain it.
         assert_eq!(settled.credentials_expiration_time, None);
         let message = |type_: &str| {
             let c = settled.conditions.iter().find(|c| c.type_ == type_).unwrap();
@@ -265,7 +265,8 @@ mod tests {
             "operator a checked the store; the credentials expire at 2027-01-15T08:16:40Z"
         );
         assert_eq!(message("b/Ready"), "operator b checked the store");
-        // Both operators have written all their conditions, so the status no longer changes.
+        // Both operators have written all their conditions. If they write the conditions again, the status does not
+        // change.
         for now in [4, 5, 6] {
             assert_eq!(says(&settled, "a", Reason::Ready, 1, now), settled);
             assert_eq!(says(&settled, "b", Reason::CredentialsNotFound, 1, now), settled);

@@ -35,7 +35,7 @@ pub fn grants<G: Grant>(caller: &Requeuer<G>) -> Vec<GrantState> {
 }
 
 /// Returns the states of all stores of one kind. If the operator serves only one namespace, the result contains only
-/// the stores that allow this namespace. In this case the states show the conditions of this operator.
+/// the stores that allow this namespace. In this case the states contain the conditions that this operator wrote.
 pub fn stores<S: Store>(
     known: &reflector::Store<DeserializeGuard<S>>,
     stores: &Stores,
@@ -46,7 +46,7 @@ pub fn stores<S: Store>(
         let (namespace, name) = (store.meta().namespace.clone(), store.meta().name.clone());
         let (namespace, name) = (namespace.unwrap_or_default(), name.unwrap_or_default());
         // This function does not know the labels of namespaces, so it cannot evaluate access rules that select
-        // namespaces by label. The store's status shows if this operator serves the store.
+        // namespaces by label. Instead, it checks whether the store's status contains a condition of this operator.
         let shared = scope.filter(|scope| concern(&store.rules(), scope, &BTreeMap::new()) != Concern::Alone);
         if let Some(scope) = shared {
             condition(

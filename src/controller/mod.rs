@@ -1,6 +1,6 @@
-//! The controllers. A controller reads facts and executes the steps that [`crate::core::decide`] returns. It
-//! reconciles a grant again at the time in the last step. The module `core` makes all decisions, and only this module
-//! has a Kubernetes client.
+//! The controllers. A controller reads facts, calls [`crate::core::decide`] and executes the step that this function
+//! returns. If the last step contains a time, the controller reconciles the grant again at this time. The module `core`
+//! makes all decisions and has no Kubernetes client. Only the module `controller` has a Kubernetes client.
 
 mod apiserver;
 mod clock;

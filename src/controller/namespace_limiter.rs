@@ -1,5 +1,5 @@
-//! Limits how many reconciles one namespace may run at the same time. If a namespace has reached its limit, its further
-//! objects wait. They do not delay the objects of different namespaces.
+//! Limits how many reconciles one namespace may run at the same time. If a namespace has reached its limit, its
+//! remaining objects wait. The objects of other namespaces do not wait for them.
 //!
 //! ObjectStores and their grants have a separate pool of permits. Tenants create ObjectStores. With the separate
 //! pool, slow ObjectStores do not delay ClusterObjectStores and their grants.
@@ -11,7 +11,7 @@ use crate::{
     fairness::{FairLimiter, Limits, Permit},
 };
 
-/// In the pool for ClusterObjectStores, one namespace may use one quarter of the concurrent reconciles.
+/// One namespace may use one quarter of the permits in the pool for ClusterObjectStores.
 const SHARE: usize = 4;
 /// These values apply to the pool for ObjectStores. One namespace may use one eighth of the configured concurrency
 /// (`OWN_SHARE`). The whole pool has four times the configured concurrency (`OWN_TIMES`).
@@ -62,9 +62,9 @@ impl NamespaceLimiter {
         }
     }
 
-    /// Returns the maximum number of concurrent reconciles of one kind of resource. The controller must allow at
-    /// least this number. Otherwise reconciles for ObjectStores would have to wait for reconciles for
-    /// ClusterObjectStores.
+    /// Returns the maximum number of concurrent reconciles of one kind of resource. The kube-rs controller must allow
+    /// at least this number. With a lower number, reconciles for ObjectStores and for ClusterObjectStores would delay
+    /// each other.
     pub fn concurrency(&self) -> u16 {
         u16::try_from(self.shared.total + self.own.total).unwrap_or(u16::MAX)
     }
@@ -90,7 +90,8 @@ mod tests {
 
     type Called = Arc<Mutex<Vec<String>>>;
 
-    /// Returns a limiter, and the list of the objects that it has enqueued. The object `gone` does not exist.
+    /// Returns a limiter and a list. The limiter adds each object that it enqueues to this list. An object with the
+    /// name `gone` does not exist.
     fn limiter(concurrency: u16) -> (NamespaceLimiter, Called) {
         let called = Called::default();
         let log = called.clone();

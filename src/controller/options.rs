@@ -30,18 +30,20 @@ pub struct Options {
     pub concurrency: u16,
     /// The resync period: the maximum time between two reconciles of a grant.
     pub resync: Duration,
-    /// True if an ObjectStore without credentials is allowed to use the operator's own credentials.
+    /// True if an ObjectStore is allowed to use the operator's own credentials. This applies to an ObjectStore whose
+    /// spec names no credentials Secret.
     pub share_environment: bool,
-    /// Networks that are not public, but in which endpoints of ObjectStores are allowed.
+    /// Networks in which endpoints of ObjectStores are allowed, although these networks are not public.
     pub private_endpoints: Vec<IpNet>,
     /// Networks in which endpoints of ObjectStores are forbidden, even if another setting allows them.
     pub denied_endpoints: Vec<IpNet>,
     /// The domains of the labels and annotations that grants may set on their Secrets.
     pub secret_metadata: MetadataDomains,
-    /// True if Valet is allowed to send requests that change data to the endpoints of ObjectStores.
+    /// True if Valet may send write requests to the endpoints of ObjectStores. If false, Valet sends only read requests
+    /// to them.
     pub tenants_change: bool,
-    /// True if Valet watches grant Secrets, which needs the permission to list all Secrets. Without this watch, Valet
-    /// notices changes of a Secret at the next reconcile. This takes at most the time `resync`.
+    /// True if Valet watches grant Secrets. The watch needs the permission to list all Secrets. Without this watch,
+    /// Valet notices a changed Secret only at the next reconcile of its grant, after at most the time `resync`.
     pub watch_secrets: bool,
     /// The settings of the notification receiver. `None` disables it.
     pub notifications: Option<Notifications>,
@@ -109,7 +111,7 @@ pub struct Notifications {
     pub token_file: PathBuf,
     /// The ARNs of the accepted SNS topics.
     pub sns_topics: Vec<NamedSender>,
-    /// The Google accounts whose identity tokens are accepted, and the audience that these tokens must have.
+    /// The Google accounts that may send notifications, and the audience that their identity tokens must have.
     pub google: Option<(Vec<NamedSender>, String)>,
     /// The address at which other replicas reach the notification receiver of this replica.
     pub advertise: Option<SocketAddr>,

@@ -1,5 +1,5 @@
-//! Runs probes and conformance checks of stores in background tasks. A reconcile receives the last result at once.
-//! When a task has a new result, the cache calls a listener.
+//! Runs probes and conformance checks of stores in background tasks. A reconcile does not wait for these tasks. It
+//! receives the last result at once. When a task has a new result, the cache calls a listener.
 
 use std::{
     collections::HashMap,
@@ -21,7 +21,7 @@ use crate::{
     provider::{Finding, Probed, Provider},
 };
 
-/// The reason and the message that a condition shows for a store that cannot be used.
+/// If Valet cannot use a store, the reason and the message for the store's condition.
 pub type Problem = (Reason, String);
 
 /// The time limit of one probe. If a probe takes longer, Valet treats the store as unreachable.
@@ -33,17 +33,17 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(70);
 const CHECK_PAUSE: Duration = Duration::from_secs(60);
 /// The maximum number of attempts for one requested conformance check. An attempt fails if the store stops answering.
 const MAX_CHECKS: u32 = 3;
-/// Valet probes at most 4 ObjectStores of one namespace at one time. The limit exists because one tenant can create
-/// many ObjectStores.
+/// Valet probes at most 4 ObjectStores of one namespace at the same time, because one tenant can create many
+/// ObjectStores.
 const AT_A_TIME: usize = 4;
 /// Valet probes at most 16 ClusterObjectStores at one time.
 const SHARED_AT_A_TIME: usize = 16;
 /// A grant waits for the first probe of its store. If the probe has no result after 12 seconds, the grant's condition
-/// `Ready` reports this.
+/// `Ready` reports the delay.
 const SILENCE: Duration = Duration::from_secs(12);
 
-/// The last result of the probe and the conformance check of one store. The result belongs to the store's current
-/// settings and credentials. All grants of the store use this result.
+/// The last result of the probe and the conformance check of one store. If the store's settings or credentials change,
+/// Valet discards the result. All grants of the store use the same result.
 pub struct StoreProbe(Mutex<State>);
 
 struct State {
@@ -103,7 +103,7 @@ impl StoreProbe {
         let is_overdue = state.last.is_none() && state.since.elapsed() > SILENCE;
         is_overdue.then(|| {
             let message =
-                "the store has not been probed yet, because probes of other stores take long; Valet will probe the store automatically";
+                "Valet has not probed the store yet, because probes of other stores take long; Valet will probe the store automatically";
             (Reason::Pending, message.to_owned())
         })
     }
@@ -115,8 +115,8 @@ impl StoreProbe {
         let is_news = before.as_ref().is_none_or(|before| before.probed != probed);
         state.last = Some(Outcome {
             when: Instant::now(),
-            // Valet ignores the answer of a probe while the clocks differ, because the clock difference alone can be
-            // the reason for a rejection.
+            // Valet ignores the answer of a probe while the clocks differ, because the store may have rejected the
+            // requests only because of the clock difference.
             has_answered: probed.finding == Finding::Usable && probed.skew.is_none()
                 || before.as_ref().is_some_and(|o| o.has_answered),
             conformance_check: before.and_then(|o| o.conformance_check),
@@ -173,8 +173,9 @@ pub type Listener = Arc<dyn Fn(&StoreId, bool) + Send + Sync>;
 pub struct ProbeCache {
     /// Limits the concurrent probes of each namespace. ClusterObjectStores use the empty namespace.
     permits: Mutex<HashMap<String, Arc<Semaphore>>>,
-    /// The start time of the last conformance check of each store. Valet keeps the entry after the store was deleted.
-    /// A user therefore cannot get an earlier conformance check by deleting the store and creating it again.
+    /// The start time of the last conformance check of each store. Valet keeps the entry even if somebody deletes the
+    /// store. Otherwise a user could skip the pause between two conformance checks by deleting the store and creating
+    /// it again.
     checks: Mutex<HashMap<StoreId, Instant>>,
     listeners: Mutex<HashMap<StoreKind, Listener>>,
 }
@@ -300,8 +301,8 @@ impl Outcome {
         is_answer && now.is_some() && is_skewed(now) != differed && self.when.elapsed() >= FRESHNESS
     }
 
-    /// Returns a reason and a message if Valet must not sign a credential for this store. `is_to_be_tried` is true if
-    /// somebody has requested a conformance check.
+    /// If Valet must not sign a credential for this store, returns the reason and a message. `is_to_be_tried` is true
+    /// if somebody has requested a conformance check.
     pub fn forbids(&self, is_to_be_tried: bool) -> Option<Problem> {
         let worthless = self
             .conformance_check
@@ -310,7 +311,7 @@ impl Outcome {
         match &self.probed.finding {
             Finding::Broken(reason, message) => Some((*reason, message.clone())),
             // The store does not answer, and a requested conformance check has no result yet. Valet signs no
-            // credentials, because it does not know if the store enforces their constraints.
+            // credentials, because it does not know whether the store enforces the constraints of credentials.
             Finding::Unreachable(why) if is_to_be_tried && self.conformance_check.is_none() => Some((
                 Reason::StoreUnreachable,
                 format!(
@@ -350,11 +351,11 @@ impl Outcome {
     }
 }
 
-/// Returns the maximum age of a probe result with which Valet signs a credential. Normally the age has no maximum,
-/// because the constraints that a store enforces do not change by themselves.
+/// Returns the maximum age of a probe result that allows Valet to sign a credential. Usually the result may have any
+/// age, because the constraints that a store enforces do not change by themselves.
 ///
-/// If the store did not answer, the maximum age is 2 seconds. Valet therefore probes the store again, but not for
-/// every grant.
+/// If the store did not answer, the maximum age is 2 seconds. Valet then probes the store again soon, but does not
+/// probe it again for every single grant.
 pub fn age_for_grants(outcome: &Outcome) -> Duration {
     match outcome.probed.finding {
         Finding::Usable | Finding::Broken(..) => Duration::MAX,

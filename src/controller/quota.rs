@@ -15,8 +15,8 @@ use crate::{
     core::{self, GrantFacts, QuotaCandidate, QuotaFact, QuotaLimits, StoreId, store_id},
 };
 
-/// UploadGrants and DownloadGrants share one quota for each limit. Valet must therefore list all UploadGrants and all
-/// DownloadGrants before it gives quota to a grant.
+/// The number of kinds of grant. UploadGrants and DownloadGrants count towards the same quotas. Valet must therefore
+/// list all grants of both kinds before any grant receives quota.
 const KINDS: usize = 2;
 
 /// A function that enqueues the grant with this operation, namespace and name.
@@ -45,8 +45,8 @@ struct Known {
 }
 
 impl Quotas {
-    /// Creates quotas without reservations. No grant receives quota before Valet has listed both kinds of grant. The
-    /// function `call` enqueues a grant that receives quota.
+    /// Creates a table without any grants. No grant receives quota before Valet has listed both kinds of grant. When a
+    /// waiting grant can receive quota, the table enqueues the grant with the function `call`.
     pub fn new(call: impl Fn(Operation, &str, &str) -> bool + Send + Sync + 'static) -> Self {
         Self {
             table: Mutex::default(),
@@ -68,8 +68,8 @@ impl Quotas {
         }
     }
 
-    /// Releases the quota of all grants of this kind whose UIDs are not in `uids`. The watch has listed all grants of
-    /// this kind, and `uids` is this list.
+    /// `uids` contains the UIDs of all existing grants of this kind, which the watch has just listed. The method
+    /// releases the quota of all other grants of this kind.
     pub fn keep_only(&self, operation: Operation, uids: &HashSet<String>) {
         let stores = self.table().keep_only(operation, uids);
         for store in stores {
@@ -78,11 +78,11 @@ impl Quotas {
         self.listed.send_if_modified(|listed| listed.insert(operation));
     }
 
-    /// Records how the grant counts for the quota after its reconcile. The grant's status shows if the grant is live
-    /// or waits.
+    /// Records after a reconcile whether the grant uses quota or waits for quota. The grant's status contains this
+    /// information.
     ///
-    /// If the grant was deleted during the reconcile, the grant does not count. The function `is_there` returns false
-    /// as soon as the watch cache no longer has the grant.
+    /// If the grant was deleted during the reconcile, the grant uses no quota. The function `is_there` returns false as
+    /// soon as the watch cache no longer contains the grant.
     pub fn visited<G: Grant>(&self, grant: &G, memory: &LocalState<G>, is_there: impl Fn() -> bool) {
         self.note(grant, memory, Some(&is_there));
     }
@@ -97,8 +97,8 @@ impl Quotas {
         }
     }
 
-    /// Requests quota for the grant. The limits are in `most`. `rules` are the store's access rules, if they are
-    /// known.
+    /// Requests quota for the grant. `most` contains the limits. `rules` contains the store's access rules, or is
+    /// `None` if the rules are not known.
     pub async fn ask(
         &self,
         grant: &GrantFacts,
@@ -131,8 +131,9 @@ impl Quotas {
         }
     }
 
-    /// Returns the time at which a grant that waits for quota must request it again. Grants that were never
-    /// reconciled receive quota first for a limited time, and no event reports the end of this time.
+    /// Returns the time at which a grant that waits for quota must request it again. For a limited time, grants that
+    /// were never reconciled receive quota before all other grants. No event reports the end of this time, so the
+    /// waiting grant must ask again.
     pub fn ask_again(&self, grant: &GrantFacts) -> Option<Timestamp> {
         let store = store_id(&grant.terms.store_ref, &grant.namespace);
         self.table().stores.get(&store)?.new_until(Timestamp::now())
@@ -152,8 +153,8 @@ impl Quotas {
         let mut table = self.table();
         let places = table.stores.get(&store);
         if visit_ended.is_none() && places.is_some_and(|p| p.is_reserved(&who)) {
-            // A reconcile of this grant is running and has reserved quota. When this reconcile ends, it records the
-            // result itself.
+            // A running reconcile of this grant has reserved quota. At its end, the reconcile itself records whether
+            // the grant uses the quota.
             return;
         }
         // The table is locked during this check. If the grant is deleted after the check, the event of the deletion
@@ -234,7 +235,7 @@ impl Table {
     }
 }
 
-/// Says if a grant uses quota, waits for quota, or does not need quota. The grant's status shows this.
+/// Whether a grant uses quota, waits for quota, or does not need quota. Valet finds this in the grant's status.
 enum Standing {
     Key(Timestamp),
     New,
@@ -285,7 +286,7 @@ mod tests {
         serde_json::from_value(grant).unwrap()
     }
 
-    /// Returns quotas for which both kinds of grant have been listed.
+    /// Returns a quota table that has already received the lists of both kinds of grant.
     fn listed() -> (Quotas, LocalState<UploadGrant>) {
         let memory = LocalState::new(RecordKey::new([0; 32]));
         let places = Quotas::new(|_, _, _| true);
@@ -298,8 +299,8 @@ mod tests {
         places.ask(&GrantFacts::of(grant), Operation::Upload, ONE, None).await
     }
 
-    /// A grant that is deleted during its reconcile keeps no reservation. The test deletes the grant before and after
-    /// it requests quota.
+    /// A grant that is deleted during its reconcile keeps no reservation. In one case the test deletes the grant before
+    /// the grant requests quota, and in the other case afterwards.
     #[tokio::test]
     async fn deleted_grant_keeps_no_reservation() {
         for goes_before_it_asks in [true, false] {

@@ -14,7 +14,7 @@ use crate::{
     core::record::RecordKey,
 };
 
-/// The record key is in this entry of the Secret. The Secret has no further entries.
+/// The name of the data entry that contains the record key. The Secret has no other entries.
 const ENTRY: &str = "key";
 
 /// The pause between two checks that the Secret with the record key still exists.
@@ -27,7 +27,7 @@ pub struct RecordKeyStore {
 }
 
 impl RecordKeyStore {
-    /// Creates the value for the Secret in `namespace`, which is the operator's own namespace.
+    /// Creates a `RecordKeyStore` for the Secret in `namespace`, which is the operator's own namespace.
     pub fn new(client: Client, namespace: &str) -> Self {
         Self {
             secrets: NamedSecrets::new(client),
@@ -35,7 +35,8 @@ impl RecordKeyStore {
         }
     }
 
-    /// Reads the record key that all replicas share. Creates the key and its Secret if they do not exist.
+    /// Reads the record key that all replicas share. If the Secret does not exist, creates a new record key and the
+    /// Secret.
     ///
     /// # Errors
     ///
@@ -52,7 +53,7 @@ impl RecordKeyStore {
                 info!(
                     namespace = self.namespace,
                     secret = RECORD_KEY_NAME,
-                    "Valet created a new record key; Valet issues new credentials for all live grants whose records have an older signature"
+                    "Valet created a new record key; Valet issues new credentials for all live grants whose records were signed with an earlier record key"
                 );
                 return Ok(key);
             }
@@ -63,8 +64,9 @@ impl RecordKeyStore {
         ))
     }
 
-    /// Creates the Secret with the record key again if it is deleted. If the Secret contains a different record key,
-    /// returns a message. The operator must restart in this case, because a process uses only one record key.
+    /// Checks the Secret with the record key at regular intervals. If somebody has deleted the Secret, creates the
+    /// Secret again with the same record key. If the Secret contains a different record key, returns a message. The
+    /// operator must then restart, because a process uses only one record key.
     pub async fn keep(&self, key: &RecordKey) -> String {
         loop {
             match self.read().await {
@@ -109,7 +111,7 @@ impl RecordKeyStore {
         match bytes {
             Some(bytes) if secret.type_.as_deref() == Some(RECORD_KEY_TYPE) => Ok(Some(RecordKey::new(bytes))),
             _ => Err(format!(
-                "Secret {name} must have type {RECORD_KEY_TYPE} and a record key of 32 bytes in entry '{ENTRY}'; delete the Secret, and the operator creates a new Secret",
+                "Secret {name} must have type {RECORD_KEY_TYPE} and a record key of 32 bytes in entry '{ENTRY}'; delete the Secret; the operator then creates a new Secret",
                 name = self.name()
             )),
         }
@@ -121,8 +123,8 @@ impl RecordKeyStore {
             metadata: ObjectMeta {
                 name: Some(RECORD_KEY_NAME.to_owned()),
                 namespace: Some(self.namespace.clone()),
-                // The Secret with the record key does not have the label of grant Secrets. The reason is that a
-                // backup can leave out grant Secrets, but it must contain the Secret with the record key.
+                // The Secret with the record key does not have the label of grant Secrets. A backup may exclude all
+                // Secrets with this label, but it must contain the Secret with the record key.
                 ..ObjectMeta::default()
             },
             type_: Some(RECORD_KEY_TYPE.to_owned()),

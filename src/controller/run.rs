@@ -35,9 +35,9 @@ use crate::{
 /// Valet removes the metric series of deleted objects every 60 seconds.
 const FORGETTING: Duration = Duration::from_secs(60);
 
-/// The number of watches that must complete their first list before the operator is ready. These are the watches of
-/// UploadGrants, DownloadGrants, ObjectStores, ClusterObjectStores and namespaces. With [`Options::watch_secrets`],
-/// the operator also watches Secrets.
+/// The number of watches that must complete their first list before the operator is ready. The operator watches
+/// UploadGrants, DownloadGrants, ObjectStores, ClusterObjectStores and namespaces. With [`Options::watch_secrets`], the
+/// operator also watches Secrets, which this number does not include.
 const WATCHES: usize = 5;
 
 /// Runs the operator until `stop` resolves and running reconciles have finished.
@@ -120,8 +120,8 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
         parts.metrics.clone(),
         parts.stop.clone(),
     );
-    // If the HTTP server ends with an error, the operator ends with this error. If the HTTP server stops normally,
-    // the operator continues to finish its reconciles.
+    // If the HTTP server ends with an error, the operator ends with the same error. If the HTTP server stops normally,
+    // the operator still finishes its running reconciles.
     let http = async { http.await.and(std::future::pending().await) };
     let leader = Arc::new(Leader::default());
     let receiver = receive(&parts, leader.clone()).await?;
@@ -248,7 +248,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Logs summaries of repeated failures. Valet does not log each of these failures separately.
+/// Logs a summary of each repeated failure. Valet does not write one log line for each repetition.
 async fn log_repeats() {
     loop {
         sleep(Duration::from_secs(1)).await;
@@ -258,7 +258,7 @@ async fn log_repeats() {
     }
 }
 
-/// Runs the notification receiver if the options configure it. The future ends only if an error occurs.
+/// Runs the notification receiver if the options configure one. The returned future ends only with an error.
 async fn receive(
     parts: &SharedContext,
     leader: Arc<Leader>,

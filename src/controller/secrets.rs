@@ -18,18 +18,19 @@ use crate::{
 /// The name under which the apiserver lists Valet's fields in `managedFields`.
 pub const FIELD_MANAGER: &str = "valet";
 
-/// With this value of the header `Accept`, the apiserver returns only the metadata of a Secret. Otherwise the answer
-/// would contain the Secret's data, and the error for a truncated answer would quote this data.
+/// With this value of the header `Accept`, the apiserver returns only the metadata of a Secret. A full answer would
+/// contain the Secret's data. If a full answer were truncated, the parse error would quote this data.
 const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
-/// Access to Secrets by name. Valet uses it for the credentials of stores and for the operator's record key.
+/// Reads and creates Secrets by name. Valet uses this type for the Secrets with the credentials of stores, and for the
+/// Secret with the record key.
 #[derive(Clone)]
 pub struct NamedSecrets {
     client: Client,
 }
 
 impl NamedSecrets {
-    /// Creates the value. It sends all requests with the given client.
+    /// Creates a `NamedSecrets` that sends all requests with the given client.
     pub fn new(client: Client) -> Self {
         Self { client }
     }
@@ -38,8 +39,7 @@ impl NamedSecrets {
         kube::core::Request::new(Secret::url_path(&(), Some(namespace)))
     }
 
-    /// Sends a request and returns the metadata of the Secret from the answer. Valet never logs the text of the
-    /// answer.
+    /// Sends a request and returns the metadata of the Secret in the answer. Valet never logs the answer.
     async fn metadata(
         &self,
         what: &'static str,
@@ -107,8 +107,8 @@ fn params() -> PostParams {
     }
 }
 
-/// Reads and writes grant Secrets. A write either creates a Secret, or it has two preconditions: the UID and the
-/// resource version of the Secret that Valet read before.
+/// Reads and writes grant Secrets. A write either creates a Secret or changes an existing Secret. A change has two
+/// preconditions: the UID and the resource version of the Secret that Valet read before.
 #[derive(Clone)]
 pub struct Secrets {
     api: NamedSecrets,
@@ -116,15 +116,15 @@ pub struct Secrets {
     records: RecordKey,
 }
 
-/// The first attempts to delete a Secret have its resource version as a precondition. They fail if a client other
-/// than Valet keeps changing the Secret.
+/// When Valet deletes a Secret, the first attempts have the Secret's resource version as a precondition. These attempts
+/// fail if another client changes the Secret repeatedly.
 ///
 /// After this number of failed attempts, Valet checks that the Secret still belongs to the grant. Then it deletes the
 /// Secret with only the UID as a precondition.
 const DELETIONS_BY_VERSION: usize = 3;
 
 impl Secrets {
-    /// Creates the value. It sends all requests with the given client, and signs records with the record key
+    /// Creates a `Secrets` that sends all requests with the given client. It signs records with the record key
     /// `records`.
     pub fn new(client: Client, records: RecordKey) -> Self {
         let api = NamedSecrets::new(client);
@@ -137,8 +137,8 @@ impl Secrets {
     ///
     /// Returns the errors of [`call`].
     pub async fn view(&self, grant: &GrantFacts) -> Result<Option<SecretView>, Error> {
-        // The request reads the whole Secret, because the metadata does not contain the type of the Secret. Valet
-        // needs the type, because a grant Secret always has the type `valetkey.dev/grant`.
+        // A grant Secret always has the type `valetkey.dev/grant`, so Valet must check the type. The metadata does not
+        // contain the type, so this request reads the whole Secret.
         let request = NamedSecrets::requests(&grant.namespace).get(grant.secret_name(), &GetParams::default());
         match self.api.read(request).await {
             Ok(secret) => Ok(Some(self.seen(
@@ -212,8 +212,8 @@ impl Secrets {
         Ok(self.seen(&meta, Some(SECRET_TYPE), secret.data.as_ref(), grant))
     }
 
-    /// Reads the whole Secret before Valet updates it. Returns an error if the Secret has changed since the decision
-    /// to update it.
+    /// Reads the whole Secret before Valet updates the Secret. Returns an error if the Secret has changed since Valet
+    /// decided to update it.
     async fn judged(&self, grant: &GrantFacts, uid: &str, resource_version: &str) -> Result<Secret, Error> {
         let requests = NamedSecrets::requests(&grant.namespace);
         let secret = self
@@ -227,7 +227,8 @@ impl Secrets {
         Ok(secret)
     }
 
-    /// Removes the data of a Secret and keeps its metadata. The resulting Secret no longer counts as authentic.
+    /// Removes the data of a Secret and keeps its metadata. Valet then no longer accepts the Secret as an authentic
+    /// grant Secret.
     ///
     /// # Errors
     ///
@@ -302,8 +303,8 @@ impl Secrets {
         annotations.insert(annotation::RECORD_SIGNATURE.into(), signature);
     }
 
-    /// Converts a Secret into facts for the decision about this grant. The facts do not contain the data of the
-    /// Secret. They only say if somebody has changed the data after Valet wrote it.
+    /// Converts a Secret into facts for the decision about this grant. The facts do not contain the data of the Secret.
+    /// About the data, they only say whether somebody has changed it since Valet wrote it.
     fn seen(
         &self,
         meta: &ObjectMeta,
@@ -366,9 +367,9 @@ fn body(secret: &Secret) -> Vec<u8> {
     serde_json::to_vec(secret).unwrap_or_else(|_| unreachable!("a Secret can always be serialized to JSON"))
 }
 
-/// Returns the owner of the Secret. The Secret belongs to the grant only if the type, the label, the controller
-/// reference and the UID all match. Any client can set a single one of these values, so one value alone proves
-/// nothing.
+/// Returns the owner of the Secret. The Secret belongs to the grant only if its type, its label, its controller
+/// reference and the UID in this reference all match. One matching value alone proves nothing, because any client can
+/// set such a value.
 fn owner(meta: &ObjectMeta, type_: Option<&str>, grant: &GrantFacts) -> Owner {
     if type_ != Some(SECRET_TYPE) {
         return Owner::Foreign("the type of the Secret is not valetkey.dev/grant");

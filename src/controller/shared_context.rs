@@ -9,8 +9,8 @@ use crate::{
     telemetry::{Health, Metrics, Progress},
 };
 
-/// A future that resolves when the operator must stop, for example after SIGTERM. All clones of the future also
-/// resolve.
+/// A future that resolves when the operator must stop, for example after SIGTERM. All clones of the future resolve at
+/// the same time.
 pub type StopSignal = Shared<BoxFuture<'static, ()>>;
 
 /// The state that all controllers share.
@@ -20,15 +20,15 @@ pub struct SharedContext {
     pub stores: Arc<Stores>,
     /// Limits the number of live grants, if an access rule sets a limit.
     pub places: Arc<Quotas>,
-    /// Limits the number of reconciles that may wait for one store at one time.
+    /// Limits how many reconciles may wait for answers from one store at the same time.
     pub requests: Arc<StoreLimiter>,
     pub metrics: Arc<Metrics>,
     /// Records the ends of reconciles, for the liveness probe.
     pub progress: Arc<Progress>,
     /// The state behind `/livez` and `/readyz`.
     pub health: Health,
-    /// The index of expected uploads. With this index, Valet finds the grant for a notification. The value is `None`
-    /// if the notification receiver is off.
+    /// The index of expected uploads. When a notification about an object arrives, Valet looks up the grant of this
+    /// object in the index. The value is `None` if the notification receiver is off.
     pub awaited: Option<Arc<UploadIndex>>,
     /// The settings from the command line.
     pub options: Options,

@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use crate::core::Signer;
 use crate::core::StoreId;
 
-/// The signer of each store, and the time at which this process first saw the signer. Valet keeps the entry of a
-/// store that it cannot use now, for example while somebody replaces the store's credentials.
+/// The signer of each store, and the time at which this process first saw the signer. If Valet temporarily cannot use a
+/// store, it keeps the entry of this store. An example is the time in which somebody replaces the store's credentials.
 #[derive(Default)]
 pub struct Signers(Mutex<HashMap<StoreId, Known>>);
 
@@ -35,8 +35,8 @@ impl Signers {
             fingerprint,
             since: Timestamp::now(),
         };
-        // The first signer of a store does not count as a change, because Valet reconciles every grant after it
-        // starts.
+        // The first signer of a store does not count as a change, because the operator reconciles every grant after its
+        // start.
         let is_news = known.is_some();
         all.insert(
             id.clone(),

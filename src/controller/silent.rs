@@ -1,5 +1,5 @@
-//! Detects a watch that no longer delivers events. Such a watch leaves old objects in the watch cache. The module
-//! therefore looks for an object whose version in the watch cache has been wrong for minutes.
+//! Detects a watch that no longer delivers events. If a watch delivers no events, the watch cache still contains old
+//! versions of objects. This module looks for objects whose version in the watch cache has been wrong for minutes.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -55,8 +55,7 @@ impl Comparison {
     }
 }
 
-/// Waits until the watch of one kind of grant has delivered no changes for minutes, although there were changes. Then
-/// returns a message.
+/// Waits until the watch of one kind of grant has missed changes for minutes. Then returns a message.
 pub async fn went_silent(
     client: Client,
     namespace: Option<&str>,
@@ -97,7 +96,8 @@ async fn compare<G: Grant>(
     caller: &Requeuer<G>,
 ) -> usize {
     match listed::<G>(client, namespace).await {
-        // Valet reads the watch cache after the list, so that a correct watch cache is at least as new as the list.
+        // Valet first lists the grants and then reads the watch cache. A correct watch cache is therefore at least as
+        // new as the list.
         Ok(listed) => {
             let known = caller.known();
             let watched = known.iter().filter_map(|grant| version(grant.as_ref())).collect();

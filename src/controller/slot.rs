@@ -10,8 +10,9 @@ use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 
 use super::error::Error;
 
-/// Valet signs a credential only with data that is at most 2 seconds old. The data is the store, its credentials, and
-/// the labels of the namespace. Within these 2 seconds, all grants of the store use the result of one read.
+/// When Valet signs a credential, it uses data about the store, the store's credentials and the labels of the
+/// namespace. This data must be at most 2 seconds old. Within these 2 seconds, all grants of the store use the data
+/// from one read.
 pub const FRESHNESS: Duration = Duration::from_secs(2);
 
 /// Locks a mutex. The value stays usable if another thread has panicked while it had the lock.
@@ -19,8 +20,8 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A cached value. If several tasks need a new value, only one of them reads it. The value is valid for the time
-/// [`FRESHNESS`], or until Valet notices a change.
+/// A cached value. If several tasks need a new value at the same time, only one task reads the value. The value is
+/// valid for the time [`FRESHNESS`]. It becomes invalid earlier if Valet notices a change.
 pub struct Slot<T> {
     /// The number of changes that Valet has noticed. If Valet read the value before the last change, the value is
     /// stale.
@@ -55,8 +56,8 @@ impl<T: Clone> Slot<T> {
         F: Future<Output = Result<T, Error>>,
     {
         let mut content = self.content.lock().await;
-        // The start time and the number of changes are read before `read` is called. If a change happens while `read`
-        // runs, its result is therefore stale.
+        // The method notes the start time and the number of changes before it calls `read`. If a change happens while
+        // `read` runs, the result of `read` therefore counts as stale.
         let (began, changes) = (Instant::now(), self.changes.load(Ordering::Acquire));
         if let Some(c) = content
             .as_ref()

@@ -14,8 +14,8 @@ use super::{
     secrets::FIELD_MANAGER,
 };
 
-/// Replaces the status `old` of an object by the status `new`, and returns the object from the answer. The patch also
-/// removes status fields that clients other than Valet have written.
+/// Replaces the status `old` of an object with the status `new`. Returns the object that the apiserver sends in its
+/// answer. The patch also removes status fields that clients other than Valet have written.
 ///
 /// # Errors
 ///
@@ -40,7 +40,7 @@ where
     call(what, api.patch_status(name, &patch_params(), &Patch::Merge(patch))).await
 }
 
-/// Returns the parameters of all patches of grants and stores.
+/// Returns the parameters that Valet uses for every patch of a grant or store.
 pub fn patch_params() -> PatchParams {
     PatchParams {
         field_manager: Some(FIELD_MANAGER.into()),
@@ -84,7 +84,7 @@ mod tests {
         assert_eq!(patch(old, new), expected);
     }
 
-    /// A merge patch keeps the nested fields that it does not name.
+    /// A merge patch does not change nested fields that are missing in the patch.
     #[test]
     fn patch_sets_missing_nested_fields_to_null() {
         let old = json!({"object": {"size": 3, "eTag": "a", "checksumMD5": "b"}, "binding": {"name": "s"}});

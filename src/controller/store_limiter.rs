@@ -1,5 +1,5 @@
-//! Limits the number of reconciles that may wait for one store at one time. If one store is slow, the reconciles of
-//! grants for different stores therefore continue.
+//! Limits how many reconciles may wait for answers from one store at the same time. Because of this limit, a slow store
+//! does not block the reconciles of grants for other stores.
 
 use std::{
     collections::HashMap,
@@ -14,15 +14,16 @@ use crate::{
     fairness::{FairLimiter, Limits, Permit},
 };
 
-/// By default, one store may use one quarter of the concurrent reconciles. Slow stores can therefore block the fast
-/// stores only if four stores are slow at one time.
+/// By default, one store may use one quarter of the concurrent reconciles. Slow stores can therefore block the
+/// reconciles for other stores only if four stores are slow at the same time.
 const SHARE: usize = 4;
-/// An ObjectStore may use at most one sixteenth of the concurrent reconciles, and its spec cannot raise this limit.
-/// One namespace may use one eighth. If one ObjectStore of a namespace is slow, half of this share is still free for
-/// the remaining ObjectStores of the namespace.
+/// An ObjectStore may use at most one sixteenth of the concurrent reconciles, and its spec cannot raise this limit. One
+/// namespace may use one eighth. A slow ObjectStore can therefore use only half of the share of its namespace. The
+/// other half is free for the other ObjectStores of the namespace.
 const OWN_SHARE: usize = 16;
-/// When Valet enqueues a grant, it reserves a permit for this grant for 5 seconds. If the grant does not take the
-/// permit in this time, the permit is free again, because the grant may no longer exist.
+/// When a permit becomes free, Valet enqueues the next waiting grant and reserves the permit for this grant for 5
+/// seconds. If the grant does not take the permit in this time, the permit is free again. The grant may have been
+/// deleted, for example.
 const KEPT: Duration = Duration::from_secs(5);
 
 /// The operation and name of a grant. The namespace of the grant is the key of the limiter.
@@ -42,9 +43,9 @@ pub struct StoreLimiter {
 pub type StorePermit = Permit<StoreId, Name>;
 
 impl StoreLimiter {
-    /// Creates a limiter. The operator runs at most `concurrency` reconciles of each kind of grant. The function
-    /// `call` enqueues the grant with this operation, namespace and name, because the grant can receive a permit. It
-    /// returns true if the grant exists.
+    /// Creates a limiter. The operator runs at most `concurrency` reconciles of each kind of grant. When a waiting
+    /// grant can receive a permit, the limiter calls `call` with the operation, the namespace and the name of the
+    /// grant. `call` enqueues the grant and returns true if the grant exists.
     pub fn new(concurrency: u16, call: impl Fn(Operation, &str, &str) -> bool + Send + Sync + 'static) -> Self {
         Self {
             most: usize::from(concurrency).div_ceil(SHARE),
@@ -77,13 +78,13 @@ impl StoreLimiter {
         }
     }
 
-    /// Takes a permit for this grant if the store has a free permit. Otherwise the grant joins the queue, and Valet
-    /// enqueues it when a permit is free.
+    /// Takes a permit for this grant if the store has a free permit. Otherwise the grant waits in the queue of the
+    /// store. Valet reconciles the grant again when a permit is free.
     ///
     /// # Errors
     ///
-    /// Returns the number of rounds for which the grant must wait. In each round, grants that come earlier use all
-    /// permits of the store.
+    /// If no permit is free, returns an estimate of the waiting time as a number of rounds. In one round, each permit
+    /// of the store serves one grant that is earlier in the queue.
     pub fn take(
         &self,
         id: &StoreId,
@@ -94,9 +95,9 @@ impl StoreLimiter {
         permit.map_err(|waiting| waiting.div_ceil(limits.total.max(1)))
     }
 
-    /// Records that a reconcile of this grant has ended. If Valet reserved a permit for the grant and the reconcile
-    /// did not use it, the next grant receives the permit. For example, the reconcile needs no permit if the grant is
-    /// suspended.
+    /// Records that a reconcile of this grant has ended. Valet may have reserved a permit for the grant that the
+    /// reconcile did not use. In this case, the next grant in the queue receives the permit. For example, the reconcile
+    /// of a suspended grant needs no permit.
     pub fn visited(&self, id: &StoreId, (operation, namespace, name): (Operation, &str, &str)) {
         self.limiter.give_up(id, namespace, &(operation, name.to_owned()));
     }
@@ -152,7 +153,7 @@ mod tests {
         );
     }
 
-    /// If one namespace creates and deletes many grants, this does not delay the grants of a second namespace.
+    /// A namespace that creates and deletes many grants does not delay the grants of other namespaces.
     #[test]
     fn permit_reserved_for_a_deleted_grant_goes_to_the_next_one() {
         let called = Arc::new(Mutex::new(vec![]));

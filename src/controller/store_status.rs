@@ -36,7 +36,8 @@ pub struct Context<S> {
     pub stores: Arc<Stores>,
     /// The namespace that the operator serves. `None` means all namespaces.
     pub scope: Option<String>,
-    /// Creates the `Api` for a namespaced kind or for a cluster-scoped kind.
+    /// Creates the `Api` of this kind of store. ObjectStores are namespaced, and ClusterObjectStores are
+    /// cluster-scoped.
     pub api: fn(Client, &str) -> Api<S>,
     /// Enqueues every grant of the given store.
     pub judge_anew: Box<dyn Fn(&StoreId) + Send + Sync>,
@@ -46,9 +47,9 @@ pub struct Context<S> {
     pub turns: NamespaceLimiter,
 }
 
-/// Valet reconciles at most 16 stores of each kind at one time. Each namespace also has a smaller limit. The limits
-/// are needed because one tenant can create many stores. Each reconcile can take seconds, because it reads
-/// credentials and resolves host names.
+/// Valet reconciles at most 16 ClusterObjectStores at the same time. For ObjectStores, the limit is four times this
+/// number (see [`NamespaceLimiter`]). One namespace may use only a part of these reconciles, because one tenant can
+/// create many stores. Each reconcile can take seconds, because it reads credentials and resolves host names.
 pub const AT_A_TIME: u16 = 16;
 
 /// Updates a store's status, and returns the time of the next reconcile. Valet reconciles each store at a fixed
@@ -72,8 +73,8 @@ pub async fn reconcile<S: Store>(store: Arc<DeserializeGuard<S>>, context: Arc<C
         }
     };
     let (namespace, name) = (store.namespace().unwrap_or_default(), store.name_any());
-    // A ClusterObjectStore has no namespace, and the limiter works by namespace. Each ClusterObjectStore therefore
-    // counts as one namespace for the limiter.
+    // The limiter has one limit for each namespace, but a ClusterObjectStore has no namespace. For the limiter, each
+    // ClusterObjectStore therefore counts as a separate namespace.
     let share = if namespace.is_empty() { &name } else { &namespace };
     let Some(_turn) = context.turns.take(S::KIND, share, &name) else {
         return Ok(Action::requeue(IN_LINE));
@@ -109,12 +110,12 @@ async fn describe_now<S: Store>(
     let found = match context.stores.condition(&id).await {
         Ok(Some(found)) => found,
         Ok(None) => return Ok(Action::await_change()),
-        // Valet enqueues the store again when the probe has a result.
+        // The first probe of the store is still running. When the probe has a result, Valet enqueues the store again.
         Err(Error::NotProbed) => return Ok(Action::requeue(STORE_RESYNC)),
         Err(e) => return Err(e),
     };
-    // The conditions describe the generation of the store that Valet has checked. The watch cache may have a
-    // different generation.
+    // The observed generation in the conditions is the generation of the store that Valet has checked. The watch cache
+    // may already contain a newer generation.
     let mut status = match (shared, &context.scope) {
         (Some(scope), _) => merged_conditions::own(&previous, scope),
         (None, Some(scope)) => merged_conditions::without(&previous, scope),
@@ -211,7 +212,7 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
             ConditionType::UnsignedHeadersRefused,
             "True",
             Reason::HeadersRefused,
-            "the store rejects unsigned request headers with which a client could do more than a signed URL allows",
+            "the store rejects unsigned request headers that would let a client do more than a signed URL allows",
         ),
         (Some(false), true) => set(
             ConditionType::UnsignedHeadersRefused,
@@ -231,8 +232,8 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
                 &message,
             );
         }
-        // While the store does not answer, the earlier result about unsigned headers stays in the status. The result
-        // also stays while the clocks of the store and the operator differ.
+        // The earlier result about unsigned headers stays in the status in two cases. Either the store does not answer,
+        // or the clocks of the store and the operator differ.
         (None, _) if probed.finding != Finding::Usable || probed.skew.is_some() && was_seen => {}
         // An earlier probe has shown that the store obeys unsigned headers. This result stays in the status until a
         // later probe shows that the store rejects unsigned headers.
@@ -280,8 +281,8 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
     }
 }
 
-/// Returns advice for the owner of a store that obeys unsigned headers. The caller adds this text to a message after
-/// a semicolon.
+/// Returns advice for the owner of a store that obeys unsigned headers. The text starts with a semicolon, because the
+/// caller adds the text to the end of a message. The text is empty if the provider has no advice.
 fn remedy(capabilities: &Capabilities) -> String {
     let remedy = capabilities.remedies.signed_headers;
     remedy.map_or(String::new(), |remedy| {

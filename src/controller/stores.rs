@@ -46,15 +46,15 @@ pub struct Stores {
     share_environment: bool,
     /// Decides which endpoints an ObjectStore is allowed to have.
     outward: EgressPolicy,
-    /// Limits the number of reconciles that may wait for one store at one time.
+    /// Limits how many reconciles may wait for answers from one store at the same time.
     requests: Arc<StoreLimiter>,
     environment: Environment,
     known: Mutex<HashMap<StoreId, Arc<Slot<CachedStore>>>>,
     labels: NamespaceLabels,
-    /// The signer of each store. Valet keeps the entry of a store that it cannot use now, for example while somebody
-    /// replaces the store's credentials.
+    /// The signer of each store. If Valet temporarily cannot use a store, it keeps the entry of this store. An example
+    /// is the time in which somebody replaces the store's credentials.
     signers: Signers,
-    /// The time at which each store's credentials expire, according to the last read by this operator.
+    /// The time at which each store's credentials expire, as this operator last read it.
     ends: Mutex<HashMap<StoreId, Timestamp>>,
     /// Runs probes and conformance checks.
     pub trials: Arc<ProbeCache>,
@@ -70,7 +70,7 @@ pub fn check_request(store: &ObjectMeta) -> Option<String> {
     Some(value[..value.floor_char_boundary(LONGEST_REQUEST)].to_owned())
 }
 
-/// The facts that Valet writes to the status of a store that it can use.
+/// The facts about a usable store that Valet writes to the store's status.
 pub struct Condition {
     /// The capabilities of the store that grants may use.
     pub capabilities: Arc<Capabilities>,
@@ -89,9 +89,10 @@ pub struct Condition {
 
 /// The facts about a store that the reconcile of a grant needs.
 pub struct ResolvedStore {
-    /// Says if Valet can use the store. If so, the value also contains the store's settings.
+    /// Whether Valet can use the store. If Valet can use the store, this field also contains the store's settings.
     pub fact: StoreFact,
-    /// The connection with which Valet signs and sends requests, if it can use the store.
+    /// The connection with which Valet signs credentials and sends requests to the store. `None` if the store does not
+    /// exist or has a problem.
     pub provider: Option<Arc<dyn Provider>>,
     /// The store's access rules, if Valet cannot use the store.
     pub rules: Option<RulesView>,
@@ -160,8 +161,8 @@ impl Stores {
             namespace_labels,
         } = view;
         let usable = match (known, refused) {
-            // The access rules refuse the grant, but the result contains the provider. Valet needs the provider to
-            // abort a multipart upload that it initiated for the grant.
+            // The access rules refuse the grant, but the result still contains the provider. Valet may have initiated a
+            // multipart upload for the grant, and needs the provider to abort this upload.
             (CachedStore::Usable(connection), Some(Refusal { reason, message })) => {
                 return Ok(ResolvedStore {
                     provider: Some(connection.provider),
@@ -245,14 +246,14 @@ impl Stores {
         })
     }
 
-    /// Returns the expiry of the credentials that this operator last used for the store. Returns `None` if they do
-    /// not expire.
+    /// Returns the expiry of the credentials that this operator last used for the store. Returns `None` if the
+    /// credentials do not expire, or if this operator has not read them yet.
     pub fn credentials_end(&self, id: &StoreId) -> Option<Timestamp> {
         lock(&self.ends).get(id).copied()
     }
 
-    /// Decides if this operator serves the store, and if a second operator may also serve it. If the operator serves
-    /// only one namespace, `scope` is this namespace.
+    /// Decides whether this operator serves the store, and whether other operators may also serve the store. If the
+    /// operator serves only one namespace, `scope` is this namespace.
     ///
     /// # Errors
     ///
@@ -268,8 +269,8 @@ impl Stores {
 
     /// Marks the cached data of a changed store as stale. The next access reads the store again.
     pub fn changed(&self, id: &StoreId) {
-        // The cache keeps the old value. If the change does not affect the connection of the store, Valet uses the
-        // old provider and session again.
+        // The cache still contains the old value. If the change does not affect the connection to the store, Valet
+        // continues to use the old provider and its session.
         lock(&self.known).entry(id.clone()).or_default().changed();
     }
 
@@ -404,8 +405,8 @@ mod tests {
             "the deleted store must not keep its provider"
         );
         assert!(lock(&stores.known).is_empty());
-        // Somebody deletes a store and creates a new store with this name. The first signer of the new store does not
-        // count as a change.
+        // Somebody deletes a store and creates a new store with the same name. The first signer of the new store does
+        // not count as a change of the signer.
         stores.signers.seen(&id, "another".into());
         assert!(!stores.signers.changed(&id));
     }

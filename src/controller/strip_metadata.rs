@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The maximum length in bytes of a cached annotation value or status field. Valet's own annotations contain only
-/// times. Valet therefore needs no longer values.
+/// times, which are much shorter than this limit.
 const LONGEST: usize = 256;
 
 /// The maximum number of cached conditions of one object. Valet writes at most ten conditions, and clients other than
@@ -63,8 +63,7 @@ pub fn lighten_store<S: Store>(store: &mut S) {
     }
 }
 
-/// Shortens a grant's status. The status can be very large, because any client with permission to write the status
-/// may have written it.
+/// Shortens a grant's status. The status can be very large, because clients other than Valet can also write the status.
 fn shorten(status: &mut GrantStatus) {
     shorten_conditions(&mut status.conditions);
     status.upload_id.take_if(|id| id.len() > LONGEST_NAME);
@@ -94,9 +93,9 @@ fn cut(text: &mut String, most: usize) {
     text.shrink_to_fit();
 }
 
-/// Removes metadata that Valet does not read: the managed fields, and all annotations that Valet does not use. For
-/// example, `kubectl apply` writes a copy of the object into an annotation. The annotations of one object can have a
-/// size of 256 KiB.
+/// Removes metadata that Valet does not read: the managed fields, and all annotations that Valet does not use. These
+/// annotations can be large. For example, `kubectl apply` writes a copy of the object into an annotation. The apiserver
+/// allows 256 KiB of annotations for one object.
 fn lighten(meta: &mut ObjectMeta) {
     meta.managed_fields = None;
     let Some(annotations) = &mut meta.annotations else {
@@ -118,7 +117,7 @@ mod tests {
     use super::*;
     use crate::api::{ClusterObjectStore, UploadGrant};
 
-    /// An older version of Valet copied texts of 400 kB from a store's answer into the status.
+    /// A status can contain texts of 400 kB, because an older version of Valet copied such texts from a store's answer.
     #[test]
     fn huge_status_is_shortened_when_it_is_read() {
         let long = "é".repeat(200_000);

@@ -78,8 +78,8 @@ pub async fn tell<S: Store>(recorder: &Recorder, store: &S, scope: Option<&str>,
         };
         let publish: BoxFuture<'_, _> = Box::pin(async { recorder.publish(&event, &store.object_ref(&())).await });
         if let Err(error) = call("writing an event about a store", publish).await {
-            // If Valet cannot write the Event, it only logs this, because the status of the store contains the
-            // information.
+            // If Valet cannot write the Event, it only logs the error. The status of the store already contains the
+            // same information.
             warn_once!(
                 &error.cause(),
                 namespace = store.namespace(),
@@ -178,12 +178,13 @@ mod tests {
                 ),
             ]
         );
-        // A change in the opposite direction also counts. A new reason with an unchanged status also counts.
+        // A change from the new conditions back to the old conditions also counts. A new reason counts even if the
+        // status of the condition is unchanged.
         let after = conditions.clone();
         assert_eq!(
             seen(&after, &before).len(),
             2,
-            "the removal of a condition must not count as a change"
+            "a removed condition must not count as a changed condition"
         );
         set_ready(&mut conditions, (Reason::StoreUnreachable, "no"), Some(2), now);
         assert_eq!(

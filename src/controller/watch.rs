@@ -32,7 +32,8 @@ use crate::{
     telemetry::{Health, Progress, warn_once},
 };
 
-/// A grant that a watch delivered. If Valet cannot parse one grant, the watch still delivers all remaining grants.
+/// A grant that a watch delivered, or the parse error of this grant. If Valet cannot parse one grant, the watch still
+/// delivers all other grants.
 pub type Watched<G> = DeserializeGuard<G>;
 
 /// Enqueues grants of one kind. The controller reconciles an enqueued grant soon.
@@ -114,14 +115,15 @@ impl<G: Grant> Requeuer<G> {
         });
     }
 
-    /// Enqueues all grants after a step of the clock. Timers that started before the step may fire too late.
+    /// Enqueues all grants after a step of the wall clock, for example after somebody has set the clock. Timers that
+    /// started before the step may fire too late.
     pub fn clock_stepped(&self) {
         for grant in self.known.state() {
             self.call(&grant.name_any(), &grant.namespace().unwrap_or_default());
         }
     }
 
-    /// Enqueues the grant whose object is in a notification. The reconcile polls the store for this object.
+    /// Enqueues the grant of the object that a notification names. The reconcile then polls the store for this object.
     pub fn heard(&self, notified: &NotifiedGrant) {
         self.memory.hear(&notified.uid, notified.heard);
         self.call(&notified.name, &notified.namespace);
@@ -165,8 +167,8 @@ impl<G: Grant> Requeuer<G> {
     }
 }
 
-/// The maximum number of objects in one page of a list. Valet keeps a whole page in memory before it removes unneeded
-/// data from the objects. One object can have 1.5 MB, which is the limit of etcd.
+/// The maximum number of objects in one page of a list. Valet must keep a whole page in memory before it can remove
+/// unneeded data from the objects. One object can have a size of 1.5 MB, which is the limit of etcd.
 const PAGE: u32 = 20;
 
 /// Returns the configuration of watches. With the page size in this configuration, one page fits into memory even if
@@ -307,8 +309,8 @@ pub async fn watch_secrets<U: Grant, D: Grant>(
     }
 }
 
-/// Returns the object of a watch event, and true if the object was deleted. When the first list is complete, this
-/// function also reports this to `health`. If a watch fails, the watcher restarts the watch.
+/// Returns the object of a watch event, and a flag that is true if the object was deleted. When the first list is
+/// complete, this function also reports this to `health`. If a watch fails, the watcher restarts the watch.
 fn change<K>(
     kind: &str,
     event: Result<watcher::Event<K>, watcher::Error>,
@@ -331,12 +333,12 @@ fn change<K>(
     }
 }
 
-/// Logs a failed watch. If several watches fail for one reason, Valet logs only the first failure and later a
-/// summary.
+/// Logs a failed watch. If several watches fail for the same reason, Valet logs the first failure, and later one
+/// summary of all failures.
 pub fn watch_failed(kind: &str, error: &watcher::Error) {
     let why = brief(error);
-    // The text after " version" contains numbers that are different for each failure, so the text before it is the
-    // cause.
+    // Only the text before " version" describes the cause. The text after it contains numbers that are different for
+    // each failure.
     let cause = why.split_once(" version").map_or(why.as_str(), |(cause, _)| cause);
     warn_once!(
         &format!("watching {kind}: {cause}"),

@@ -4,7 +4,7 @@ use super::{
 };
 use crate::api::{AccessRule, OperationSpec, Reason, RenewalPermission, UploadMode};
 
-/// Returns the rule's `keyPrefix`, in which `{namespace}` is replaced by the namespace.
+/// Returns the `keyPrefix` of the rule. The namespace's name replaces the placeholder `{namespace}`.
 fn prefix(rule: &AccessRule, namespace: &str) -> String {
     rule.key_prefix
         .as_deref()
@@ -12,8 +12,8 @@ fn prefix(rule: &AccessRule, namespace: &str) -> String {
         .replace("{namespace}", namespace)
 }
 
-/// Checks the grant against one access rule. If the rule refuses the grant, the error contains the refusal and the
-/// number of checks that the grant passed before.
+/// Checks the grant against one access rule. If the rule refuses the grant, the error contains two values: the number
+/// of checks that the grant passed, and the refusal.
 pub(super) fn examine(
     grant: &GrantFacts,
     key: &ObjectKey,
@@ -85,12 +85,12 @@ pub(super) fn examine(
                 "set spec.constraints.contentLengthRange or spec.constraints.contentLength"
             }
             UploadMode::Resumable => {
-                "a resumable upload cannot enforce a size; set spec.mode to another mode, and set spec.constraints.contentLength"
+                "a resumable upload cannot enforce a size; use another spec.mode, and set spec.constraints.contentLength"
             }
         };
-        // A multipart upload can have an exact object size or a range of sizes. With a range, the store does not
-        // enforce the size of every part. A client could then upload more bytes than the limit, and the store keeps
-        // them until the upload ends.
+        // The constraints of a multipart upload can contain an exact object size or a range of sizes. With a range, the
+        // store does not enforce the size of every part. A client could then upload more bytes than the limit. The
+        // store would keep these bytes until the upload ends.
         let is_loose = *mode == UploadMode::Multipart && constraints.content_length.is_none();
         let message = match largest(constraints).map(|(_, size)| size) {
             Some(size) if size <= max && is_loose => Some(format!(

@@ -1,5 +1,5 @@
 //! The types of credentials that a grant can receive: a signed URL, a POST form, the URLs of a multipart upload, and
-//! temporary credentials. A program cannot print, log or serialise these types by accident.
+//! temporary credentials. Code cannot print, log or serialise the contents of these types by accident.
 
 use std::fmt;
 
@@ -85,7 +85,7 @@ pub struct Signed {
 }
 
 impl Signed {
-    /// Returns the URL, if the credential has exactly one URL.
+    /// Returns the URL of the credential. Returns `None` if the credential has no URL or several URLs.
     pub fn url(&self) -> Option<&SignedUrl> {
         match &self.credential {
             Credential::Request { url, .. } | Credential::Form { url, .. } => Some(url),
@@ -130,8 +130,8 @@ pub enum Credential {
     },
     /// The parts of a multipart upload in order. Each part has its own URL for a PUT request.
     Parts(Vec<SignedPart>),
-    /// Temporary credentials, as entries of the Secret's data. The entries include the region, endpoint and bucket,
-    /// because clients need them.
+    /// Temporary credentials, as entries of the Secret's data. Clients also need the region, the endpoint and the
+    /// bucket, so the entries include these values.
     Credentials(Entries),
 }
 
@@ -146,7 +146,8 @@ pub enum SignError {
         /// The message for the store's owner.
         message: String,
     },
-    /// No credentials of the store can sign this kind of request. The message is for the tenant.
+    /// The provider of the store can never sign this request, whatever credentials the store has. The text is a message
+    /// for the tenant.
     #[error("{0}")]
     Impossible(String),
     /// The provider cannot express the request as a signed URL.

@@ -1,4 +1,5 @@
-//! The function [`decide`] and its parts. The files of this folder contain the methods of [`Evaluator`].
+//! The function [`decide`], which returns the next step for a grant. The files in the folder `decide` contain the
+//! methods of [`Evaluator`].
 
 mod contested_secret;
 mod credential_record;
@@ -68,8 +69,8 @@ impl Evaluator<'_> {
         if issued_before && matches!(self.f.secret, SecretFact::Unread) {
             return Step::Read(Read::Secret);
         }
-        // The Secret with the name from the grant's spec may belong to a different owner. Valet does not change such
-        // a Secret, but a user can still suspend or revoke the grant.
+        // The grant's spec may name a Secret that does not belong to this grant. Valet does not change such a Secret. A
+        // user can still suspend or revoke the grant.
         let key = self.key();
         let is_suspended = self.g.terms.is_suspended();
         if !is_suspended && let Some(refusal) = self.past_total(key) {

@@ -94,7 +94,7 @@ fn request(operation_spec: &OperationSpec) -> &'static str {
     }
 }
 
-/// Returns the advice for a grant with a constraint that the store cannot enforce in the grant's mode.
+/// Returns the advice for a user whose grant has a constraint that the store cannot enforce in the grant's mode.
 fn remedy(operation_spec: &OperationSpec, (missing, field): (Capability, &str), can: &Capabilities) -> String {
     let (mode, write_once) = match operation_spec {
         OperationSpec::Upload { mode, constraints, .. } => (*mode, constraints.overwrite == Overwrite::Forbid),
@@ -131,9 +131,8 @@ fn remedy(operation_spec: &OperationSpec, (missing, field): (Capability, &str), 
                 .into()
         }
         (_, UploadMode::Put) if form_can => {
-            // The message lists all changes to the spec at once. With only one change per message, a user could
-            // switch to a POST form and be refused again. The reason would be a second constraint, which POST forms
-            // cannot enforce.
+            // The message lists all changes to the spec at once. Otherwise a user could change the mode to PostForm,
+            // and Valet would then refuse the grant because of a second constraint that POST forms cannot enforce.
             let to_form = if write_once && form.is_some_and(|f| !f.contains(&Capability::WriteOnce)) {
                 "set spec.mode to PostForm and spec.constraints.overwrite to Allow, because a POST form cannot be write-once"
             } else {
@@ -167,9 +166,9 @@ fn remedy(operation_spec: &OperationSpec, (missing, field): (Capability, &str), 
     }
 }
 
-/// Returns the checksum that the user can set instead of a checksum that the store cannot enforce. For SHA-256 the
-/// result is MD5, and for MD5 the result is SHA-256. Returns `None` if the grant already sets the checksum of the
-/// result.
+/// If the store cannot enforce the grant's checksum, returns a second checksum algorithm that the user can try. The
+/// result is MD5 instead of SHA-256, and SHA-256 instead of MD5. Returns `None` if the grant already sets the second
+/// checksum.
 fn other_checksum(missing: Capability, constraints: &UploadConstraints) -> Option<(Capability, &'static str)> {
     match missing {
         Capability::ChecksumSHA256 if constraints.checksum_md5.is_none() => {
@@ -182,12 +181,12 @@ fn other_checksum(missing: Capability, constraints: &UploadConstraints) -> Optio
     }
 }
 
-/// Returns a message for a store that does not support the grant's mode. The message says what the store lacks and
-/// what the user can do.
+/// Returns the message for a store that does not support the grant's mode. The message says which feature the store
+/// does not have and what the user can do.
 fn without_mode(grant: &GrantFacts, can: &Capabilities) -> String {
     let is_prefix = grant.terms.is_prefix();
     let is_upload = grant.operation_spec.operation() == Operation::Upload;
-    // A signed URL is for one object. A POST form can be for all object keys with one prefix.
+    // A signed URL is always for one object. A POST form can be for all object keys with one prefix.
     let form = can.post_form.as_ref().filter(|_| is_prefix && is_upload);
     let store = &grant.terms.store_ref;
     let other = match (is_upload, is_prefix) {
@@ -267,8 +266,8 @@ fn without_checksum(operation_spec: &OperationSpec) -> Option<&'static str> {
 ///
 /// # Errors
 ///
-/// Returns a [`Refusal`] if the store cannot enforce a constraint. The message names a change of the grant that the
-/// store can enforce.
+/// Returns a [`Refusal`] if the store cannot enforce a constraint. The message names a change to the spec that solves
+/// the problem.
 pub(super) fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), Refusal> {
     let store = &grant.terms.store_ref;
     let Some(enforced) = can.of(&grant.operation_spec) else {
@@ -367,8 +366,8 @@ fn instead_of_one(can: &Capabilities) -> &'static str {
     }
 }
 
-/// Checks that Valet can compute the number of parts of a multipart upload from the grant's spec. The number must not
-/// be larger than the store's limit.
+/// Checks that Valet can compute the number of parts of a multipart upload from the grant's spec, and that this
+/// number is at most [`MAX_PARTS`].
 fn in_parts(grant: &GrantFacts, constraints: &UploadConstraints) -> Result<(), Refusal> {
     let (Some(parts), Some((field, length))) = (grant.operation_spec.parts(), largest(constraints)) else {
         return Err(Refusal::new(

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::api::{Capabilities, ClusterAccessRule, ObservedObject, Reason, ShortSessions, annotation};
 
-/// All facts on which a decision about a grant is based. A fact that Valet has not read yet has a special value, for
-/// example `Unread`.
+/// All facts on which Valet bases a decision about a grant. A fact that Valet has not read yet has a special value,
+/// for example `Unread`.
 #[derive(Clone, Debug)]
 pub struct Facts {
     pub grant: GrantFacts,
@@ -20,7 +20,8 @@ pub struct Facts {
     pub store: StoreFact,
     /// The access rules of the store, if Valet cannot use the store now but knows its access rules.
     pub rules: Option<RulesView>,
-    /// The Secret that has the name from the grant's spec.
+    /// The Secret with the name from `spec.secretName` of the grant, or with the grant's name if this field is not
+    /// set.
     pub secret: SecretFact,
     /// The object in the store that has the grant's object key.
     pub object: ObjectFact,
@@ -34,12 +35,12 @@ pub struct Facts {
     /// The reason why the store did not complete the multipart upload in this reconcile. The text contains no
     /// secrets.
     pub completion_refused: Option<String>,
-    /// The answer to the question if the quota allows one more live grant.
+    /// Says if the quota allows one more live grant.
     pub place: QuotaFact,
     /// The time at which this process last polled the store for the object.
     pub last_poll: Option<Timestamp>,
-    /// True if a notification reported the object and this process has not polled the store after that. Valet does
-    /// not trust a notification. A notification only makes Valet poll earlier.
+    /// True if this process has received a notification about the object and has not polled the store since then.
+    /// Valet does not trust a notification. A notification only causes an earlier poll.
     pub poll_requested: bool,
     /// How often and when this process restored the grant Secret.
     pub repairs: Repairs,
@@ -57,8 +58,8 @@ pub struct Facts {
 /// Settings from the operator's flags.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// The number of seconds after which Valet deletes a finished grant, if the grant's spec does not set it. `None`
-    /// means that Valet does not delete finished grants.
+    /// The number of seconds after which Valet deletes a finished grant if the grant's spec sets no number. `None`
+    /// means that Valet does not delete such finished grants.
     pub ttl_seconds_after_finished: Option<i64>,
     /// The domains of labels and annotations that grants may set on their Secrets.
     pub secret_metadata: MetadataDomains,
@@ -119,15 +120,14 @@ pub struct StoreView {
     pub capabilities: Arc<Capabilities>,
     /// The time at which the store's signing credentials expire.
     pub credentials_expire: Option<Timestamp>,
-    /// The setting for the case that the store's signing credentials expire before the requested expiry of a grant's
-    /// credential. In this case, the setting says if Valet issues a credential with a shorter lifetime or no
-    /// credential.
+    /// Says what Valet does if the store's signing credentials expire before the requested expiry of a grant's
+    /// credential. Valet then issues either a credential with a shorter lifetime or no credential.
     pub short_sessions: ShortSessions,
     /// The store's current signing credentials, if the provider can identify them.
     pub signer: Option<Signer>,
     /// The reason why Valet does not know yet which constraints the store enforces. For example, the store does not
-    /// answer, or its clock is wrong. The value is `None` if Valet knows the constraints, or if the store needs no
-    /// probe.
+    /// answer, or the store's clock is wrong. The value is `None` if Valet knows the constraints, or if the store
+    /// needs no probe.
     pub untried: Option<Untried>,
     /// The time by which the store's clock is ahead of the operator's clock, if it is known.
     pub skew: Option<SignedDuration>,
@@ -137,7 +137,7 @@ pub struct StoreView {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Untried {
     pub reason: Reason,
-    /// The reason why Valet does not know yet which constraints the store enforces, as a clause of a message.
+    /// Explains why Valet does not know yet which constraints the store enforces. The text is a clause of a message.
     pub why: String,
     /// True if only write-once uploads must wait for the probe of the store.
     pub only_write_once: bool,
@@ -161,7 +161,8 @@ pub struct Signer {
     pub since: Timestamp,
 }
 
-/// The facts about the Secret that has the name from the grant's spec.
+/// The facts about the Secret with the name from `spec.secretName` of the grant, or with the grant's name if this
+/// field is not set.
 #[derive(Clone, Debug)]
 // The large variant is not boxed, because only one value of this type exists per reconcile.
 #[allow(clippy::large_enum_variant)]
@@ -173,18 +174,18 @@ pub enum SecretFact {
     Present(SecretView),
 }
 
-/// The facts about a grant Secret, without its data. Times and numbers come from Valet's annotations. They are absent
-/// if a client other than Valet has changed the Secret.
+/// The facts about a grant Secret, without the Secret's data. Times and numbers come from Valet's annotations on the
+/// Secret. If a client other than Valet has changed the Secret, times and numbers are `None`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SecretView {
-    /// The `metadata.uid` of the Secret, which is a precondition of later writes.
+    /// The `metadata.uid` of the Secret. Later writes have this UID as a precondition.
     pub uid: String,
-    /// The `metadata.resourceVersion` of the Secret, which is a precondition of later writes.
+    /// The `metadata.resourceVersion` of the Secret. Later writes have this version as a precondition.
     pub resource_version: String,
     pub owner: Owner,
     /// True if the Secret is being deleted.
     pub deleting: bool,
-    /// True if nobody has changed the Secret's data and Valet's annotations after Valet wrote them.
+    /// True if nobody has changed the Secret's data or Valet's annotations since Valet wrote them.
     pub is_authentic: bool,
     /// True if the grant is the only owner of the Secret.
     pub has_sole_owner: bool,
@@ -196,7 +197,7 @@ pub struct SecretView {
     pub issued_at: Option<Timestamp>,
     /// The time at which the credential in the Secret expires.
     pub expires_at: Option<Timestamp>,
-    /// The generation of the grant when Valet last wrote the Secret.
+    /// The `metadata.generation` that the grant had when Valet last wrote the Secret.
     pub generation: Option<i64>,
     /// The lifetime in seconds that the grant asked for when the credential was signed.
     pub expiration_seconds: Option<i64>,
@@ -237,10 +238,10 @@ impl SecretView {
 pub enum Owner {
     /// The Secret belongs to this grant: the type, the label, the controller reference and the UID all match.
     ThisGrant,
-    /// The Secret belongs to a deleted grant that had the kind and the name of this grant. The garbage collector
-    /// deletes this Secret.
+    /// The Secret belongs to a deleted grant with the same kind and the same name as this grant. The garbage
+    /// collector deletes this Secret.
     Predecessor,
-    /// The Secret does not belong to this grant. The text says how Valet knows this.
+    /// The Secret does not belong to this grant. The text gives the reason for this conclusion.
     Foreign(&'static str),
 }
 
@@ -257,15 +258,16 @@ pub enum ObjectFact {
         /// The time at which the object was last modified, by the operator's clock. The value is `None` if the store
         /// does not return a time.
         ///
-        /// The store's response contains its current time and the modification time. The difference is the age of the
-        /// object, and Valet subtracts this age from the time of the response.
+        /// The store's response contains two times of the store's clock: the time of the response and the
+        /// modification time. The difference between these times is the age of the object. Valet subtracts this age
+        /// from the time at which the operator received the response.
         modified_at: Option<Timestamp>,
     },
     /// The store's credentials do not have permission to read the object.
     Hidden,
-    /// The store rejected the request, and its clock differs from the operator's clock. The clock difference alone
-    /// can be the cause of the rejection. Valet therefore knows nothing about the credentials and the object. The
-    /// text is a clause of a message and contains the clock difference.
+    /// The store rejected the request, and the store's clock differs from the operator's clock. The clock difference
+    /// alone can be the cause of the rejection. The rejection therefore says nothing about the credentials and the
+    /// object. The text describes the clock difference as a clause of a message.
     ClockSkewed(String),
     /// The store did not answer, or answered with a server error. The message contains no secrets.
     Unreachable(String),

@@ -13,7 +13,7 @@ pub struct GrantFacts {
     /// The namespace of the grant and of its Secret.
     pub namespace: String,
     pub name: String,
-    /// The grant's UID. If a user deletes a grant and creates a new grant with its name, the two grants have
+    /// The grant's UID. If a user deletes a grant and creates a new grant with the same name, the two grants have
     /// different UIDs.
     pub uid: String,
     /// The `metadata.generation` of the grant.
@@ -38,7 +38,7 @@ pub struct GrantFacts {
     pub tracked_by: Option<&'static str>,
     /// The request for a new credential, from the annotation `renew-requested-at`.
     pub renew_requested: RenewRequest,
-    /// The schema rules that the spec violates. The list can have entries only if the installed CRD is older than
+    /// The schema rules that the spec violates. The list is always empty if the installed CRD is at least as new as
     /// this version of Valet.
     pub broken_rules: Vec<String>,
 }
@@ -57,7 +57,7 @@ impl GrantFacts {
             deleting: meta.deletion_timestamp.is_some(),
             deleted_at: meta.deletion_timestamp.as_ref().map(|t| t.0),
             // Valet never adds the finalizer to a DownloadGrant. If a DownloadGrant has the finalizer, another
-            // program added it, and Valet does not remove it.
+            // program added the finalizer, and Valet does not remove it.
             held: operation_spec.operation() == Operation::Upload
                 && meta.finalizers.iter().flatten().any(|f| f == MULTIPART_FINALIZER),
             terms: grant.terms().clone(),
@@ -115,8 +115,9 @@ fn tracked_by(
         ("kustomize.toolkit.fluxcd.io/name", "Flux"),
         ("helm.toolkit.fluxcd.io/name", "Flux"),
         ("argocd.argoproj.io/instance", "Argo CD"),
-        // Argo CD before version 3 sets this label by default, and Helm charts also set it. Valet cannot tell them
-        // apart. If Helm set the label, the only effect is that Valet keeps a finished grant.
+        // Argo CD before version 3 sets this label by default, and Helm charts also set this label. Valet cannot find
+        // out which of the two set the label. If Helm set the label, the only effect is that Valet keeps a finished
+        // grant.
         ("app.kubernetes.io/instance", "Argo CD or Helm"),
     ];
     const ANNOTATIONS: [(&str, &str); 1] = [(TRACKING_ID, "Argo CD")];

@@ -21,7 +21,7 @@ pub const SECRET_CAPACITY: usize = 1 << 20;
 const UPLOAD_SCRIPT: &str = include_str!("upload.sh");
 
 /// Returns the data of a grant Secret. The mode of a grant decides which entries the Secret has. The mode cannot
-/// change, so a mounted Secret always has an unchanged list of files.
+/// change, so the list of files in a mounted Secret never changes.
 pub fn secret_data(signed: &Signed, lifetime: Lifetime) -> BTreeMap<String, ByteString> {
     let of_the_key = match &signed.credential {
         Credential::Request { url, method, headers } => vec![
@@ -45,8 +45,8 @@ pub fn secret_data(signed: &Signed, lifetime: Lifetime) -> BTreeMap<String, Byte
     };
     let of_every_key = [
         (data::EXPIRY, lifetime.expires_at.to_string()),
-        // The Service Binding specification for Kubernetes defines the entries `type` and `provider`: the type of the
-        // service and the provider of the service.
+        // These two entries follow the Service Binding specification for Kubernetes. They name the type and the
+        // provider of the service.
         (data::TYPE, "object-store".to_owned()),
         (data::PROVIDER, signed.provider.to_owned()),
     ];
@@ -57,7 +57,7 @@ pub fn secret_data(signed: &Signed, lifetime: Lifetime) -> BTreeMap<String, Byte
         .collect()
 }
 
-/// Returns the size of a Secret's data in bytes. The function computes the size as the API server does.
+/// Returns the size of a Secret's data in bytes. The function uses the same calculation as the API server.
 pub fn secret_bytes(secret: &Secret) -> usize {
     secret.data.iter().flatten().map(|(_, value)| value.0.len()).sum()
 }
@@ -98,8 +98,8 @@ fn parts_json(parts: &[SignedPart]) -> String {
     )
 }
 
-/// Returns the form fields as one JSON object. Clients must send the fields in order. Parsers in JavaScript, Python
-/// and jq keep this order.
+/// Returns the form fields as one JSON object. Clients must send the fields in the order of this object. JSON parsers
+/// in JavaScript, Python and jq keep this order.
 fn fields_json(form: &Form) -> String {
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     let fields: Vec<_> = form
@@ -138,17 +138,18 @@ fn curl_config(key: &Credential, lifetime: Lifetime) -> String {
     };
     line("url", url.expose());
     match key {
-        // With a form field, curl sends a POST request. The option `form-string` takes the value literally. The
-        // option `form` would interpret the characters '@', '<' and ';'.
+        // If the configuration contains a form field, curl sends a POST request. The option `form-string` takes the
+        // value of the field literally. The option `form` would interpret the characters '@', '<' and ';'.
         Credential::Form { fields, .. } => {
             for (name, value) in fields.expose() {
                 line("form-string", &format!("{name}={value}"));
             }
         }
         Credential::Request { method, headers, .. } => {
-            // The configuration sets the method only for POST requests. Without this setting, curl sends PUT with the
-            // option --upload-file, and GET without it. If a user forgets --upload-file, the store rejects the GET
-            // request. With `request = "PUT"`, the command would upload an empty object instead.
+            // The configuration sets the method only for POST requests. If no method is set, curl sends a PUT request
+            // with the option --upload-file, and a GET request without this option. If a user forgets --upload-file,
+            // the store rejects the GET request. With `request = "PUT"`, the command would upload an empty object
+            // instead.
             if method == "POST" {
                 line("request", method);
             }
@@ -168,9 +169,9 @@ fn curl_config(key: &Credential, lifetime: Lifetime) -> String {
         }
         Credential::Parts(_) | Credential::Credentials(_) => {}
     }
-    // With the option `fail`, curl stops with an error if the HTTP status is 400 or higher. Without it, curl would
-    // write the error message to the user's file. The option `fail-with-body` is newer, and curl before 7.76 stops
-    // with an error if it reads it.
+    // With the option `fail`, curl stops with an error if the HTTP status is 400 or higher. Without this option, curl
+    // would write the store's error message to the user's file. The option `fail-with-body` is newer. Versions of
+    // curl before 7.76 do not know it and stop with an error.
     config.push_str("fail\nsilent\nshow-error\ngloboff\n");
     config
 }

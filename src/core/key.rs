@@ -68,8 +68,8 @@ impl ObjectKey {
         if key.split('/').any(str::is_empty) {
             return Err(KeyError::EmptySegment);
         }
-        // The loop decodes the object key until nothing changes. Some clients decode an object key several times, and
-        // also these clients must not find a segment `.` or `..`.
+        // Some clients decode an object key several times, and none of these decoded keys may contain a segment `.`
+        // or `..`. The loop therefore decodes the object key until nothing changes.
         let mut spelling = key.to_owned();
         loop {
             if spelling
@@ -103,7 +103,7 @@ impl ObjectKey {
         self.0.ends_with('/')
     }
 
-    /// Returns the object key. It has exactly the bytes of `spec.key` of the grant.
+    /// Returns the object key, with exactly the bytes of `spec.key` in the grant.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -217,7 +217,7 @@ mod tests {
             let slash = format!("a/..%{}2fb", "25".repeat(depth));
             assert_eq!(ObjectKey::parse(&slash, 1024), Err(KeyError::DotSegment), "{slash}");
         }
-        // A percent sign at the end, or before a multi-byte character, is an ordinary character.
+        // A percent sign is an ordinary character if it is at the end of the key or before a multi-byte character.
         for fine in ["100%", "100%2", "%é", "a%2Fb", "dt=2024%2F01", "..a/b..", "...", "a/.b"] {
             assert_eq!(ObjectKey::parse(fine, 1024).unwrap().as_str(), fine);
         }

@@ -2,8 +2,8 @@ use super::{grant_facts::GrantFacts, refusal::Refusal};
 use crate::api::{AccessRule, Capability, Operation, Permission, Reason};
 
 /// Checks that an access rule allows temporary credentials for the grant. No store can enforce a size or a content
-/// type for uploads with temporary credentials. If an access rule limits the size or the content type, the rule
-/// therefore refuses temporary credentials for uploads.
+/// type for uploads with temporary credentials. An access rule that limits the size or the content type therefore
+/// refuses temporary credentials for uploads.
 pub fn lends(grant: &GrantFacts, rule: &AccessRule) -> Result<(), Refusal> {
     let (store, namespace) = (&grant.terms.store_ref, &grant.namespace);
     if rule.credentials == Permission::Forbid {

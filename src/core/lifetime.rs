@@ -1,8 +1,8 @@
 use jiff::{SignedDuration, Timestamp};
 
-/// After an upload credential expired, Valet polls the store one last time. If the store does not answer, Valet
-/// repeats this poll for one hour, which is longer than most outages. After one hour, the grant finishes even if
-/// Valet does not know if the object was uploaded.
+/// The time for which Valet repeats the last poll. After an upload credential expired, Valet polls the store one last
+/// time. If the store does not answer, Valet repeats this poll for one hour, which is longer than most outages. After
+/// this hour, the grant finishes even if Valet does not know if the object was uploaded.
 pub const POLL_PATIENCE: SignedDuration = SignedDuration::from_hours(1);
 
 /// A grant's credential expires at least 5 seconds before the store's signing credentials, because clocks can differ.
@@ -13,10 +13,10 @@ const CREDENTIALS_MARGIN: SignedDuration = SignedDuration::from_secs(5);
 const FIRST_LOOK: SignedDuration = SignedDuration::from_secs(2);
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_secs(60);
 
-/// Valet polls the store again 60, 300 and 900 seconds after a grant finished without an upload. An upload that
-/// started before the credential expired can finish after the expiry.
+/// The times of additional polls, in seconds after a grant finished without an upload. Valet needs these polls,
+/// because an upload that started before the credential expired can finish after the expiry.
 ///
-/// Most uploads need less than one minute, and the last poll follows after 15 minutes. In 15 minutes a client can
+/// Most uploads need less than one minute, and the last poll follows after 15 minutes. In 15 minutes, a client can
 /// upload 5 GiB at 6 MB/s.
 const LATE_LOOKS: [i64; 3] = [60, 300, 900];
 
@@ -41,7 +41,7 @@ pub enum NoTime {
 
 /// Rounds a time down to the whole second.
 pub fn second(t: Timestamp) -> Timestamp {
-    // The function rounds a time before 1970 up. This does not matter, because no grant has a deadline before 1970.
+    // The function rounds up a time before 1970. This does not matter, because no grant has a deadline before 1970.
     Timestamp::from_second(t.as_second()).unwrap_or(t)
 }
 
@@ -78,11 +78,11 @@ impl Lifetime {
         Ok(Self { issued_at, expires_at })
     }
 
-    /// Returns the lifetime with which Valet signs an issued credential again. `self` is the recorded lifetime of
-    /// that credential, and `fresh` is the lifetime that a new credential would have now.
+    /// Returns the lifetime that an issued credential gets when Valet signs it again. `self` is the recorded lifetime
+    /// of that credential. `fresh` is the lifetime that a new credential would have now.
     ///
-    /// The result never ends later than `fresh`, because a client other than Valet may have changed the recorded
-    /// lifetime.
+    /// A client other than Valet may have changed the recorded lifetime. The result therefore never ends later than
+    /// `fresh`.
     pub fn again(self, fresh: Self, expiration_seconds: i64) -> Self {
         let is_credible = self.issued_at <= fresh.issued_at && self.seconds() <= expiration_seconds;
         Self {
@@ -96,8 +96,8 @@ impl Lifetime {
         self.expires_at.as_second() - self.issued_at.as_second()
     }
 
-    /// Returns true if the credential has expired at `now`. The credential has already expired in the second of its
-    /// expiry time.
+    /// Returns true if the credential has expired at the time `now`. At exactly its expiry time, the credential has
+    /// expired.
     pub fn is_over(&self, now: Timestamp) -> bool {
         self.expires_at <= now
     }
@@ -109,7 +109,7 @@ impl Lifetime {
         deadline.map_or(asked, |d| asked.min(second(d)))
     }
 
-    /// Returns true if the credential expires earlier than the user requested. The cause is that the store's signing
+    /// Returns true if the credential expires earlier than the user requested, because the store's signing
     /// credentials expire.
     pub fn is_truncated(&self, expiration_seconds: i64, deadline: Option<Timestamp>) -> bool {
         self.expires_at < self.end_asked(expiration_seconds, deadline)
@@ -145,8 +145,9 @@ pub fn next_poll(issued_at: Timestamp, last: Option<Timestamp>) -> Timestamp {
     look
 }
 
-/// Returns the time of the next additional poll, for an upload that was in progress when its grant finished. Returns
-/// `None` after the last additional poll, or if the time for the last additional poll has passed.
+/// Returns the time of the next additional poll after a grant finished without an upload. An upload may have been in
+/// progress when the grant finished. Returns `None` after the last additional poll, or if the grant finished at least
+/// one hour ago.
 pub fn late_look(finished: Timestamp, last: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
     if add(finished, POLL_PATIENCE) <= now {
         return None;
@@ -157,8 +158,9 @@ pub fn late_look(finished: Timestamp, last: Option<Timestamp>, now: Timestamp) -
     looks.find(|look| last.is_none_or(|last| last < *look))
 }
 
-/// Returns the time of the next retry after a problem that started at `since`. The pause equals the age of the
-/// problem, but is at least 1 s and at most one minute. The pauses therefore double.
+/// Returns the time of the next retry after a problem that started at `since`. The pause before the retry equals the
+/// age of the problem, so each pause is about twice as long as the previous pause. The pause is at least 1 s and at
+/// most one minute.
 pub fn retry(since: Option<Timestamp>, now: Timestamp) -> Timestamp {
     let age = since.map_or(SignedDuration::ZERO, |s| now.duration_since(s));
     add(now, age.clamp(SignedDuration::from_secs(1), LONGEST_PAUSE))
@@ -232,7 +234,7 @@ mod tests {
         assert_eq!(of(Some(310), 310), Some(at(900, 0)));
         assert_eq!(of(Some(899), 899), Some(at(900, 0)));
         assert_eq!(of(Some(900), 900), None);
-        // After a restart of the operator, one poll replaces all polls that were missed.
+        // After a restart of the operator, Valet polls once and does not repeat the polls that it missed.
         assert_eq!(of(None, 2000), Some(at(60, 0)));
         assert_eq!(of(Some(2000), 2000), None);
         assert_eq!(of(None, 3599), Some(at(60, 0)));

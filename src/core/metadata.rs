@@ -18,7 +18,7 @@ impl MetadataDomains {
     /// By default, grants may use only the domain of the labels that Kubernetes recommends.
     pub const DEFAULT: &str = "app.kubernetes.io";
 
-    /// Creates the list of domains. A domain is the part of a label name before the slash.
+    /// Creates the list of domains. The domain of a label or annotation is the part of its name before the slash.
     pub fn new(domains: impl IntoIterator<Item = String>) -> Self {
         let domains = domains.into_iter().map(|domain| domain.trim().to_ascii_lowercase());
         Self(domains.filter(|domain| !domain.is_empty()).collect())
@@ -29,7 +29,7 @@ impl MetadataDomains {
         domain.is_none_or(|domain| self.0.contains(&domain))
     }
 
-    /// Returns a refusal for the first label or annotation of the template that is not allowed.
+    /// Returns a refusal that names the first label or annotation in `spec.secretTemplate` that is not allowed.
     pub(super) fn refusal(&self, template: &SecretTemplate) -> Option<Refusal> {
         let of = |field: &'static str, name: &String| (!self.allows(name)).then(|| (field, name.clone()));
         let (field, name) = None

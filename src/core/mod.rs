@@ -16,7 +16,7 @@
 //! 4. [`Step`]: what Valet executes next
 //! 5. [`decide`]: from the facts to a step
 
-// Data types, and functions that need no facts about a grant.
+// These modules contain data types, and functions that need no facts about a grant.
 pub mod credential;
 mod key;
 mod lifetime;

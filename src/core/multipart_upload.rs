@@ -20,7 +20,7 @@ pub struct ArrivedPart {
     pub number: i64,
     /// The size of the part in bytes.
     pub size: i64,
-    /// The ETag of the part. The request that completes the upload contains it.
+    /// The ETag of the part. The request that completes the upload contains this ETag.
     pub e_tag: String,
 }
 

@@ -1,7 +1,7 @@
 use crate::api::{ObservedObject, UploadConstraints, is_media_type};
 
-/// The number of characters of a SHA-256 checksum in base64. For a multipart upload, a store returns a longer text.
-/// The store computes that text from the parts, so Valet cannot compare it with the checksum of the whole object.
+/// The number of characters of a SHA-256 checksum in base64. For a multipart upload, a store returns a longer text,
+/// which the store computes from the parts. Valet cannot compare this text with the checksum of the whole object.
 const CHECKSUM_LENGTH: usize = 44;
 
 /// Describes how an object differs from the constraints of a grant. Returns `None` if Valet finds no difference. If

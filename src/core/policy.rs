@@ -57,7 +57,8 @@ impl Access {
         &self.key
     }
 
-    /// Returns the store whose access rules allow the operation. The reference is relative to [`Access::namespace`].
+    /// Returns the store whose access rules allow the operation. If the store is an ObjectStore, its namespace is
+    /// [`Access::namespace`].
     pub fn store(&self) -> &StoreRef {
         &self.store
     }
@@ -92,8 +93,8 @@ impl Access {
     }
 }
 
-/// A request to sign a credential that the access rules allow. Nobody can change the object key, the operation and
-/// the constraints after Valet has checked them.
+/// A request to sign a credential. The access rules allow this request. Nobody can change the object key, the
+/// operation and the constraints after Valet has checked them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AllowedRequest {
     access: Access,
@@ -120,8 +121,8 @@ impl Deref for AllowedRequest {
     }
 }
 
-/// The permission to abort one multipart upload. It allows no further request. [`Access::to_abort`] and [`abort_own`]
-/// create it.
+/// The permission to abort one multipart upload. It allows no other request. [`Access::to_abort`] and [`abort_own`]
+/// create this permission.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AbortAccess {
     key: ObjectKey,
@@ -181,8 +182,9 @@ pub fn admit(grant: &GrantFacts, store: &StoreView) -> Result<Access, Refusal> {
     Ok(Access::new(grant, key))
 }
 
-/// Checks only if the access rules allow the grant, without a check of the store's capabilities. With the result,
-/// Valet may send requests about the grant to the store, but it may not sign a credential.
+/// Checks if the access rules allow the grant. The function does not check if the store can enforce the grant's
+/// constraints. With the result, Valet may send requests about the grant to the store, but Valet may not sign a
+/// credential.
 ///
 /// # Errors
 ///
@@ -206,8 +208,8 @@ pub struct Allowance {
 }
 
 impl Allowance {
-    /// The value without limits. Valet uses it if it knows no access rules. Valet also uses it if no access rule
-    /// allows the grant, because it then refuses the grant in any case.
+    /// The value without limits. Valet uses this value if it knows no access rules, or if no access rule allows the
+    /// grant. If no access rule allows the grant, the value has no effect, because Valet refuses the grant.
     pub const ALL: Self = Self {
         renewal: true,
         total_seconds: None,
@@ -236,7 +238,7 @@ pub fn allowance(grant: &GrantFacts, rules: &[ClusterAccessRule], labels: &BTree
 }
 
 /// Returns the limits for the number of live grants that apply to a grant. If several access rules allow the grant,
-/// the highest of their limits applies.
+/// the highest limit of these rules applies.
 pub(super) fn quota_limits(grant: &GrantFacts, key: &ObjectKey, store: &StoreView) -> QuotaLimits {
     let mine = rules_for(grant, &store.rules, &store.namespace_labels);
     let allowing = mine.iter().filter(|rule| examine(grant, key, rule, &mine).is_ok());
@@ -267,8 +269,8 @@ fn object_key(grant: &GrantFacts, limit: usize) -> Result<ObjectKey, Refusal> {
         ObjectKey::parse
     };
     let key = parse(&grant.terms.key, limit).map_err(|e| Refusal::new(Reason::InvalidSpec, e.to_string()))?;
-    // The installed CRD can be older than this version of Valet. If the current schema rejects the spec of a grant,
-    // Valet refuses the grant. It sends no request and signs nothing for this grant.
+    // The installed CRD can be older than this version of Valet, and then accepts specs that the current schema
+    // rejects. Valet refuses a grant with such a spec. Valet sends no requests and signs nothing for this grant.
     if grant.broken_rules.is_empty() {
         Ok(key)
     } else {
@@ -291,7 +293,7 @@ fn named(grant: &GrantFacts, rules: &[ClusterAccessRule], labels: &BTreeMap<Stri
 }
 
 /// Checks the grant against every access rule for its namespace. If all access rules refuse the grant, the result is
-/// the refusal of the closest rule. The closest rule is the one with which the grant passed the most checks.
+/// the refusal of the closest rule. The closest rule is the access rule for which the grant passed the most checks.
 fn allowed(
     grant: &GrantFacts,
     key: &ObjectKey,

@@ -14,9 +14,9 @@ use super::{
 };
 use crate::api::ClusterAccessRule;
 
-/// A grant that was never reconciled receives quota before younger grants, but only for the first 15 seconds. After
-/// the operator starts, 15 seconds are enough for the first reconcile of each grant. If a grant is never reconciled,
-/// it blocks younger grants for at most 15 seconds.
+/// The time for which a grant that was never reconciled receives quota before younger grants. After the operator
+/// starts, 15 seconds are enough for the first reconcile of each grant. If a grant is never reconciled, it delays
+/// younger grants for at most 15 seconds.
 const NEW_COUNTS: SignedDuration = SignedDuration::from_secs(15);
 
 /// A grant that uses quota or waits for quota.
@@ -35,11 +35,11 @@ impl QuotaCandidate {
 }
 
 /// The position of a grant in the queue of its namespace. The position depends only on the grant's creation time and
-/// UID. Every operator therefore computes an equal position, also after a restart.
+/// UID. Every operator therefore computes the same position, also after a restart.
 type Turn = (Timestamp, String);
 
-/// The live grants and waiting grants of one store. Valet updates them with each watch event, because the status of a
-/// grant shows if the grant is live.
+/// The live grants and waiting grants of one store. Each watch event contains the status of a grant, which shows if
+/// the grant is live. Valet therefore updates this ledger with each watch event.
 #[derive(Clone, Debug, Default)]
 pub struct QuotaLedger {
     namespaces: BTreeMap<String, Namespace>,
@@ -54,8 +54,9 @@ struct Namespace {
     waiting: BTreeMap<Turn, Waiting>,
     /// Grants that were never reconciled, each with the time at which this process first saw the grant.
     ///
-    /// Such a grant receives quota before younger grants, until its first reconcile or until a limited time has
-    /// passed. Because of this order, a crash of the operator does not change which grants receive quota.
+    /// Such a grant receives quota before younger grants. This priority ends at the first reconcile of the grant, or
+    /// after a limited time. Because of this priority, a crash of the operator does not change which grants receive
+    /// quota.
     new: BTreeMap<Turn, Timestamp>,
 }
 
@@ -92,8 +93,8 @@ impl Namespace {
         i64::try_from(held).unwrap_or(i64::MAX)
     }
 
-    /// Returns the grants of the namespace that wait for quota, oldest first. Each grant comes with the limits of its
-    /// last evaluation.
+    /// Returns the grants of the namespace that wait for quota, oldest first. Each grant is in a pair with the limits
+    /// from its last evaluation.
     fn line(&self, now: Timestamp) -> Vec<(&Turn, QuotaLimits)> {
         let waiting = self.waiting.iter().map(|(turn, w)| (turn, w.most));
         let new = self.new.iter().filter(|(_, since)| counts_until(**since) > now);
@@ -236,9 +237,9 @@ impl QuotaLedger {
         calls
     }
 
-    /// Returns the waiting grants that can receive quota, in the order in which they receive it. The first grant is
-    /// the oldest waiting grant of the namespace with the fewest live grants. The function chooses each later grant
-    /// in this way again.
+    /// Returns the waiting grants that can receive quota, in the order in which they receive it. The next grant in
+    /// the list is always the oldest waiting grant of the namespace with the fewest live grants. A grant in the list
+    /// counts as live when the function chooses the next grant.
     ///
     /// The list ends when a limit is reached, or after the grant `last`.
     fn served(&self, now: Timestamp, last: Option<&Turn>) -> Vec<(String, Turn)> {

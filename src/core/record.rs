@@ -49,8 +49,8 @@ pub struct Subject<'a> {
 /// The part of a grant's status that Valet can trust.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct KnownStatus {
-    /// The status as Valet last wrote it. If a client other than Valet changed the status, Valet keeps only those
-    /// changed conditions that no decision uses. These are the conditions of other programs, and conditions such as
+    /// The status as Valet last wrote it. If another client changed a condition, Valet keeps the change only if no
+    /// decision uses the condition. Decisions do not use the conditions of other programs, or conditions such as
     /// `Ready`, which Valet writes again.
     pub status: GrantStatus,
     /// True if the cluster has exactly the status that Valet last wrote. Otherwise Valet must write the status again.
@@ -136,9 +136,9 @@ impl RecordKey {
         self.is_own(signature, &status_record(subject, status))
     }
 
-    /// Returns the part of a status that Valet can trust. `remembered` is the record from an earlier status that
-    /// Valet wrote itself. If a client other than Valet wrote the status, or restored an old status, the result
-    /// contains `remembered`.
+    /// Returns the part of a status that Valet can trust. `remembered` is the record of an earlier status that Valet
+    /// wrote itself. If another client wrote the current status, or restored an old status, the result contains
+    /// `remembered`.
     pub fn known_status(
         &self,
         subject: Subject,
@@ -206,8 +206,8 @@ impl RecordKey {
     }
 }
 
-/// Returns the part of a grant's status that later decisions use, so that the operator can remember it. Returns
-/// `None` if later decisions use nothing of this status.
+/// Returns the fields of a grant's status that later decisions use. The operator keeps these fields in memory.
+/// Returns `None` if the status contains no facts for later decisions.
 pub fn evidence(status: &GrantStatus) -> Option<GrantStatus> {
     if status.issued_time.is_none() && status.finished_time.is_none() && status.upload_id.is_none() {
         return None;
@@ -224,8 +224,8 @@ pub fn evidence(status: &GrantStatus) -> Option<GrantStatus> {
     })
 }
 
-/// Returns true if the remembered record is newer than the status. This is the case if only the record says that the
-/// grant has finished, or if the record describes a later credential.
+/// Returns true if the remembered record `evidence` is newer than `status`. It is newer in two cases: only the record
+/// says that the grant has finished, or the record describes a later credential.
 pub fn is_newer(evidence: &GrantStatus, status: &GrantStatus) -> bool {
     let has_finished = |s: &GrantStatus| s.finished_time.is_some();
     match (has_finished(evidence), has_finished(status)) {

@@ -18,8 +18,8 @@ pub enum RenewRequest {
 }
 
 impl RenewRequest {
-    /// Parses the annotation `renew-requested-at`. A fraction of a second is rounded up, because signatures have
-    /// whole seconds.
+    /// Parses the annotation `renew-requested-at`. The function rounds up a fraction of a second, because signatures
+    /// have whole seconds.
     pub fn parse(annotation: Option<&str>) -> Self {
         let Some(text) = annotation else {
             return Self::None;

@@ -20,8 +20,8 @@ const CONTEST: u32 = 3;
 /// Counts the restorations of a grant's Secret by this process. The count is lost when the process ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Repairs {
-    /// True if this process wrote or saw the correct grant Secret. If the Secret is different later, a client other
-    /// than Valet has changed it.
+    /// True if this process has written the correct grant Secret or has seen it. If the Secret is different later,
+    /// another client has changed the Secret.
     pub is_expected: bool,
     /// The number of restorations since the time `first`.
     count: u32,
@@ -55,14 +55,14 @@ impl Repairs {
     }
 
     /// Returns the time at which Valet forgets the repeated restorations of the Secret. Returns `None` if the status
-    /// reports no restorations now.
+    /// does not report restorations at the time `now`.
     pub fn contested_until(&self, now: Timestamp) -> Option<Timestamp> {
         let last = self.last.filter(|_| !self.is_forgotten(now) && self.count >= CONTEST)?;
         Some(add(last, QUIET))
     }
 
-    /// Returns the number of restorations, and the times of the first and the last of these restorations. Returns
-    /// `None` if the status reports no restorations now.
+    /// Returns the number of restorations, and the times of the first and the last restoration. Returns `None` if the
+    /// status does not report restorations at the time `now`.
     pub(super) fn contest(&self, now: Timestamp) -> Option<(u32, Timestamp, Timestamp)> {
         self.contested_until(now)?;
         let (first, last) = self.first.zip(self.last)?;

@@ -13,8 +13,8 @@ pub enum Concern {
     /// Only this operator writes the store's status. Either all access rules apply only to the operator's namespace,
     /// or the operator serves all namespaces.
     Alone,
-    /// Several operators can write the store's status. Some access rules also apply to namespaces that this operator
-    /// does not serve. Operators with different credentials may run there.
+    /// Several operators can write the store's status, because some access rules also apply to namespaces that this
+    /// operator does not serve. Operators with different credentials may run in those namespaces.
     Shared,
 }
 

@@ -8,8 +8,8 @@ use jiff::SignedDuration;
 
 use super::lifetime::Lifetime;
 
-/// Valet ignores a clock difference that is smaller than 30 seconds. This is half of the shortest useful lifetime of
-/// a URL.
+/// Valet ignores a clock difference that is smaller than 30 seconds. These 30 seconds are half of the shortest useful
+/// lifetime of a URL.
 pub const TOLERATED_SKEW: SignedDuration = SignedDuration::from_secs(30);
 /// If the clock difference is 5 minutes or more, Valet signs nothing.
 pub const MOST_SKEW: SignedDuration = SignedDuration::from_mins(5);
@@ -22,8 +22,8 @@ pub fn is_skewed(skew: Option<SignedDuration>) -> bool {
     skew.is_some_and(|skew| skew.abs() >= TOLERATED_SKEW)
 }
 
-/// Describes the clock difference as a clause. The difference is rounded to 10 s. Otherwise a slowly drifting clock
-/// would change the message every minute.
+/// Describes the clock difference as a clause of a message. The difference is rounded to 10 s, because a slowly
+/// drifting clock would otherwise change the message every minute.
 pub fn skewed(skew: SignedDuration) -> String {
     let seconds = skew.as_secs().saturating_abs().saturating_add(5) / 10 * 10;
     if skew.is_negative() {

@@ -30,8 +30,8 @@ pub enum Step {
         /// True if the metadata was correct and a client other than Valet changed it.
         is_repair: bool,
     },
-    /// Valet removes the data of the grant Secret, and then decides again. The Secret was deleted, but its finalizers
-    /// still keep it.
+    /// Valet removes the data of the grant Secret, and then decides again. Somebody has deleted the Secret, but
+    /// finalizers delay the deletion.
     Empty {
         /// The UID of the Secret on which the decision is based.
         uid: String,
@@ -58,7 +58,7 @@ pub enum Step {
     Complete(Access, Assembly),
     /// Valet aborts the multipart upload whose ID is in the grant Secret or in the status, and then decides again.
     Abort(AbortAccess),
-    /// Valet aborts multipart uploads of the grant's object key whose IDs were never in a Secret. Then it decides
+    /// Valet aborts multipart uploads of the grant's object key whose IDs were never in a Secret. Then Valet decides
     /// again.
     AbortOrphans(Vec<AbortAccess>),
     /// Valet removes the finalizer for multipart uploads and publishes an Event, and then decides again.
@@ -83,8 +83,8 @@ pub enum Read {
     Store,
     /// Valet reads the Secret of the grant.
     Secret,
-    /// Valet finds out if the object is in the store. Valet then reads the multipart upload again, because the store
-    /// may have completed it in the meantime.
+    /// Valet finds out if the object is in the store. After that, Valet reads the multipart upload again, because the
+    /// store may have completed the upload in the meantime.
     Object(Access),
     /// Valet finds out if the quota allows one more live grant. If so, Valet reserves quota for this grant until its
     /// reconcile ends.
@@ -108,8 +108,8 @@ pub struct Publish {
     pub is_repair: bool,
 }
 
-/// Says if Valet creates the grant Secret or replaces it. Valet never uses a request that does both. If two operators
-/// write at one time, only one of them therefore succeeds.
+/// Says if Valet creates the grant Secret or replaces it. Valet never uses a request that can do both. If two
+/// operators write at the same time, only one of them therefore succeeds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PublishMode {
     /// Valet creates the Secret with a POST request, because the Secret does not exist.

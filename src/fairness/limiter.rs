@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::pool::{Limits, Pool};
 
-/// Calls an item that waited for a permit. The arguments are the pool, the key and the item. The function returns
-/// false if the item no longer exists.
+/// The function with which the limiter tells an item that a permit is free. The arguments are the pool, the key and
+/// the item. The function returns false if the item no longer exists.
 type Call<P, I> = Box<dyn Fn(&P, &str, &I) -> bool + Send + Sync>;
 
 /// Limits how much work runs at the same time. The limiter has several independent pools of permits. In each pool,
@@ -22,7 +22,7 @@ pub struct FairLimiter<P, I> {
     call: Call<P, I>,
 }
 
-/// A permit to do the work of one item. When the value is dropped, the permit is free again.
+/// A permit to do the work of one item. When a `Permit` value is dropped, the permit is free again.
 pub struct Permit<P: Clone + Eq + Hash, I: Clone + Eq + Hash> {
     limiter: Arc<FairLimiter<P, I>>,
     pool: P,
@@ -30,7 +30,8 @@ pub struct Permit<P: Clone + Eq + Hash, I: Clone + Eq + Hash> {
 }
 
 impl<P: Clone + Eq + Hash, I: Clone + Eq + Hash> FairLimiter<P, I> {
-    /// Creates a limiter. The function `call` must cause the item to call [`Self::take`] again soon.
+    /// Creates a limiter. The limiter uses `call` to tell an item that a permit is free. The function `call` must
+    /// make sure that [`Self::take`] is soon called again for this item.
     pub fn new(call: impl Fn(&P, &str, &I) -> bool + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
             pools: Mutex::default(),
@@ -46,12 +47,13 @@ impl<P: Clone + Eq + Hash, I: Clone + Eq + Hash> FairLimiter<P, I> {
     ///
     /// # Errors
     ///
-    /// Returns the number of items that wait in this pool, if no permit is free.
+    /// If no permit is free, returns the number of items that wait in this pool.
     pub fn take(self: &Arc<Self>, pool: &P, limits: Limits, key: &str, item: I) -> Result<Permit<P, I>, usize> {
         let now = Instant::now();
         let mut pools = self.lock();
         if !pools.contains_key(pool) {
-            // If nobody uses a reservation, the pool becomes idle at the end of the reservation.
+            // A pool with an unused reservation becomes idle only when the reservation ends. At that time, no other
+            // code removes the pool.
             pools.retain(|_, other| !other.is_idle(now));
         }
         let state = pools.entry(pool.clone()).or_insert_with(|| Pool::new(limits));
@@ -63,8 +65,8 @@ impl<P: Clone + Eq + Hash, I: Clone + Eq + Hash> FairLimiter<P, I> {
         })
     }
 
-    /// Records that the item does not need a permit now. If a permit is reserved for the item, the next waiting item
-    /// receives the permit.
+    /// Records that the item does not need a permit now. If a permit is reserved for the item, the limiter offers
+    /// this permit to the next waiting item.
     pub fn give_up(&self, pool: &P, key: &str, item: &I) {
         if self.cancel(pool, key, item) {
             self.call_next(pool);

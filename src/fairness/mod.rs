@@ -1,5 +1,8 @@
-//! Shares limited work fairly. Each piece of work belongs to a key, usually a namespace. If a key has much work, this
-//! does not delay the work of different keys. The limits and the callers are in the modules that use this module.
+//! Divides limited work fairly between namespaces.
+//!
+//! Each piece of work is an item. Each item has a key, which is usually a namespace. The keys take turns, so a key
+//! with many items does not delay the items of other keys. An item needs a permit to run, and each pool has a limited
+//! number of permits. The modules that use this module set the limits.
 
 mod limiter;
 mod pool;

@@ -11,12 +11,14 @@ pub struct Limits {
     pub total: usize,
     /// The maximum number of permits for one key.
     pub per_key: usize,
-    /// The time for which a free permit is reserved for the item that was called. During this time no other item can
-    /// take the permit. `None` means that any item can take the permit.
+    /// The time for which the limiter reserves a free permit for the waiting item that it calls. During this time, no
+    /// other item can take the permit. `None` means that the limiter makes no reservation, and any item can take the
+    /// permit.
     pub reservation: Option<Duration>,
 }
 
-/// The permits of one pool, and the items that wait for a permit. This type contains no clock and no lock.
+/// The permits of one pool, and the items that wait for a permit. This type contains no clock and no lock, because
+/// the limiter provides both.
 #[derive(Debug)]
 pub(super) struct Pool<I> {
     limits: Limits,
@@ -37,7 +39,8 @@ impl<I: Clone + Eq + Hash> Pool<I> {
         }
     }
 
-    /// Takes a permit for the item if one is free. Otherwise the item waits. The new limits apply from now on.
+    /// Takes a permit for the item if a permit is free. Otherwise the item waits. The given limits apply from this
+    /// call on.
     ///
     /// # Errors
     ///
@@ -65,8 +68,8 @@ impl<I: Clone + Eq + Hash> Pool<I> {
         }
     }
 
-    /// If a permit is free, removes and returns the next waiting item, and reserves the permit for it. The next item
-    /// is the oldest item of the next key that has not reached its limit.
+    /// If a permit is free, removes and returns the next waiting item, and reserves the permit for this item. The
+    /// next item is the oldest item of the next key whose permits are below the limit for one key.
     pub(super) fn next(&mut self, now: Instant) -> Option<(String, I)> {
         self.end_reservations(now);
         if self.is_full() {
@@ -85,7 +88,7 @@ impl<I: Clone + Eq + Hash> Pool<I> {
         Some(next)
     }
 
-    /// Ends the reservation of this item. Returns true if there was one.
+    /// Ends the reservation of this item. Returns true if the item had a reservation.
     pub(super) fn cancel(&mut self, key: &str, item: &I) -> bool {
         self.reserved.remove(&(key.to_owned(), item.clone())).is_some()
     }
@@ -105,7 +108,7 @@ impl<I: Clone + Eq + Hash> Pool<I> {
     }
 }
 
-/// Returns the number of used and reserved permits of this key.
+/// Returns the number of permits that this key uses or has reserved.
 fn taken<I>(used: &HashMap<String, usize>, reserved: &HashMap<(String, I), Instant>, key: &str) -> usize {
     let reserved = reserved.keys().filter(|(other, _)| other == key).count();
     used.get(key).copied().unwrap_or_default() + reserved
@@ -136,7 +139,7 @@ mod tests {
         let results = [1, 2, 3, 4].map(|item| pool.take(limits, "a", item, now));
         assert_eq!(results, [Ok(()), Ok(()), Err(1), Err(2)]);
         assert_eq!(pool.take(limits, "b", 1, now), Ok(()));
-        assert_eq!(pool.next(now), None, "the only waiting key is at its limit");
+        assert_eq!(pool.next(now), None, "the only waiting key has reached its limit");
         pool.release("b");
         assert_eq!(pool.next(now), None);
         pool.release("a");
@@ -221,7 +224,7 @@ mod tests {
         assert_eq!(pool.take(limits(1, 1), "a", 4, now), Err(1));
         pool.release("a");
         pool.release("a");
-        assert_eq!(pool.next(now), None, "one used permit is the new limit");
+        assert_eq!(pool.next(now), None, "one used permit reaches the new limit");
         assert_eq!(pool.take(limits(2, 2), "a", 5, now), Ok(()));
     }
 

@@ -3,12 +3,13 @@ use std::{
     hash::Hash,
 };
 
-/// A queue in which the keys take turns. [`FairQueue::pop`] returns the oldest item of the next key.
+/// A queue in which the keys, for example namespaces, take turns. [`FairQueue::pop`] returns the oldest item of the
+/// next key.
 ///
-/// The queue contains each item of a key at most once. It keeps no data about keys without items.
+/// The queue contains each item of a key at most once. The queue keeps no data about keys without items.
 #[derive(Debug)]
 pub struct FairQueue<I> {
-    /// The keys with items. Each key is in this list once, and the first key is next.
+    /// The keys that have items. Each key is in this list once, and the first key in the list has the next turn.
     keys: VecDeque<String>,
     /// The items of each key. A key without items has no entry.
     items: HashMap<String, Items<I>>,
@@ -46,8 +47,8 @@ impl<I: Clone + Eq + Hash> FairQueue<I> {
         }
     }
 
-    /// Removes and returns the oldest item of the next key for which `is_allowed` returns true. The key then becomes
-    /// the last key. The keys for which `is_allowed` returns false keep their positions.
+    /// Removes and returns the oldest item of the next key for which `is_allowed` returns true. This key then moves
+    /// to the end of the order. The keys for which `is_allowed` returns false keep their positions.
     pub fn pop(&mut self, is_allowed: impl Fn(&str) -> bool) -> Option<(String, I)> {
         let position = self.keys.iter().position(|key| is_allowed(key))?;
         let key = self.keys.remove(position)?;

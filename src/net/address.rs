@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Removes the brackets from a host that is an IPv6 address.
+/// Removes the square brackets from a host name that is an IPv6 address in brackets.
 pub fn bare(host: &str) -> &str {
     host.trim_start_matches('[').trim_end_matches(']')
 }
@@ -21,8 +21,9 @@ pub fn ends_in_a_number(host: &str) -> bool {
     is_decimal || hex.is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
-/// Returns the IPv4 address that an IPv6 address contains. These kinds of IPv6 addresses contain an IPv4 address:
-/// mapped (RFC 4291), NAT64 (RFC 6052), 6to4 (RFC 3056) and ISATAP (RFC 5214).
+/// If an IPv6 address contains an IPv4 address, returns the IPv4 address. Otherwise returns the address without
+/// changes. Four kinds of IPv6 addresses contain an IPv4 address: mapped (RFC 4291), NAT64 (RFC 6052), 6to4 (RFC
+/// 3056) and ISATAP (RFC 5214).
 pub fn plain(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else { return address };
     let [a, b, c, d, e, f, g, h] = v6.segments();
@@ -38,8 +39,8 @@ pub fn plain(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Describes in a clause why an address is not public (IANA registries of special-purpose addresses, RFC 6890).
-/// Returns `None` for a public address.
+/// Says why an address is not public, as a clause of a message. Returns `None` for a public address. The IANA
+/// registries of special-purpose addresses (RFC 6890) say which addresses are not public.
 pub fn class(address: IpAddr) -> Option<&'static str> {
     match plain(address) {
         IpAddr::V4(v4) => class_v4(v4),
@@ -50,7 +51,7 @@ pub fn class(address: IpAddr) -> Option<&'static str> {
 fn class_v4(v4: Ipv4Addr) -> Option<&'static str> {
     let [a, b, c, d] = v4.octets();
     match (a, b, c) {
-        // The IANA registries list this address as public. On an Azure machine, however, the host of the machine
+        // The IANA registries list this address as public. On an Azure virtual machine, however, the Azure host
         // answers at this address and returns secrets.
         (168, 63, 129) if d == 16 => {
             Some("an Azure virtual machine reaches the services of its host at this address")

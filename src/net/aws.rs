@@ -30,8 +30,8 @@ use super::{
 /// hundred kilobytes.
 pub const MAX_ANSWER: usize = 256 << 10;
 
-/// Returns the client that all stores of the platform team share. It also sends requests to STS and to metadata
-/// servers. It can connect to any address and uses the proxies from the environment.
+/// Returns the client that all stores of the platform team share. Requests to STS and to metadata servers also use
+/// this client. The client can connect to any address and uses the proxies from the environment.
 pub fn shared() -> SharedHttpClient {
     static CLIENT: OnceLock<SharedHttpClient> = OnceLock::new();
     let make = || {
@@ -63,7 +63,7 @@ pub fn guarded(outward: &EgressPolicy) -> SharedHttpClient {
     outward.clients.aws.get_or_init(make).clone()
 }
 
-/// Returns a client that refuses every request except GET and HEAD, and sends the others with `client`.
+/// Returns a client that sends GET and HEAD requests with `client` and refuses all other requests.
 pub fn only_reading(client: SharedHttpClient) -> SharedHttpClient {
     SharedHttpClient::new(OnlyReading(client))
 }
@@ -92,7 +92,7 @@ impl HttpConnector for OnlyReading<SharedHttpConnector> {
 
 #[derive(Clone)]
 struct Sdk {
-    /// The pool of connections. It is `None` if the machine has no certificate authorities.
+    /// The pool of connections. The value is `None` if the machine has no certificate authorities.
     client: Option<Connections<SdkBody>>,
     outward: Option<EgressRules>,
     /// The proxies come from the environment variables.
@@ -155,7 +155,7 @@ impl HttpConnector for Sdk {
     }
 }
 
-/// Tells the AWS SDK what kind of error a failed request has, because the SDK retries only some kinds.
+/// Tells the AWS SDK which kind of error made a request fail, because the SDK retries only some kinds of errors.
 fn failed(error: Box<dyn StdError + Send + Sync>) -> ConnectorError {
     let hyper = causes(&*error).find_map(|e| e.downcast_ref::<hyper::Error>());
     let io = causes(&*error).find_map(|e| e.downcast_ref::<io::Error>());

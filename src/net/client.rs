@@ -1,5 +1,5 @@
-//! An HTTP client for single requests. The client has a short timeout. An egress policy can limit the addresses that
-//! it connects to.
+//! An HTTP client for single requests. The client has a short timeout. An egress policy can limit the addresses to
+//! which the client connects.
 
 use std::time::Duration;
 
@@ -18,11 +18,11 @@ use super::{
     policy::EgressPolicy,
 };
 
-/// The timeout for fetching credentials, including all requests that this needs. After the timeout, Valet uses the
-/// current credentials if they still work.
+/// The timeout for fetching credentials. It covers all requests that are necessary to fetch the credentials. After
+/// the timeout, Valet uses the current credentials if they are still valid.
 pub const SOURCE_TIMEOUT: Duration = Duration::from_secs(4);
-/// The maximum size of an answer's body, in bytes. Tokens are the largest answers, and they have only a few
-/// kilobytes.
+/// The maximum size of an answer's body, in bytes. The largest expected answers are tokens, and a token has only a
+/// few kilobytes.
 const MAX_ANSWER: usize = 64 * 1024;
 /// Returns the value of the User-Agent header. Like Kubernetes clients, Valet sends its program name, its version and
 /// its platform.
@@ -56,8 +56,8 @@ pub enum Unanswered {
     Slow,
     #[error("the connection to the server failed (connection refused or reset, no TLS, or unknown host)")]
     Connection,
-    /// The client is allowed to send only read requests. This error shows a fault of Valet: the caller must not create
-    /// a write request for such a client.
+    /// The client is allowed to send only read requests. This error shows a programming error in Valet, because the
+    /// caller must not create a write request for such a client.
     #[error("the operator sends only read requests to this endpoint")]
     WriteDenied,
     /// The proxy does not answer, or it refuses to connect to the host.
@@ -137,8 +137,8 @@ impl Http {
     }
 
     async fn talk(&self, request: Request<Full<Bytes>>) -> Result<Answer, Unanswered> {
-        // This check is for hosts that are IP addresses. They need no DNS lookup, so the DNS resolver cannot check
-        // them.
+        // This check is for hosts that are IP addresses. The DNS resolver checks only host names, because an IP
+        // address needs no DNS lookup.
         if let Some(outward) = &self.outward {
             let host = request.uri().host().unwrap_or_default();
             outward.check(host).await.map_err(Unanswered::EgressDenied)?;
@@ -191,8 +191,8 @@ pub fn is_of(endpoint: &str, domains: &[&str]) -> bool {
 /// Describes the problem with a server's certificate, if the connection failed because of the certificate. The
 /// description contains no text from the certificate, because the client does not trust the certificate.
 pub fn untrusted(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
-    // Valet recognizes the error by its text. It cannot use the type of the error, because `rustls` errors come from
-    // two versions of the library, and an `io::Error` contains them.
+    // Valet recognizes the error by its text. Valet cannot use the type of the error, because the errors come from
+    // two versions of the library `rustls` and are inside an `io::Error`.
     let said = std::iter::successors(Some(error), |e| e.source()).find_map(|e| {
         let text = e.to_string();
         let (_, why) = text.split_once("invalid peer certificate: ")?;
@@ -210,7 +210,7 @@ pub fn untrusted(error: &(dyn std::error::Error + 'static)) -> Option<&'static s
     })
 }
 
-/// Returns true if only the receiver can read a request to this address. This is the case for HTTPS, and for
+/// Returns true if nobody on the network can read a request to this address. This is the case for HTTPS, and for
 /// addresses of the machine itself.
 pub fn is_private(uri: &Uri) -> bool {
     let is_here = matches!(uri.host(), Some("127.0.0.1" | "[::1]" | "localhost"));

@@ -59,8 +59,8 @@ where
     connector.enforce_http(false);
     connector.set_nodelay(true);
     connector.set_connect_timeout(Some(TIMEOUT));
-    // If the machine has no certificate authorities, no connection is possible, so the function returns `None`. Each
-    // request then reports this problem.
+    // If the machine has no certificates of certificate authorities, the client cannot verify any server. The function
+    // then returns `None`, and each request fails with an error that reports the missing certificates.
     HttpsConnectorBuilder::new().with_native_roots().ok().map(|builder| {
         let way = Way {
             straight: connector,
@@ -88,7 +88,7 @@ pub struct Way {
     plain_too: bool,
 }
 
-/// A connection. It also records whether a proxy forwards the requests on this connection.
+/// A TCP connection, and a flag that is true if a proxy forwards the requests on this connection.
 pub struct Stream {
     io: TokioIo<TcpStream>,
     to_proxy: bool,
@@ -148,7 +148,8 @@ pub fn proxy_authorization<B>(proxies: &Matcher, request: &mut Request<B>) {
     }
 }
 
-/// The error if the client could not open a tunnel through the proxy. The error does not contain the proxy's answer.
+/// This error means that the client could not open a tunnel through the proxy. The error does not contain the proxy's
+/// answer.
 #[derive(Debug)]
 pub struct ProxyUnsupported;
 

@@ -18,11 +18,11 @@ use tokio::{sync::Semaphore, time::Instant};
 
 /// The timeout of a DNS lookup. Without this timeout, the system's resolver can take more than half a minute.
 pub const TIMEOUT: Duration = Duration::from_secs(3);
-/// Valet caches the result of a DNS lookup for 5 seconds, also if the result is an error. Before each use of a cached
-/// result, Valet checks again whether the address is permitted.
+/// Valet caches the result of a DNS lookup for 5 seconds. Valet also caches errors. Before each use of a cached result,
+/// Valet checks again whether the address is permitted.
 const FRESH: Duration = Duration::from_secs(5);
 /// Valet runs at most 128 DNS lookups at the same time. Each lookup occupies a thread until the system's resolver
-/// ends. After a timeout, the lookup continues to occupy its thread.
+/// returns, even after the timeout of the lookup.
 const THREADS: usize = 128;
 
 type Lookup = Shared<BoxFuture<'static, std::result::Result<Vec<IpAddr>, ErrorKind>>>;
@@ -30,8 +30,8 @@ type Lookup = Shared<BoxFuture<'static, std::result::Result<Vec<IpAddr>, ErrorKi
 struct Kept {
     began: Instant,
     lookup: Lookup,
-    /// This is true if a caller waited for this DNS lookup until the timeout. Callers that come later do not wait for
-    /// this lookup.
+    /// This is true if a caller has already waited for this DNS lookup until the timeout. Later callers then receive
+    /// the timeout error at once.
     is_slow: bool,
 }
 

@@ -27,7 +27,8 @@ pub struct EgressRules {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EgressDenied {
     host: String,
-    /// If the host is an IP address, this value gives the reason as a clause. It is `None` if the host is a name.
+    /// The reason why the address is not permitted, for example "the address is private". The reason is `None` if the
+    /// address comes from a DNS lookup.
     class: Option<&'static str>,
 }
 
@@ -103,10 +104,10 @@ impl EgressRules {
         };
         match bare.parse::<IpAddr>() {
             Ok(address) => self.permit(bare, [address]),
-            Err(_) if ends_in_a_number(bare) => {
-                inward("the host ends with a number and can become an IP address together with a bucket name")
-            }
-            // The document "Special-Use Domain Names" (RFC 6761) defines the reserved names.
+            Err(_) if ends_in_a_number(bare) => inward(
+                "the host ends with a number, and a resolver can read such a host as an IP address, alone or with a bucket name before it",
+            ),
+            // RFC 6761 ("Special-Use Domain Names") reserves `localhost` and all names below it for loopback addresses.
             Err(_) if is_local(bare) => {
                 let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
                 match addresses.into_iter().any(|ip| self.permit(bare, [ip]).is_ok()) {
@@ -210,15 +211,15 @@ mod tests {
             ("fc00::1", true),
             ("ff02::1", true),
             ("2a05:d018::1", false),
-            // The kinds of these IPv6 addresses are IPv4-compatible (deprecated), IPv4-translated, and local-use
-            // NAT64 (RFC 8215).
+            // These IPv6 addresses contain an IPv4 address. They are IPv4-compatible addresses (deprecated),
+            // IPv4-translated addresses and local-use NAT64 addresses (RFC 8215).
             ("::127.0.0.1", true),
             ("::52.218.0.1", true),
             ("::ffff:0:127.0.0.1", true),
             ("64:ff9b:1::7f00:1", true),
             ("64:ff9b::1:34da:1", true),
-            // These are 6to4 and ISATAP addresses. Each kind is tested with a private and a public IPv4 address
-            // inside.
+            // These are 6to4 and ISATAP addresses. An address of these two kinds contains an IPv4 address. The test
+            // uses private and public IPv4 addresses.
             ("2002:a00:1::1", true),
             ("2002:34da:1::1", false),
             ("2a05:d018::5efe:10.0.0.1", true),
@@ -303,7 +304,7 @@ mod tests {
         }
         assert!(
             outward.clone().check_literal("52.218.0.1").is_err(),
-            "a copy of the policy without HTTP clients must deny the same addresses as the policy"
+            "a copy of the rules must deny the same addresses as the original rules"
         );
     }
 
@@ -351,7 +352,7 @@ mod tests {
     #[tokio::test]
     async fn endpoint_host_in_any_notation_of_an_internal_ip_is_refused() {
         let outward = EgressRules::default();
-        // A resolver reads each of these hosts as an IP address.
+        // The system's DNS resolver converts each of these hosts into an internal IP address.
         for host in [
             "localhost",
             "127.1",

@@ -90,8 +90,8 @@ impl EgressPolicy {
         self.may_change
     }
 
-    /// Returns the rules of the policy. The HTTP clients contain the rules and not the policy, because a policy
-    /// contains HTTP clients.
+    /// Returns the rules of the policy. An HTTP client contains a copy of these rules. It cannot contain the policy
+    /// itself, because the policy contains the HTTP client.
     pub(super) fn rules(&self) -> EgressRules {
         self.rules.clone()
     }

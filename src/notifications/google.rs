@@ -17,12 +17,13 @@ pub const CERTIFICATES: &str = "https://www.googleapis.com/oauth2/v3/certs";
 /// The issuers that a Google identity token can name.
 const ISSUERS: [&str; 2] = ["https://accounts.google.com", "accounts.google.com"];
 /// Valet downloads Google's public keys again when the cached keys are one hour old. Google replaces the keys about
-/// once a week, and it publishes a new key one day before its first use.
+/// once a week. Google publishes a new key one day before it signs the first token with this key.
 const FRESHNESS: Duration = Duration::from_secs(3600);
 /// Valet waits at least one minute between two downloads of Google's public keys. Without this pause, an attacker
 /// could cause many downloads with forged tokens that name unknown keys.
 const PAUSE: Duration = Duration::from_secs(60);
-/// When Valet checks a token, it tolerates a clock difference of 60 seconds.
+/// Valet accepts a token for 60 seconds after the token has expired, because Google's clock can differ from the
+/// operator's clock.
 const SKEW: i64 = 60;
 /// The maximum length of an identity token that Valet accepts, in bytes. Google's tokens have about 1 KiB.
 const LONGEST: usize = 8 * 1024;
@@ -37,7 +38,7 @@ pub struct GoogleTokens {
     keys: Mutex<Keys>,
 }
 
-/// The map contains Google's public keys (modulus and exponent), by key ID.
+/// Google's public keys (modulus and exponent). The map finds a public key by its key ID.
 type Known = Arc<BTreeMap<String, RsaPublicKeyComponents<Vec<u8>>>>;
 
 #[derive(Default)]
@@ -109,8 +110,8 @@ impl GoogleTokens {
         let head: Head = serde_json::from_slice(&decoded(head)?).ok()?;
         let claims: Claims = serde_json::from_slice(&decoded(claims)?).ok()?;
         let scope = NamedSender::scope_of(&self.accounts, &claims.email);
-        // Valet checks these fields first. If they are wrong, Valet rejects the token and does not download public
-        // keys.
+        // Valet checks these fields of the token before it checks the signature. If a field is wrong, Valet rejects the
+        // token without a download of public keys.
         let is_meant = head.alg == "RS256"
             && ISSUERS.contains(&claims.iss.as_str())
             && claims.aud == self.audience
@@ -272,7 +273,7 @@ mod tests {
             assert!(scope.is_none() || scope == of_the_account, "{scope:?}");
             scope.is_some()
         };
-        // If Valet can reject a request without public keys, it must not download public keys for this request.
+        // Valet must reject each of these requests without a download of Google's public keys.
         assert!(tokens.admit(&HeaderMap::new()).await.is_none());
         for (name, value) in [
             ("iss", json!("https://accounts.example.com")),

@@ -18,8 +18,8 @@ pub use notification::{MAX_OBJECTS, Malformed, Notification, ObjectCreated};
 use pub_sub::Pushed;
 pub use sns::Subscription;
 
-/// The maximum size of a message, in bytes. SNS and EventBridge send at most 256 KiB of text. In an SNS message,
-/// escape characters can make this text larger.
+/// The maximum size of a message, in bytes. SNS and EventBridge send at most 256 KiB of text. SNS puts this text into a
+/// JSON string, and the escape characters of the JSON string make the text longer.
 pub const MAX_BYTES: usize = 512 * 1024;
 
 #[derive(Deserialize)]
@@ -70,7 +70,7 @@ struct Object {
     key: String,
 }
 
-/// Parses a message. The function reads only those headers that describe a CloudEvent.
+/// Parses a message. The function uses a header only if the header describes a CloudEvent.
 ///
 /// # Errors
 /// Returns [`Malformed`] if the message is not a valid notification.
@@ -78,7 +78,7 @@ pub fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Notification, Malformed
     if cloud_events::is_in_headers(headers) {
         return cloud_events::in_headers(headers);
     }
-    // If the body is a JSON array, it always comes from Event Grid.
+    // Only Event Grid sends a JSON array.
     if body.trim_ascii_start().first() == Some(&b'[') {
         return event_grid::parse(body).or_else(|_| cloud_events::list(body));
     }

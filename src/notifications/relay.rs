@@ -10,7 +10,8 @@ use tokio::net::TcpStream;
 /// notification request.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A header that marks a notification which a replica has forwarded. No replica forwards a message with this header.
+/// The name of a header that a replica adds to each notification that it forwards. A replica never forwards a message
+/// that already has this header.
 pub const RELAYED: &str = "valet-relayed";
 
 /// The headers that Valet forwards to the leader. They contain the sender's token and the headers that describe a

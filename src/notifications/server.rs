@@ -57,7 +57,7 @@ pub struct Receiver {
     pub awaited: Arc<UploadIndex>,
     /// The SNS topics whose subscriptions Valet confirms.
     pub topics: Topics,
-    /// The health state of this replica. It says whether the replica is ready and whether it is the leader.
+    /// The health state of this replica. The state tells whether the replica is ready and whether it is the leader.
     pub health: Health,
     /// The address of the leader. If this replica is not the leader, it forwards notifications to this address.
     pub leader: Arc<Leader>,
@@ -77,8 +77,8 @@ impl Receiver {
         let app = Router::new()
             .route(PATH, post(take).options(permit))
             .with_state(Arc::new(self));
-        // Some clients, such as versitygw, never close their connections. The limits close idle connections.
-        // Otherwise these clients would use up all connections.
+        // Some clients, such as versitygw, never close their connections. The limits close each connection after 10
+        // seconds. Otherwise these clients would use up all connections.
         answer(listener, app, BOUNDS, "a notification").await;
         Ok(())
     }
@@ -104,9 +104,9 @@ impl Receiver {
             Err(_) => return self.malformed(StatusCode::PAYLOAD_TOO_LARGE),
         };
         let said = parse_notification(&head.headers, &body);
-        // Every replica answers a validation request itself, because the answer does not depend on grants. The
-        // replica cannot forward the request: the leader's answer to a forwarded request has no body, but a
-        // validation needs one.
+        // Every replica answers a validation request itself, because the answer does not depend on grants. The replica
+        // cannot forward this request: a forwarded request brings back only the status of the leader's answer, but
+        // Event Grid needs a code in the body.
         if let Ok(Notification::Validation(code)) = &said {
             info!("an Event Grid subscription was validated");
             let answer = serde_json::json!({"validationResponse": code}).to_string();
@@ -135,9 +135,10 @@ impl Receiver {
         }
     }
 
-    /// Answers a CloudEvents sender that asks whether it can send events ("HTTP 1.1 Web Hooks for Event Delivery",
-    /// "Abuse Protection"). The question protects an endpoint that somebody registers without permission. The answer
-    /// does not replace authentication, because each event still needs a token.
+    /// Answers a validation request, in which a CloudEvents sender asks for permission to send events ("HTTP 1.1 Web
+    /// Hooks for Event Delivery", "Abuse Protection"). Without this request, anybody could register an endpoint of
+    /// somebody else and flood it with events. The permission does not replace authentication, because each event still
+    /// needs a token.
     async fn permit(&self, headers: &HeaderMap) -> Response {
         let origin = headers.get(REQUEST_ORIGIN).and_then(|v| v.to_str().ok());
         let origin = origin.filter(|name| {
@@ -147,19 +148,19 @@ impl Receiver {
         let Some(origin) = origin else {
             return self.malformed(StatusCode::BAD_REQUEST);
         };
-        // If the origin is Event Grid, Valet answers without a token. Microsoft does not document that the validation
-        // request contains the headers of the subscription. This is safe, because anybody can make Event Grid send a
-        // validation request.
+        // A validation request from the origin of Event Grid needs no token. Microsoft does not document whether this
+        // request contains the token header of the subscription. The missing check is safe, because anybody can make
+        // Event Grid send a validation request.
         if !origin.eq_ignore_ascii_case(EVENT_GRID) && self.admit(headers).await.is_none() {
             return self.unknown();
         }
-        // Valet logs this at the level DEBUG, because anybody can send many such requests.
+        // The log level is DEBUG, because anybody can send many validation requests.
         debug!("Valet allowed a sender of CloudEvents to send notifications");
         let permission = [
             (header::ALLOW, "POST, OPTIONS"),
             (ALLOWED_ORIGIN, origin),
-            // Valet allows any rate of events. It quickly rejects messages without a valid token. Messages with a
-            // valid token come from trusted senders.
+            // Valet sets no limit on the rate of events. Messages with a valid token come from trusted senders, and
+            // Valet rejects all other messages quickly.
             (ALLOWED_RATE, "*"),
         ];
         (StatusCode::OK, permission).into_response()
@@ -167,7 +168,8 @@ impl Receiver {
 
     fn unknown(&self) -> Response {
         self.metrics.notified("refused", 1);
-        // SNS sends its password only after the receiver has answered with the header `WWW-Authenticate`.
+        // SNS first sends a request without a password. It adds the password only after an answer with the header
+        // `WWW-Authenticate`.
         let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"valet\"")];
         (StatusCode::UNAUTHORIZED, challenge, "the request has no valid token\n").into_response()
     }
@@ -177,8 +179,9 @@ impl Receiver {
         (status, "the message is not a notification of an object store\n").into_response()
     }
 
-    /// Forwards the message to the leader, because only the leader watches grants. A sender cannot choose the leader:
-    /// the Service selects any replica, and some stores send each notification only once.
+    /// Forwards the message to the leader, because only the leader watches grants. A sender cannot send its message
+    /// directly to the leader, because the Service selects any replica. Some stores send each notification only once,
+    /// so an error answer could lose the notification.
     async fn elsewhere(&self, path: &str, headers: &HeaderMap, body: Bytes) -> Response {
         if !headers.contains_key(RELAYED)
             && let Some(leader) = self.leader.address().filter(|_| self.health.stands_by())

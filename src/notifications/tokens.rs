@@ -54,12 +54,13 @@ impl Tokens {
         })
     }
 
-    /// Returns the stores that the tokens of the request allow. Returns `None` if the request has no valid token.
+    /// Returns the stores for which the tokens of the request are valid. Returns `None` if the request has no valid
+    /// token.
     pub async fn admit(&self, headers: &HeaderMap) -> Option<SenderScope> {
         let known = self.known().await;
         let mut admitted = SenderScope::default();
         // Valet compares the digest of a token with the digests of all known tokens, each in constant time. Therefore
-        // the duration does not reveal the length or the content of a valid token.
+        // the duration of the comparison does not reveal the length or the content of a valid token.
         for token in presented(headers) {
             let presented = digest::digest(&digest::SHA256, &token);
             for known in known.iter() {
@@ -68,7 +69,7 @@ impl Tokens {
                 }
             }
         }
-        // Each valid token allows at least one store, so an empty list means that no token was valid.
+        // Each valid token is valid for at least one store, so an empty scope means that no token was valid.
         Some(admitted).filter(|scope| !scope.is_empty())
     }
 
@@ -76,7 +77,7 @@ impl Tokens {
         let mut last = self.read.lock().await;
         if last.at.elapsed() >= FRESHNESS {
             last.at = Instant::now();
-            // If Valet cannot read the file, it rejects all tokens, because somebody has possibly revoked them.
+            // If Valet cannot read the token file, Valet rejects all tokens. The cached tokens are possibly revoked.
             let (known, trouble) = match read(&self.file).await {
                 Ok(known) => (known, None),
                 Err(why) => (Vec::new(), Some(why)),
@@ -225,8 +226,8 @@ mod tests {
         std::fs::remove_file(path).unwrap();
     }
 
-    /// A token allows only the stores on its own line. If a token is on two lines, it allows the stores of both
-    /// lines.
+    /// A token is valid only for the stores on its line. If the same token is on two lines, it is valid for the stores
+    /// of both lines.
     #[tokio::test]
     async fn token_allows_only_the_stores_on_its_lines() {
         let other = "another-token-of-some-length";
@@ -286,8 +287,8 @@ mod tests {
                 "token 2 is invalid: the token has fewer than 16 characters",
             ),
             ("0123456789\u{e9}abcdef media", "characters other than printable ASCII"),
-            // A token whose line names no store allows no store. Such a token must not allow all stores, because a
-            // tenant's store can name any bucket.
+            // A token without store names on its line is invalid. Such a token must not be valid for all stores,
+            // because a tenant's store can name any bucket.
             (
                 "0123456789abcdef",
                 "token 1 is invalid: no store name follows the token",

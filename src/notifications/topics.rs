@@ -8,8 +8,8 @@ use crate::{
     notifications::Subscription,
 };
 
-/// The SNS topics whose subscriptions Valet confirms. The first message of a topic contains a URL. Valet confirms the
-/// subscription with a request to this URL.
+/// The SNS topics whose subscriptions Valet confirms. The first message of an SNS topic asks for this confirmation and
+/// contains a URL. To confirm the subscription, Valet sends a request to this URL.
 pub struct Topics {
     topics: Vec<NamedSender>,
     /// Valet confirms only one subscription at a time, because a sender with a valid token could request many
@@ -18,8 +18,8 @@ pub struct Topics {
 }
 
 impl Topics {
-    /// Creates the list of SNS topics. For each topic, the list names the stores that the topic is allowed to send
-    /// notifications for. If the list is empty, Valet confirms no subscription.
+    /// Creates the list of SNS topics. For each topic, the list names the stores for which this topic is allowed to
+    /// send notifications. If the list is empty, Valet confirms no subscription.
     pub fn new(topics: Vec<NamedSender>) -> Self {
         Self {
             topics,
@@ -30,8 +30,8 @@ impl Topics {
     /// Confirms a subscription if its topic is in the list and the confirmation URL belongs to SNS. Returns true if
     /// Valet confirmed the subscription.
     ///
-    /// The token of the request must allow only stores of the topic. Otherwise the owner of one store could subscribe
-    /// to the notifications of different stores with the token of this store.
+    /// The token of the request must be valid only for stores that are configured for the topic. Otherwise the owner of
+    /// one store could use the token of this store to subscribe Valet to a topic of other stores.
     pub async fn confirm(&self, subscription: &Subscription, sender: &SenderScope) -> bool {
         let scope = NamedSender::scope_of(&self.topics, &subscription.topic);
         let named: &[_] = match scope.is_empty() {
@@ -90,7 +90,7 @@ async fn fetch(address: Uri) -> Result<u16, Unanswered> {
 mod tests {
     use super::*;
 
-    /// Valet must refuse both subscriptions without sending a request to SNS.
+    /// Valet must refuse each of these subscriptions before it sends a request to SNS.
     #[tokio::test]
     async fn topic_is_confirmed_only_with_a_token_of_its_own_stores() {
         let topic = "arn:aws:sns:eu-west-1:111122223333:uploads";

@@ -17,8 +17,8 @@ use crate::{
     notifications::ObjectCreated,
 };
 
-/// The notifications of one grant make Valet reconcile this grant at most once per second. Without this limit, a
-/// sender of repeated or forged notifications could make Valet poll the store very often.
+/// Notifications for a grant make Valet reconcile this grant at most once per second. Without this limit, a sender
+/// could make Valet poll the store very often with repeated or forged notifications.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Notifications make Valet start at most one reconcile every 5 ms, which is 200 reconciles per second. Each
 /// reconcile sends one HEAD request and up to four requests to the apiserver. The remaining grants wait in queues,
@@ -50,7 +50,7 @@ struct Upload {
     name: String,
     store: StoreId,
     key: Arc<str>,
-    /// At this time, a notification last made Valet enqueue the grant.
+    /// The time when Valet last enqueued the grant because of a notification.
     called: Option<Instant>,
     /// The time when a notification for the grant arrived. It is `None` if no notification waits to be handled.
     heard: Option<Instant>,
@@ -62,7 +62,7 @@ pub struct NotifiedGrant {
     pub uid: String,
     pub namespace: String,
     pub name: String,
-    /// The notification arrived at this time.
+    /// The time when the notification arrived.
     pub heard: Instant,
 }
 
@@ -162,7 +162,8 @@ impl Table {
             return;
         }
         if self.uploads.contains_key(uid.as_str()) {
-            // The entry needs no update, because the store and the object key of a grant are immutable.
+            // The index already contains this grant. The entry needs no update, because the store and the object key of
+            // a grant are immutable.
             return;
         }
         let uid: Arc<str> = uid.as_str().into();
@@ -190,8 +191,8 @@ impl Table {
     }
 
     /// Returns the grants that wait for an upload with this bucket and object key, sorted by namespace. The list
-    /// contains only grants whose store is in the scope of the sender. The bucket name is not enough, because any
-    /// ObjectStore can name this bucket.
+    /// contains only grants whose store is in the scope of the sender. A matching bucket name alone is not enough,
+    /// because any ObjectStore can name this bucket.
     fn naming(&self, arrived: &ObjectCreated, sender: &SenderScope) -> Vec<Arc<str>> {
         let mut found: Vec<_> = arrived
             .keys
@@ -302,14 +303,14 @@ mod tests {
         assert!(awaited.hear(&news("media", &["x", "k"]), &anybody()));
         assert_eq!(names(&calls(&awaited).await), ["b", "a"]);
 
-        // The bucket of the store changes, and then the store is deleted.
+        // In this part of the test, the store first gets a different bucket, and then the store is deleted.
         awaited.store(&media(), Some("moved".into()));
         assert!(!awaited.hear(&news("media", &["k"]), &anybody()));
         assert!(awaited.hear(&news("moved", &["k"]), &anybody()));
         awaited.store(&media(), None);
         assert!(!awaited.hear(&news("moved", &["k"]), &anybody()));
 
-        // If an ObjectStore and a ClusterObjectStore have one name, they are still different stores.
+        // An ObjectStore and a ClusterObjectStore are different stores, even if they have the same name.
         let own = json!({"spec": {"storeRef": {"name": "media"}, "key": "own"}});
         awaited.applied(&grant("d", "web", "", own));
         awaited.store(&media(), Some("media".into()));
@@ -361,8 +362,8 @@ mod tests {
         awaited.applied(&grant("b", "web", "b", json!({})));
         awaited.deleted("b");
         assert!(!tell("b"));
-        // A new list of the watch does not contain the grant. This means that somebody deleted the grant while the
-        // watch was interrupted.
+        // After an interruption, the watch lists all grants again. If the new list does not contain a grant, somebody
+        // deleted the grant during the interruption.
         awaited.applied(&grant("c", "web", "c", json!({})));
         awaited.applied(&grant("d", "web", "d", json!({})));
         assert!(tell("c"));
@@ -395,8 +396,8 @@ mod tests {
         assert!((4..=5).contains(&calls.len()), "{times:?}");
         assert!(times[0] < 10, "the first reconcile must be immediate: {times:?}");
         assert!(times.windows(2).all(|t| t[1] - t[0] >= 1000), "{times:?}");
-        // Valet never loses the last notification. This notification arrives while a reconcile is pending, or it
-        // causes a further reconcile.
+        // Valet never loses the last notification: if no reconcile is pending when this notification arrives, the
+        // notification causes a further reconcile.
         assert!(times.last().is_some_and(|t| *t >= 3999), "{times:?}");
     }
 

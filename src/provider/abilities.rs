@@ -1,4 +1,4 @@
-//! The abilities of a provider. Each ability is a trait, and a provider implements each trait in a file of its own.
+//! The abilities of a provider. Each ability is a trait. A provider implements each trait in a separate file.
 
 use std::sync::Arc;
 
@@ -55,8 +55,9 @@ pub trait Signer: Send + Sync {
     /// Returns [`SignError`] if there are no credentials.
     fn credentials_expire(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>>;
 
-    /// Returns the time when the store's configured credentials expire. If Valet signs each grant with a separate
-    /// session, [`Signer::credentials_expire`] returns a different time.
+    /// Returns the time when the store's configured credentials expire. If Valet signs each grant with separate
+    /// temporary credentials, [`Signer::credentials_expire`] returns a different time: the expiry of these temporary
+    /// credentials.
     ///
     /// # Errors
     /// Returns [`SignError`] if there are no credentials.
@@ -109,7 +110,7 @@ pub trait Prober: Send + Sync {
     /// headers.
     ///
     /// The method returns false in three cases:
-    /// - Each credential has a session of its own.
+    /// - Valet signs each credential with separate temporary credentials from STS.
     /// - The owner of the store tolerates unsigned headers.
     /// - The vendor documents that the store refuses unsigned headers.
     fn requires_probe(&self) -> bool {
@@ -131,15 +132,15 @@ pub trait Prober: Send + Sync {
         let _ = capabilities;
     }
 
-    /// Returns how far the store's clock is ahead of the operator's clock. The value comes from the store's last
-    /// answer with a time. Returns `None` if no answer contained a time.
+    /// Returns how far the store's clock is ahead of the operator's clock. The value comes from the last answer of the
+    /// store that contained a time. Returns `None` if no answer has contained a time.
     fn skew(&self) -> Option<SignedDuration> {
         None
     }
 }
 
-/// The operator's own requests for multipart uploads. The operator initiates and completes a multipart upload. The
-/// workload uploads the parts with signed URLs.
+/// The requests that the operator itself sends for multipart uploads. The operator initiates and completes a multipart
+/// upload. The workload uploads the parts with signed URLs.
 ///
 /// Each method takes at most some seconds, except [`Multipart::complete`].
 pub trait Multipart: Send + Sync {

@@ -14,8 +14,9 @@ use crate::core::{is_skewed, skewed};
 #[derive(Clone, Debug, Default)]
 pub struct StoreClock(Arc<Mutex<Option<Reading>>>);
 
-/// One reading of the store's clock, relative to a monotonic clock. If somebody changes the operator's clock, Valet
-/// computes the new skew at once. It does not have to wait for the next answer of the store.
+/// The time on the store's clock, and the value of the operator's monotonic clock at the same moment. From these two
+/// values, Valet can compute the store's current time without a new request. After a change of the operator's clock,
+/// the computed clock skew is therefore correct at once.
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     when: Instant,

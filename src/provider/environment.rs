@@ -25,8 +25,8 @@ impl fmt::Debug for Environment {
 }
 
 impl Environment {
-    /// Returns the identity of type `T`. The first caller reads the identity with `read`. Other callers wait for this
-    /// result.
+    /// Returns the identity of type `T`. Only the first call runs `read`. All further calls return the result of the
+    /// first call.
     pub(super) async fn identity<T, F>(&self, read: impl FnOnce() -> F) -> T
     where
         T: Clone + Send + Sync + 'static,
@@ -41,7 +41,7 @@ impl Environment {
         };
         match cell {
             Ok(cell) => cell.get_or_init(read).await.clone(),
-            // Each cell is stored under the type that it contains, so this case does not occur.
+            // This case does not occur, because the map stores each cell under the type that the cell contains.
             Err(_) => read().await,
         }
     }
@@ -52,9 +52,9 @@ impl Environment {
 pub enum NotAtHand {
     /// The environment contains no credentials.
     Nothing,
-    /// The credentials come from a service or program outside the environment. The text names it and begins a
-    /// sentence.
+    /// The credentials come from a service or program outside the environment. The text is the beginning of a sentence
+    /// that names this service or program, or the setting that selects it.
     Elsewhere(String),
-    /// Valet cannot use the configured credentials. The text gives the reason and ends a sentence.
+    /// Valet cannot use the configured credentials. The text is the reason, as the end of a sentence.
     Unusable(&'static str),
 }

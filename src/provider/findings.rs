@@ -16,7 +16,7 @@ use crate::{
     conformance::{ConformanceReport, Missing},
 };
 
-/// A store with this capability never lets a POST form for a key prefix write outside this prefix.
+/// The capability of a store to enforce the prefix of a POST form: the form cannot write an object outside its prefix.
 const KEY_PREFIX: Missing = Missing::Form(Capability::KeyPrefix);
 
 /// The results of the probes and conformance checks of one store.
@@ -26,9 +26,10 @@ pub struct Findings {
     pub clock: StoreClock,
     /// This is true if at least one probe of the store has finished.
     is_probed: AtomicBool,
-    /// This is true if the store refuses unsigned headers. It is `None` until a probe has found out.
+    /// This is true if the store refuses unsigned headers. It is `None` until a probe has shown what the store does
+    /// with unsigned headers.
     refuses_unsigned: Mutex<Option<bool>>,
-    /// The behavior of the store for write-once uploads. It is `None` until a probe has found out.
+    /// The behavior of the store for write-once uploads. It is `None` until a probe has tested write-once uploads.
     write_once: Mutex<Option<WriteOnce>>,
     /// This is true if the bucket accepts only uploads with a checksum.
     requires_checksums: AtomicBool,
@@ -56,8 +57,8 @@ pub struct Documented {
 }
 
 impl Findings {
-    /// Records the result of a probe. If this probe did not find out what the store does with unsigned headers, the
-    /// result of the last probe that found it out stays valid.
+    /// Records the result of a probe. If this probe did not show what the store does with unsigned headers, Valet keeps
+    /// the result of an earlier probe.
     pub fn record(&self, probed: &Probed) {
         if probed.refuses_unsigned.is_some() {
             *lock(&self.refuses_unsigned) = probed.refuses_unsigned;
@@ -107,7 +108,8 @@ impl Findings {
         self.keeps_prefix.store(keeps, Ordering::Relaxed);
     }
 
-    /// Returns a report with the reason why a conformance check cannot run now. Returns `None` if the check can run.
+    /// Checks whether a conformance check can run now. If the check cannot run, the method returns a report with the
+    /// reason. Otherwise it returns `None`.
     pub fn untestable(&self, may_write: bool) -> Option<ConformanceReport> {
         if !may_write {
             let why = format!("{ONLY_READ}; this check sends write requests");

@@ -1,6 +1,6 @@
-//! Provider for Google Cloud Storage. It signs V4 URLs for PUT and GET requests, and POST forms. A service account
-//! key or Google's IAM makes the signature. The provider uses Google's XML API, because a signed URL is a request to
-//! this API.
+//! Provider for Google Cloud Storage. The provider signs POST forms, and V4 URLs for PUT and GET requests and for
+//! resumable uploads. A service account key or Google's IAM makes each signature. The provider uses Google's XML API,
+//! because Google's signed URLs work only with this API.
 
 mod capabilities;
 mod conformance;

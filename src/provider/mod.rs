@@ -1,8 +1,8 @@
 //! Providers for object stores, one folder for each provider. The rest of Valet uses a store only through the trait
 //! [`Provider`]. The module [`registry`] selects the provider of a store.
 //!
-//! This file is the only list of providers outside the API. A provider has three entries here: its module, its
-//! field in `PROVIDER_FIELDS` and its arm in `provider_settings`.
+//! Apart from the API types, only this file lists the providers. Each provider has three entries in this file: its
+//! module, its field in `PROVIDER_FIELDS` and its match arm in `provider_settings`.
 
 pub mod azure;
 pub mod gcs;
@@ -30,7 +30,7 @@ pub use settings::{Account, CredentialsSource, ProviderSettings, Settings};
 
 use crate::api::ProviderConfig;
 
-/// The fields of a store's spec that select a provider. The text is part of a message.
+/// The fields of a store's spec that select a provider. An error message contains this text.
 const PROVIDER_FIELDS: &str = "spec.s3, spec.azureBlob or spec.gcs";
 
 /// Returns the settings with the code of their provider.

@@ -9,17 +9,18 @@
 
 use futures::future::BoxFuture;
 
-/// The reason why the operator sends only read requests. The text begins a sentence.
+/// The message for a store to which the operator sends only read requests. Callers can append more text to this
+/// message.
 pub const ONLY_READ: &str = "the operator sends only read requests to the endpoint of an ObjectStore; the platform team can allow write requests with --tenant-store-requests=All";
 
-/// A wrong MD5 in base64. It does not match the body of any probe request.
+/// A wrong MD5 in base64. This MD5 does not match the body of any probe request.
 pub const OTHER_MD5: &str = "AAAAAAAAAAAAAAAAAAAAAA==";
 
-/// The variants of a signed probe request. They differ only in an unsigned header.
+/// The variants of a signed probe request. The variants differ only in their unsigned header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
-    /// The signed request without an unsigned header. Valet compares its answer with the answers to requests that
-    /// have such a header.
+    /// The signed request without an unsigned header. Valet compares the store's answer to this request with the
+    /// answers to requests that have an unsigned header.
     Plain,
     /// The signed request with an unsigned header that asks the store to copy an object. This object does not exist.
     Copying,
@@ -74,15 +75,15 @@ impl Said {
     }
 }
 
-/// The result of a probe says what the store does with unsigned headers.
+/// The result of the probe for unsigned headers. The result says what the store does with these headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UnsignedHeaders {
     /// The store refuses a request with an unsigned header, or it ignores this header.
     Refused,
     /// The store does what the unsigned header asks for.
     Obeyed,
-    /// The answers do not show what the store does with unsigned headers. The text gives the reason to the store's
-    /// owner, as a clause.
+    /// The answers do not show what the store does with unsigned headers. The text is a clause that tells the reason to
+    /// the store's owner.
     Unknown(String),
 }
 
@@ -113,28 +114,29 @@ pub async fn by_upload<S: Sender>(sender: &S) -> Result<UnsignedHeaders, S::Erro
             });
         }
         let copying = sender.send(base, Variant::Copying).await?;
-        // The status 404 shows that the store obeyed the unsigned header: it searched for the copy source and did not
-        // find it.
+        // The status 404 shows that the store obeyed the unsigned header: the store searched for the object to copy and
+        // did not find this object.
         if copying.status == 404 {
             return Ok(UnsignedHeaders::Obeyed);
         }
         if copying.is_done() {
-            // The store ignored the unsigned header: it stored the body of the request and copied nothing.
+            // The store ignored the unsigned header: the store wrote the body of the request and copied nothing.
             return Ok(UnsignedHeaders::Refused);
         }
         if copying != control {
             return refused(sender, base, &control, &copying).await;
         }
-        // This refusal shows nothing, because the wrong MD5 or the unsigned header can be its cause. The next request
-        // has no wrong MD5, so only the unsigned header can cause a refusal.
+        // The store refused this request because of the wrong MD5 or because of the unsigned header. The answer does
+        // not show which of the two is the cause. The next request has a correct MD5, so only the unsigned header can
+        // cause a refusal.
     }
     Ok(UnsignedHeaders::Unknown(
         "the store gave the same answer to probe requests with and without an unsigned header".into(),
     ))
 }
 
-/// Finds out what the store does with unsigned headers, and sends only downloads. A store checks signatures of
-/// uploads and downloads in one way, so the result is also valid for uploads.
+/// Finds out what the store does with unsigned headers. The function sends only download requests. A store checks the
+/// signatures of uploads and downloads in the same way, so the result is also valid for uploads.
 ///
 /// # Errors
 /// Returns an error if the store did not answer.
@@ -154,10 +156,11 @@ pub async fn by_download<S: Sender>(sender: &S) -> Result<UnsignedHeaders, S::Er
     refused(sender, base, &control, &marked).await
 }
 
-/// Returns true if the store refuses requests because they have an unsigned header.
+/// Finds out whether the store refuses requests because they have an unsigned header.
 ///
-/// A store can also refuse a header because of what the header asks for. Therefore the store must refuse two requests
-/// with different unsigned headers. It must still accept the request without them.
+/// The function returns [`UnsignedHeaders::Refused`] only if the store refuses two requests with an unsigned header and
+/// then accepts the request without an unsigned header. A store can also refuse a header because of what the header
+/// asks for. Therefore the two uploads have different unsigned headers.
 async fn refused<S: Sender>(
     sender: &S,
     base: Base,
@@ -166,7 +169,7 @@ async fn refused<S: Sender>(
 ) -> Result<UnsignedHeaders, S::Error> {
     let unclear = |said: &Said| {
         UnsignedHeaders::Unknown(format!(
-            "the store answered status {status} to a probe request, but this answer can have a cause other than the unsigned header",
+            "the store answered status {status} to a probe request, but the unsigned header is possibly not the cause of this answer",
             status = told(said)
         ))
     };
@@ -189,20 +192,21 @@ fn told(said: &Said) -> String {
     format!("{} {}", said.status, said.code).trim_end().to_owned()
 }
 
-/// The result of a probe says whether the store supports write-once uploads.
+/// The result of the probe for write-once uploads. The result says whether the store supports these uploads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteOnce {
-    /// The store supports write-once uploads: it refused a second upload, because the object existed.
+    /// The store supports write-once uploads: the store refused an upload because the object existed.
     Enforced,
-    /// The store does not support write-once uploads, or it replaced the existing object. The text gives details as a
-    /// clause.
+    /// The store refuses write-once uploads, or a write-once upload replaced an existing object. The text is a clause
+    /// that describes the store's answer.
     Missing(String),
-    /// The answers do not show whether the store supports write-once uploads. The text gives the reason as a clause.
+    /// The answers do not show whether the store supports write-once uploads. The text is a clause that tells the
+    /// reason.
     Unknown(String),
 }
 
-/// Returns whether the store supports write-once uploads. The probe sends one write-once upload several times, and
-/// `answers` contains the store's answers.
+/// Returns whether the store supports write-once uploads. The probe sends the same write-once upload several times. The
+/// argument `answers` contains the store's answers.
 pub fn write_once(answers: &[Said]) -> WriteOnce {
     let Some(last) = answers.last() else {
         return WriteOnce::Unknown("no write-once upload was sent".into());

@@ -37,7 +37,7 @@ impl ProbeRead {
 
 /// The steps of a probe. Each provider implements them, and [`probe`] calls them in order.
 ///
-/// A step returns an error if the probe must end with this finding.
+/// If a step returns a finding as its error, the probe ends with this finding.
 pub trait ProbeSteps: Sync {
     /// Sends a read request for an object that usually does not exist. The answer shows whether the bucket, the
     /// endpoint and the credentials are correct.
@@ -76,8 +76,8 @@ pub async fn probe(steps: &dyn ProbeSteps, findings: &Findings) -> Probed {
         return probed;
     }
     if let Some(skew) = probed.skew {
-        // If the clock skew is large, the store can refuse a signature because of the times in it. Such a refusal does
-        // not show how the store handles unsigned headers.
+        // If the clock skew is large, the store can refuse a request because of the time in its signature. Such a
+        // refusal does not show how the store handles unsigned headers.
         probed.untold = Some(skewed(skew));
         if skew.abs() >= MOST_SKEW {
             probed.finding = Finding::Broken(Reason::ClockSkewed, skewed(skew));

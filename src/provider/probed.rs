@@ -14,7 +14,7 @@ pub struct Probed {
     pub skew: Option<SignedDuration>,
     /// This is true if the store refuses unsigned headers. It is `None` if the probe could not find out.
     pub refuses_unsigned: Option<bool>,
-    /// If `refuses_unsigned` is `None`, this text gives the reason as a clause.
+    /// If `refuses_unsigned` is `None`, this text is a clause that tells the reason.
     pub untold: Option<String>,
     /// Facts about the store that users need to know before they create grants. Each fact is a clause.
     pub remarks: Vec<String>,
@@ -45,7 +45,7 @@ pub enum Finding {
     Unreachable(String),
 }
 
-/// Converts the error of a probe that could not sign its own requests into the finding of this probe.
+/// If a probe cannot sign its own requests, this conversion turns the signing error into the finding of the probe.
 impl From<SignError> for Finding {
     fn from(error: SignError) -> Self {
         match error {

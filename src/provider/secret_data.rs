@@ -35,7 +35,7 @@ pub(super) struct Entries<'a>(BTreeMap<&'static str, (&'a str, &'a [u8])>);
 
 impl<'a> Entries<'a> {
     /// Reads the entries of a credentials Secret. The function `meaning` converts the name of an entry to its usual
-    /// name. It returns `None` if the provider does not use the entry.
+    /// name. The function `meaning` returns `None` if the provider does not use the entry.
     pub(super) fn read(
         data: &[(&'a str, &'a [u8])],
         meaning: fn(&str) -> Option<&'static str>,
@@ -67,7 +67,7 @@ impl<'a> Entries<'a> {
         }
     }
 
-    /// Returns the name and the content of an entry. The content of such an entry is a file.
+    /// Returns the name and the content of an entry that contains a file.
     pub(super) fn file(&self, meaning: &'static str) -> Result<Option<(&'a str, &'a [u8])>, CredentialsError> {
         match self.0.get(meaning) {
             Some((name, value)) if value.len() > MAX_SECRET_BYTES => {
@@ -85,7 +85,7 @@ impl<'a> Entries<'a> {
     }
 }
 
-/// Converts the name of an entry to lower case and removes the separators.
+/// Converts the name of an entry to lower case and removes separators such as `-`, `_` and `.`.
 pub(super) fn plain(name: &str) -> String {
     name.chars()
         .filter(char::is_ascii_alphanumeric)

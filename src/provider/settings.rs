@@ -38,7 +38,8 @@ pub trait ProviderSettings: Debug + Send + Sync {
     fn with_environment<'a>(&'a self, environment: &'a Environment) -> BoxFuture<'a, Box<dyn Account>>;
 
     /// Uses an identity from the environment as the store's credentials, if Valet can read the identity without a
-    /// request. If the identity needs a request to sign, [`Account::asks`] describes this request.
+    /// request. If Valet must send a request before it can sign with this identity, [`Account::asks`] describes this
+    /// request.
     ///
     /// # Errors
     /// Returns [`NotAtHand`] if the environment contains no such identity.
@@ -49,20 +50,20 @@ pub trait ProviderSettings: Debug + Send + Sync {
         self.with_environment(environment).map(Ok).boxed()
     }
 
-    /// Returns what somebody must set if the store needs the operator's identity and the environment contains none.
-    /// The text ends a sentence.
+    /// Returns an instruction for a user whose store needs the operator's identity, if the environment contains no
+    /// usable identity. Error messages contain this instruction.
     fn wanted_in_environment(&self) -> &'static str;
 }
 
 /// A store and the credentials that sign for it.
 pub trait Account: Send + Sync {
-    /// Describes the network request that Valet must send before it can sign. The text begins a sentence. Returns
+    /// Describes the network request that Valet must send before it can sign. A message begins with this text. Returns
     /// `None` if Valet can sign without a network request.
     fn asks(&self) -> Option<&'static str>;
 
-    /// Returns the addresses in the store's settings to which Valet sends the operator's identity, or credentials that
-    /// it gets with this identity, when it signs. The list does not contain addresses that belong to the cloud
-    /// provider.
+    /// Returns the addresses in the store's settings to which Valet sends the operator's identity when it signs. The
+    /// list also contains addresses to which Valet sends credentials that it got with this identity. The list does not
+    /// contain addresses that belong to the cloud provider.
     fn shows_identity_to(&self) -> Vec<String>;
 
     /// Creates the provider of the store. If the egress policy `outward` is set, the provider sends requests only to
@@ -111,8 +112,8 @@ impl Settings {
         Ok(())
     }
 
-    /// Checks the endpoints of a tenant's store without DNS lookups. The method can check only IP addresses and
-    /// reserved names such as `localhost`.
+    /// Checks the endpoints of a tenant's store without DNS lookups. Without DNS lookups, the method can check only IP
+    /// addresses and reserved names such as `localhost`.
     ///
     /// # Errors
     /// Returns the reason for the store's condition, and a message to the store's owner.
@@ -124,7 +125,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Like [`ProviderSettings::with_secret`].
+    /// Calls [`ProviderSettings::with_secret`] of the store's provider.
     ///
     /// # Errors
     /// Returns [`CredentialsError`]. The error names entries of the Secret but does not contain their values.
@@ -132,12 +133,12 @@ impl Settings {
         self.0.with_secret(entries)
     }
 
-    /// Like [`ProviderSettings::with_environment`].
+    /// Calls [`ProviderSettings::with_environment`] of the store's provider.
     pub async fn with_environment(&self, environment: &Environment) -> Box<dyn Account> {
         self.0.with_environment(environment).await
     }
 
-    /// Like [`ProviderSettings::with_environment_at_hand`].
+    /// Calls [`ProviderSettings::with_environment_at_hand`] of the store's provider.
     ///
     /// # Errors
     /// Returns [`NotAtHand`] if the environment contains no such identity.
@@ -145,7 +146,7 @@ impl Settings {
         self.0.with_environment_at_hand(environment).await
     }
 
-    /// Like [`ProviderSettings::wanted_in_environment`].
+    /// Calls [`ProviderSettings::wanted_in_environment`] of the store's provider.
     pub fn wanted_in_environment(&self) -> &'static str {
         self.0.wanted_in_environment()
     }

@@ -36,7 +36,7 @@ pub trait Effects {
     /// Returns [`Error::InLine`] if the limit of concurrent requests to the store is reached.
     fn take_permit(&mut self, grant: &GrantFacts) -> Result<(), Error>;
 
-    /// Gives the permit back, so that a different reconcile can send requests to the store.
+    /// Gives the permit back, so that another reconcile can send requests to the store.
     fn return_permit(&mut self);
 
     /// Reads the grant's store. Valet wants to sign a credential that expires at `wanted_until`. If necessary, the
@@ -51,7 +51,7 @@ pub trait Effects {
         wanted_until: Timestamp,
     ) -> impl Future<Output = Result<StoreReading, Error>> + Send;
 
-    /// Reads the Secret that has the name from the grant's spec. Returns `None` if the Secret does not exist.
+    /// Reads the Secret whose name is in the grant's spec. Returns `None` if the Secret does not exist.
     ///
     /// # Errors
     /// Returns an error if the call to the apiserver fails.
@@ -63,7 +63,8 @@ pub trait Effects {
     /// Returns [`Error::Gone`] if the grant no longer exists, or if a new grant now has its name.
     fn read_grant(&mut self, grant: &GrantFacts) -> impl Future<Output = Result<GrantFacts, Error>> + Send;
 
-    /// Finds out if the quota allows one more live grant. If so, reserves quota for this grant.
+    /// Finds out whether the quota allows one more live grant. If the quota allows it, the method reserves quota for
+    /// this grant.
     fn reserve_quota(
         &mut self,
         grant: &GrantFacts,
@@ -80,15 +81,16 @@ pub trait Effects {
     /// Lists the open multipart uploads of the grant's object key.
     fn read_uploads(&mut self, access: &Access) -> impl Future<Output = UploadsFact> + Send;
 
-    /// Returns true if a second unfinished grant has a multipart upload for the object key of this grant. The two
-    /// grants may refer to different stores, because two stores can use one bucket.
+    /// Returns true if another unfinished grant has a multipart upload for the object key of this grant. The two grants
+    /// may refer to different stores, because two stores can use one bucket.
     fn is_contested(&self, grant: &GrantFacts) -> bool;
 
-    /// Returns the difference between the store's clock and the operator's clock. The store's last answer contains
-    /// the time of its clock.
+    /// Returns the difference between the store's clock and the operator's clock. Valet computes the difference from
+    /// the time in the store's last answer.
     fn skew(&self) -> Option<SignedDuration>;
 
-    /// Returns true if the watch has reported a version of the grant that is newer than the version in the decision.
+    /// Returns true if the watch has reported a version of the grant that is newer than the version that the decision
+    /// used.
     ///
     /// # Errors
     /// Returns [`Error::Gone`] if the grant no longer exists.
@@ -104,7 +106,8 @@ pub trait Effects {
         view: &StoreView,
     ) -> impl Future<Output = Result<bool, Error>> + Send;
 
-    /// Returns true if the provider must send a request to sign a credential. Otherwise the operator signs by itself.
+    /// Returns true if the provider must send a request to sign a credential. Otherwise the operator signs without a
+    /// request.
     fn signs_with_requests(&self) -> bool;
 
     /// Initiates a multipart upload, and returns its upload ID.
@@ -126,8 +129,8 @@ pub trait Effects {
     /// Aborts a multipart upload. It is not an error if the upload no longer exists.
     ///
     /// # Errors
-    /// Returns a text if the multipart upload may still exist. The text says why, and it contains no
-    /// secrets.
+    /// Returns a text if the multipart upload may still exist. The text says why the upload may still exist. The text
+    /// contains no secrets.
     fn abort_upload(&mut self, upload: &AbortAccess) -> impl Future<Output = Result<(), String>> + Send;
 
     /// Adds the record signature to the Secret, and creates or replaces the Secret.
@@ -210,8 +213,8 @@ pub trait Effects {
     /// Remembers that this process polled the store for the grant's object at this time.
     fn remember_poll(&mut self, grant: &GrantFacts, at: Timestamp);
 
-    /// Changes the number and the times of the restorations of the grant Secret that this process remembers. Returns
-    /// the new value.
+    /// This process remembers how often and when it restored the grant Secret. The method changes these remembered
+    /// values and returns the new values.
     fn remember_repairs(&mut self, grant: &GrantFacts, change: impl FnOnce(&mut Repairs)) -> Repairs;
 
     /// Reads or changes the data about the grant's multipart upload that this process remembers. Only an upload that
@@ -231,7 +234,8 @@ pub trait Effects {
 /// The result of reading a store.
 pub struct StoreReading {
     pub fact: StoreFact,
-    /// The access rules of the store, if Valet cannot use the store now but knows its access rules.
+    /// The access rules of a store that Valet cannot use now. The field is `None` if Valet can use the store, or if
+    /// Valet does not know the access rules.
     pub rules: Option<RulesView>,
 }
 
@@ -245,7 +249,7 @@ pub struct InitiatedUpload {
 }
 
 impl InitiatedUpload {
-    /// Returns the upload ID, if the grant Secret does not contain it yet.
+    /// Returns the upload ID if the grant Secret does not contain this upload ID yet.
     pub fn unrecorded(upload: &Option<Self>) -> Option<String> {
         upload.as_ref().filter(|u| !u.is_recorded).map(|u| u.id.clone())
     }
@@ -260,7 +264,7 @@ pub enum Note<'a> {
         /// True if the grant had no credential before.
         is_first: bool,
     },
-    /// Valet removed the data from a deleted Secret that finalizers still keep.
+    /// Valet removed the data of a Secret that is being deleted, because finalizers delay the deletion.
     SecretEmptied,
     SecretDeleted,
     /// The store changed while Valet signed a credential, so Valet did not publish this credential.

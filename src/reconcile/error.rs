@@ -4,8 +4,9 @@ use thiserror::Error;
 
 use crate::core::SignError;
 
-/// The time limit of one reconcile. After this time, no step for a store starts, and requests to the store are
-/// cancelled. A call to the apiserver that is already running is not cancelled, because Valet needs its result.
+/// The time limit of one reconcile. After this time, the reconcile starts no step that waits for a store, and its
+/// requests to the store are cancelled. A call to the apiserver that is already running is not cancelled, because Valet
+/// needs its result.
 pub const DEADLINE: Duration = Duration::from_secs(15);
 
 /// The time limit of one call to the apiserver. The client itself has no time limit.
@@ -24,24 +25,24 @@ pub enum Error {
     /// that is being deleted. Somebody must remove the cause.
     #[error("the apiserver refused: {0}")]
     Refused(String),
-    /// The call to the apiserver failed, for example because of its time limit.
+    /// The call to the apiserver failed, for example because it exceeded its time limit.
     #[error("{call}: {why}")]
     Api {
         call: &'static str,
         /// The cause of the failed call.
         why: String,
     },
-    /// The reconcile waits in the store's queue, because the request limit of the store is reached. The number says
-    /// for how many rounds the reconcile must wait. In each round, reconciles of different grants use all permits of
-    /// the store.
+    /// The reconcile waits in the store's queue, because the request limit of the store is reached. The number says for
+    /// how many rounds the reconcile must wait. In each round, reconciles of other grants use all permits of the store.
     #[error(
         "the limit of concurrent requests to the store is reached; {0} rounds of other requests run before this request"
     )]
     InLine(usize),
-    /// The first probe of the store is still running. Valet enqueues the grant when the probe has a result.
+    /// The first probe of the store is still running. When the probe has a result, Valet enqueues the grant again.
     #[error("the store is being probed")]
     NotProbed,
-    /// The reconcile took longer than its time limit. It stopped, so that reconciles of different grants can run.
+    /// The reconcile took longer than its time limit. The reconcile stopped, so that reconciles of other grants can
+    /// run.
     #[error(
         "the reconcile took longer than {seconds} s and was stopped; the store, its STS or the apiserver is slow",
         seconds = DEADLINE.as_secs()
@@ -50,8 +51,8 @@ pub enum Error {
     /// The provider could not sign the credential.
     #[error(transparent)]
     Sign(#[from] SignError),
-    /// The implementation of the effects stopped the reconcile. For example, `valet sign` does this. The operator
-    /// never does this.
+    /// The implementation of the trait [`Effects`](super::Effects) stopped the reconcile. The command `valet sign`
+    /// stops reconciles in this way. The operator never returns this error.
     #[error("the reconcile was stopped")]
     Stopped,
     /// The decision logic returned too many steps for one reconcile. This is a bug in Valet. The limit of steps
@@ -61,7 +62,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Returns the error message without quoted texts, such as object names. Two failures with one cause therefore
+    /// Returns the error message without quoted texts, such as object names. Two failures with the same cause therefore
     /// have equal results.
     pub fn cause(&self) -> String {
         let message = self.to_string();

@@ -187,8 +187,7 @@ impl<'e, E: Effects> Reconcile<'e, E> {
     }
 }
 
-/// Returns true if the step can wait for a store or for quota. Every step without this property waits only for the
-/// apiserver.
+/// Returns true if the step can wait for a store or for quota. All other steps wait only for the apiserver.
 fn waits_for_store(step: &Step) -> bool {
     match step {
         Step::Read(read) => matches!(

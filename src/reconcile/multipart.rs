@@ -13,7 +13,7 @@ impl<E: Effects> Reconcile<'_, E> {
     /// Initiates the multipart upload of a grant that has no multipart upload yet.
     ///
     /// Only this process knows the upload ID until it has written the Secret. If the write fails, the next attempt in
-    /// this process uses this upload again.
+    /// this process uses the same multipart upload again.
     pub(super) async fn initiate(&mut self, publish: &mut Publish) -> Result<(), SignError> {
         let id = match self.unrecorded_upload() {
             Some(id) => id,
@@ -48,8 +48,8 @@ impl<E: Effects> Reconcile<'_, E> {
 
     pub(super) async fn read_uploads(&mut self, access: &Access) -> Result<(), Error> {
         self.take_permit()?;
-        // If this process initiated an upload whose ID is in no Secret, it remembers the upload ID. It can therefore
-        // abort the upload without a request that lists all uploads.
+        // If this process initiated an upload whose ID is in no Secret, the process remembers the upload ID. The
+        // process can therefore abort this upload before it lists all uploads.
         if let Some(id) = self.unrecorded_upload()
             && self.effects.abort_upload(&access.to_abort(&id)).await.is_ok()
         {
@@ -63,7 +63,7 @@ impl<E: Effects> Reconcile<'_, E> {
         Ok(())
     }
 
-    /// Returns the ID of the upload that this process initiated, if the ID is in no Secret.
+    /// Returns the ID of the multipart upload that this process initiated, if no Secret contains this ID.
     fn unrecorded_upload(&mut self) -> Option<String> {
         let id = |upload: &mut Option<InitiatedUpload>| InitiatedUpload::unrecorded(upload);
         self.effects.initiated_upload(&self.facts.grant, id)
@@ -76,7 +76,7 @@ impl<E: Effects> Reconcile<'_, E> {
     }
 
     /// Aborts the upload that this process initiated, if the Secret contains the ID of a different upload. In this
-    /// case a second replica of the operator wrote the Secret first. No client uses the upload of this process.
+    /// case, another replica of the operator wrote the Secret first. No client uses the upload of this process.
     pub(super) async fn abort_unrecorded(&mut self, access: &Access) {
         let SecretFact::Present(secret) = &self.facts.secret else {
             return;

@@ -23,11 +23,12 @@ impl<E: Effects> Reconcile<'_, E> {
             self.expects_secret(true);
         }
         self.facts.secret = found.map_or(SecretFact::Absent, SecretFact::Present);
-        // The status says that a credential is issued, but the Secret does not exist. The grant may have finished,
-        // and a second operator may have deleted the Secret, while the watch of this operator is late.
+        // The status says that a credential is issued, but the Secret does not exist. Perhaps the grant has finished,
+        // and another replica of the operator has deleted the Secret. The watch of this replica has possibly not
+        // reported these changes yet.
         //
-        // Valet therefore reads the grant from the apiserver. Otherwise it could restore the credential of a finished
-        // grant.
+        // Valet therefore reads the grant from the apiserver. Otherwise Valet could restore the credential of a
+        // finished grant.
         if matches!(self.facts.secret, SecretFact::Absent) && self.facts.grant.status.binding.is_some() {
             self.read_grant().await?;
         }
@@ -120,7 +121,7 @@ impl<E: Effects> Reconcile<'_, E> {
         self.expects_secret(true);
     }
 
-    /// Records if Valet expects that the Secret exists and has the content that Valet wrote.
+    /// Records whether Valet expects the Secret to exist with the content that Valet wrote.
     fn expects_secret(&mut self, is_expected: bool) {
         let change = |repairs: &mut Repairs| repairs.is_expected = is_expected;
         self.facts.repairs = self.effects.remember_repairs(&self.facts.grant, change);

@@ -9,7 +9,8 @@ use std::{
 /// every 15 s, so it notices an outage in time.
 const LONGEST_SILENCE: Duration = Duration::from_secs(60);
 
-/// Records the time of the apiserver's last answer, and if Valet has already logged an outage of the apiserver.
+/// Records the time of the apiserver's last answer. Also records whether Valet has already logged an outage of the
+/// apiserver.
 #[derive(Clone, Debug)]
 pub struct Contact(Arc<Mutex<State>>);
 
@@ -25,7 +26,7 @@ struct State {
 pub enum Change {
     /// The apiserver has not answered for a minute.
     Lost,
-    /// The apiserver answers again. The value is the length of the outage.
+    /// The apiserver answers again after an outage. The value is the duration of the outage.
     Back(Duration),
 }
 
@@ -47,8 +48,8 @@ impl Contact {
         self.with(|state| state.answered = state.answered.max(now));
     }
 
-    /// Returns the time since the apiserver's last answer. Returns `None` if this time is short enough for a ready
-    /// operator.
+    /// Returns the time since the apiserver's last answer. Returns `None` if this time is so short that the operator
+    /// counts as ready.
     pub fn silence(&self, now: Instant) -> Option<Duration> {
         let silence = self.with(|state| now.saturating_duration_since(state.answered));
         (silence >= LONGEST_SILENCE).then_some(silence)

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Valet exports a counter for one more hour after its object was deleted. One hour is longer than a usual scrape
-/// interval. It is also longer than the time range of every query in Valet's alerts and documents. Prometheus
+/// interval. One hour is also longer than the time range of every query in Valet's alerts and documents. Prometheus
 /// therefore reads every count before Valet removes the counter.
 pub const KEPT: Duration = Duration::from_secs(3600);
 
@@ -44,7 +44,7 @@ impl<L: Ord + Clone> ExpiringCounters<L> {
         count.seen = now;
     }
 
-    /// Removes a counter if its object has not existed for the time [`KEPT`].
+    /// Removes each counter whose object has not existed during the time [`KEPT`].
     pub fn forget_gone(&self, is_there: impl Fn(&L) -> bool, now: Instant) {
         self.lock().retain(|labels, count| {
             if is_there(labels) {

@@ -34,8 +34,8 @@ pub struct Health {
 }
 
 impl Health {
-    /// Creates the health state of a replica that is not ready yet. The replica becomes ready after [`Health::done`]
-    /// was called `parts` times. While the apiserver does not answer, the replica is not ready.
+    /// Creates the health state of a replica that is not ready yet. The replica becomes ready after the method
+    /// [`Health::done`] was called `parts` times. While the apiserver does not answer, the replica is not ready.
     pub fn waiting_for(parts: usize, contact: Contact) -> Self {
         Self {
             waiting_for: Arc::new(AtomicUsize::new(parts)),
@@ -51,13 +51,13 @@ impl Health {
         }
     }
 
-    /// Records if this replica waits for the Lease, because a different replica is the leader. A replica that waits
-    /// for the Lease counts as ready.
+    /// Records whether this replica waits for the Lease because another replica is the leader. A replica that waits for
+    /// the Lease counts as ready.
     pub fn standing_by(&self, so: bool) {
         self.standing_by.store(so, Ordering::Relaxed);
     }
 
-    /// Returns true if this replica waits for the Lease, because a different replica is the leader.
+    /// Returns true if this replica waits for the Lease because another replica is the leader.
     pub fn stands_by(&self) -> bool {
         self.standing_by.load(Ordering::Relaxed)
     }
@@ -67,8 +67,8 @@ impl Health {
         !self.stands_by() && self.waiting_for.load(Ordering::Relaxed) == 0
     }
 
-    /// Returns the answer of `/livez`. A replica runs no reconciles while it waits for the Lease or reads its first
-    /// lists. In both cases it counts as alive.
+    /// Returns the answer of `/livez`. A replica runs no reconciles while it waits for the Lease or while its watches
+    /// read their first lists. In both cases the replica counts as alive.
     fn liveness(&self, progress: &Progress, now: Instant) -> (StatusCode, String) {
         if self.works() && progress.is_stalled(now) {
             let seconds = STALLED_AFTER.as_secs();
@@ -156,21 +156,21 @@ const PROBES: Bounds = Bounds {
     whole: Duration::from_secs(30),
 };
 
-/// Accepts connections and answers one request per connection. The function never returns. Without the limits
-/// `bounds`, a client with slow or idle connections could block further clients or use too much memory.
+/// Accepts connections and answers one request per connection. The function never returns. Without the limits in
+/// `bounds`, a client with slow or idle connections could block other clients or use too much memory.
 pub async fn answer(listener: TcpListener, app: Router, bounds: Bounds, what: &'static str) {
     let service = TowerToHyperService::new(app);
     let places = Arc::new(Semaphore::new(bounds.connections));
     loop {
-        // Acquiring fails only if the semaphore is closed, which never happens.
+        // The call can fail only if the semaphore is closed. No code closes this semaphore.
         let Ok(place) = places.clone().acquire_owned().await else {
             return;
         };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // Often the process has no free file descriptors for a short time. The server waits before it accepts
-                // again, because it would otherwise log many errors.
+                // A common cause is that the process has no free file descriptors for a short time. The server waits
+                // before it accepts the next connection, because it would otherwise log many errors.
                 warn!("the HTTP server could not accept a connection for {what}: {error}");
                 sleep(Duration::from_secs(1)).await;
                 continue;

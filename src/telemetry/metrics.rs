@@ -121,7 +121,7 @@ pub struct States {
 
 impl Metrics {
     /// Registers all metrics. At each scrape, the function `states` returns the state of every grant and store. The
-    /// result also says if this replica is the leader.
+    /// result also says whether this replica is the leader.
     pub fn new(progress: Arc<Progress>, states: impl Fn() -> States + Send + Sync + 'static) -> Self {
         let mut registry = Registry::with_prefix("valet");
         let histogram: fn() -> Histogram = || Histogram::new(exponential_buckets(0.005, 2.0, 14));

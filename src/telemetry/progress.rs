@@ -1,5 +1,5 @@
-//! Records the ends of reconciles. With this record, the liveness probe detects an operator whose reconciles no
-//! longer end.
+//! Records when reconciles end. With this record, the liveness probe detects an operator whose reconciles no longer
+//! end.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -21,7 +21,8 @@ struct State {
     under_way: usize,
     /// This is true if a reconcile was enqueued and no reconcile has ended since then.
     is_due: bool,
-    /// The last time at which a reconcile ended, or at which a reconcile became due while none was due or running.
+    /// The time from which [`STALLED_AFTER`] counts. Each reconcile that ends sets this time. A reconcile that becomes
+    /// due or starts also sets this time, if no other reconcile is due or running.
     since: Instant,
     last: Option<Timestamp>,
 }
@@ -91,7 +92,8 @@ impl State {
         self.is_due || self.under_way > 0
     }
 
-    /// If no reconcile was due or running before, sets the start time for [`STALLED_AFTER`].
+    /// Call this method before a reconcile becomes due or starts. If no other reconcile is due or running, the time for
+    /// [`STALLED_AFTER`] starts at `now`.
     fn with_work(&mut self, now: Instant) -> &mut Self {
         if !self.has_work() {
             self.since = now;

@@ -1,4 +1,4 @@
-//! Limits repeated log lines. If many grants fail for one reason, Valet logs one line for the reason. It does not log
+//! Limits repeated log lines. If many grants fail for the same reason, Valet logs one line for this reason instead of
 //! one line for each grant.
 
 use std::{
@@ -10,7 +10,7 @@ use std::{
 /// Valet counts the failures of each cause for 30 seconds, and then logs a summary.
 const WINDOW: Duration = Duration::from_secs(30);
 
-/// Valet counts at most this number of causes separately. All further causes share one counter.
+/// Valet counts at most this number of causes separately. All other causes share one counter.
 const MOST_CAUSES: usize = 64;
 
 /// The name of the shared counter. It counts all causes after the first [`MOST_CAUSES`] causes.
@@ -35,7 +35,7 @@ struct Window {
 struct Count {
     /// The number of failures of this cause that were not logged individually.
     more: u64,
-    /// This is true if the first failure of this cause happened in the current period.
+    /// This field is true if the first failure of this cause happened in the current period.
     is_new: bool,
 }
 

@@ -271,7 +271,7 @@ fn multipart_upload_with_too_large_part_is_not_completed() {
             .as_str()
             .unwrap()
             .to_owned();
-        (message == "part 2 has 11 bytes instead of at most 10 bytes; upload part 2 again").then_some(())
+        (message == "part 2 has 11 bytes, but at most 10 bytes are allowed; upload part 2 again").then_some(())
     });
     assert_eq!(t.stored(&t.key("g")), None);
     assert_eq!(send(&t, &all[1], b"1234567890"), 200);

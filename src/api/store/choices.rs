@@ -1,7 +1,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What Valet does if the signing credentials expire before the credential of a grant should.
+/// What Valet does with a grant that asks for a longer lifetime than the signing credentials have left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ShortSessions {
     /// Issue a credential that expires with the signing credentials.

@@ -16,10 +16,10 @@ pub enum AddressingStyle {
 /// What Valet does if the store obeys headers that are not signed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum UnsignedHeaders {
-    /// Issue no PUT URLs, unless assumeRole limits each of them.
+    /// Issue no PUT URLs, unless `assumeRole` limits the permissions of each URL.
     #[default]
     Refuse,
-    /// Issue PUT URLs. The owner of the store has ensured that the credentials can read nothing confidential.
+    /// Issue PUT URLs. The owner of the store must ensure that the store's credentials can read no confidential data.
     Tolerate,
 }
 

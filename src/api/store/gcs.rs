@@ -21,9 +21,9 @@ pub struct GcsStore {
     #[x_kube(validation = Rule::new(r"self.matches('^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[\\[][0-9A-Fa-f:.]+[\\]])(:[0-9]{1,5})?/?$')").message("endpoint must contain only a scheme, a host and an optional port, for example https://storage.googleapis.com; remove any path, user or query"))]
     pub endpoint: Option<String>,
 
-    /// The address of the store in the signed URLs: scheme, host and port, no path. Set it if workloads reach the
-    /// store at another address than the operator. The host is part of the signature, so clients must use exactly
-    /// this host. Default: endpoint.
+    /// The address of the store in the signed URLs: scheme, host and port, no path. Set this field if the workloads
+    /// and the operator reach the store at different addresses. The host is part of the signature, so clients must
+    /// use exactly this host. Default: endpoint.
     /// Example: https://storage.example.com
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 8, max = 512))]
@@ -35,14 +35,16 @@ pub struct GcsStore {
     #[serde(default = "path")]
     pub addressing_style: AddressingStyle,
 
-    /// The credentials with which Valet signs. Absent: the operator's own identity (workload identity, the service
-    /// account of the machine, or the file of GOOGLE_APPLICATION_CREDENTIALS). An ObjectStore can use the operator's
-    /// identity only if the operator runs with --share-credentials-with-namespaces.
+    /// The credentials with which Valet signs. Without this field, Valet signs with the operator's own identity
+    /// (workload identity, the service account of the machine, or the file of GOOGLE_APPLICATION_CREDENTIALS). An
+    /// ObjectStore can use the operator's identity only if the operator runs with
+    /// --share-credentials-with-namespaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<GcsCredentials>,
 
-    /// The object key below which Valet probes the store. The store's credentials must be allowed to write this
-    /// object key. Probes leave no objects. Default: valet-probe
+    /// The object key for probes and conformance checks. Valet writes only an object with this object key, and
+    /// objects below it. The store's credentials must be allowed to write this object key. After a probe, Valet
+    /// deletes the objects. Default: valet-probe
     /// Example: tenants/valet-probe
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
@@ -57,7 +59,7 @@ pub struct GcsStore {
     pub resumable_uploads: ResumableUploads,
 }
 
-/// Whether grants may start upload sessions that outlive their credential.
+/// Whether grants may start upload sessions that accept data after the signed URL has expired.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ResumableUploads {
     /// Refuse grants with `mode: Resumable`.
@@ -76,15 +78,17 @@ fn path() -> AddressingStyle {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.secretRef) || has(self.signAs)").message("the field credentials is empty; set credentials.secretRef, credentials.signAs or both; remove the field credentials to use the operator's own identity"))]
 pub struct GcsCredentials {
-    /// The Secret with a service account key. It has the entry credentials.json, the file that gcloud iam
-    /// service-accounts keys create writes. The Secret of a ClusterObjectStore is in the operator's namespace. The
-    /// Secret of an ObjectStore is in the namespace of the ObjectStore. Absent: the operator's own identity.
+    /// The Secret with a service account key. The entry credentials.json contains the file that the command 'gcloud
+    /// iam service-accounts keys create' writes. The Secret of a ClusterObjectStore is in the operator's namespace.
+    /// The Secret of an ObjectStore is in the namespace of the ObjectStore. Without this field, Valet uses the
+    /// operator's own identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretRef>,
 
-    /// The service account that signs, through Google's IAM (signBlob). The credentials above, or the operator's own,
-    /// need roles/iam.serviceAccountTokenCreator on it. The longest lifetime is then 12 hours (43200 seconds), and
-    /// each credential needs one IAM call. Default: the account of the credentials.
+    /// The service account that signs with the signBlob method of Google's IAM API. The identity that calls IAM
+    /// (secretRef, or the operator's own identity) needs the role roles/iam.serviceAccountTokenCreator on this
+    /// service account. With signAs, the longest lifetime is 12 hours (43200 seconds), and each credential needs one
+    /// IAM call. Default: the service account of the credentials.
     /// Example: valet@project.iam.gserviceaccount.com
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 6, max = 254))]

@@ -28,9 +28,9 @@ pub struct S3Store {
     #[x_kube(validation = Rule::new(r"self.matches('^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[\\[][0-9A-Fa-f:.]+[\\]])(:[0-9]{1,5})?/?$')").message("endpoint must contain only a scheme, a host and an optional port, for example https://s3.internal:9000; remove any path, user or query"))]
     pub endpoint: Option<String>,
 
-    /// The address of the store in the signed URLs: scheme, host and port, no path. Set it if workloads reach the
-    /// store at another address than the operator. The host is part of the signature, so clients must use exactly
-    /// this host. Default: endpoint.
+    /// The address of the store in the signed URLs: scheme, host and port, no path. Set this field if the workloads
+    /// and the operator reach the store at different addresses. The host is part of the signature, so clients must
+    /// use exactly this host. Default: endpoint.
     /// Example: https://s3.example.com
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 8, max = 512))]
@@ -42,22 +42,23 @@ pub struct S3Store {
     #[serde(default)]
     pub addressing_style: AddressingStyle,
 
-    /// The credentials with which Valet signs. Absent: the AWS SDK's default chain in the operator's environment
-    /// (IRSA, Pod Identity, environment variables). An ObjectStore can use the default chain only if the operator
-    /// runs with --share-credentials-with-namespaces.
+    /// The credentials with which Valet signs. Without this field, Valet uses the AWS SDK's default credential chain
+    /// in the operator's environment (IRSA, Pod Identity, environment variables). An ObjectStore can use the default
+    /// chain only if the operator runs with --share-credentials-with-namespaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<S3Credentials>,
 
-    /// What Valet does if the store obeys x-amz-* headers that are not signed, as MinIO does. With x-amz-copy-source,
-    /// the holder of an upload URL could then copy any object that the store's credentials can read. Refuse: Valet
-    /// issues no PUT URLs, unless credentials.assumeRole limits each of them. Tolerate: Valet issues them. Use
-    /// Tolerate only if the credentials can read nothing confidential. Amazon S3 rejects unsigned headers. Default:
+    /// What Valet does if the store obeys unsigned x-amz-* headers, as MinIO does. With x-amz-copy-source, the holder
+    /// of an upload URL could then copy any object that the store's credentials can read. Refuse: Valet issues no PUT
+    /// URLs, unless credentials.assumeRole limits the permissions of each URL. Tolerate: Valet issues PUT URLs. Use
+    /// Tolerate only if the credentials can read no confidential data. Amazon S3 rejects unsigned headers. Default:
     /// Refuse.
     #[serde(default)]
     pub unsigned_headers: UnsignedHeaders,
 
-    /// The object key below which Valet probes the store. The store's credentials must be allowed to write this
-    /// object key. Probes leave no objects. Default: valet-probe
+    /// The object key for probes and conformance checks. Valet writes only an object with this object key, and
+    /// objects below it. The store's credentials must be allowed to write this object key. After a probe, Valet
+    /// deletes the objects. Default: valet-probe
     /// Example: tenants/valet-probe
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
@@ -73,13 +74,14 @@ pub struct S3Credentials {
     /// The Secret with the access key. It has the entries AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. For temporary
     /// credentials it also has AWS_SESSION_TOKEN and AWS_CREDENTIAL_EXPIRATION (RFC 3339). The Secret of a
     /// ClusterObjectStore is in the operator's namespace. The Secret of an ObjectStore is in the namespace of the
-    /// ObjectStore. Absent: the AWS SDK's default chain.
+    /// ObjectStore. Without this field, Valet uses the AWS SDK's default credential chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretRef>,
 
-    /// Signs each credential of a grant with its own temporary session, which permits only what the grant allows. The
-    /// credentials above, or the operator's own, assume this role with a session policy for the grant's object. Each
-    /// credential needs one STS call. Use assumeRole for a store that obeys unsigned headers (see the condition
+    /// With this field, Valet signs each credential of a grant with a separate temporary session. The session permits
+    /// only what the grant allows. To start the session, Valet assumes the role with a session policy for the grant's
+    /// object. For this STS call, Valet uses the credentials of secretRef, or the operator's own credentials. Each
+    /// credential needs one call. Use assumeRole for a store that obeys unsigned headers (see the condition
     /// UnsignedHeadersRefused of the store).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assume_role: Option<AssumeRole>,
@@ -90,8 +92,8 @@ pub struct S3Credentials {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.kmsKeyArn) || has(self.roleArn)").message("assumeRole.kmsKeyArn needs assumeRole.roleArn, because a store without IAM roles cannot use AWS KMS; set roleArn, or remove kmsKeyArn"))]
 pub struct AssumeRole {
-    /// The role. Leave it out for a store without roles (MinIO): the session then has at most the permissions of the
-    /// access key.
+    /// The ARN of the role. Omit this field for a store without roles (MinIO). The session then has at most the
+    /// permissions of the access key.
     /// Example: arn:aws:iam::123456789012:role/valet
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 20, max = 2048))]
@@ -104,8 +106,9 @@ pub struct AssumeRole {
     #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9+=,.@:/_-]+$')").message("assumeRole.externalId has a character that STS does not accept; use only letters, digits and the characters + = , . @ : / _ -"))]
     pub external_id: Option<String>,
 
-    /// The longest session of the role, in seconds. It is also the longest lifetime of a credential. AWS: 900 to
-    /// 43200, and at most 3600 if the credentials above are temporary. Default: 3600.
+    /// The longest session of the role, in seconds. It is also the longest lifetime of a credential. AWS allows 900
+    /// to 43200 seconds. It allows at most 3600 seconds if the credentials that assume the role are temporary.
+    /// Default: 3600.
     #[serde(default = "default_session")]
     #[schemars(range(min = 900, max = 43_200))]
     pub duration_seconds: i64,
@@ -118,10 +121,10 @@ pub struct AssumeRole {
     #[x_kube(validation = Rule::new(r"self.matches('^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[\\[][0-9A-Fa-f:.]+[\\]])(:[0-9]{1,5})?/?$')").message("assumeRole.endpoint must contain only a scheme, a host and an optional port, for example https://sts.eu-west-1.amazonaws.com; remove any path, user or query"))]
     pub endpoint: Option<String>,
 
-    /// The ARN of the KMS key that encrypts the bucket (SSE-KMS), if it is a KMS key of your own. Not an alias.
-    /// Sessions may then use this KMS key, but only through S3 and only for the objects of the grant. Without it, the
-    /// store rejects the credentials of grants with 403. The role needs kms:GenerateDataKey and kms:Decrypt on the
-    /// KMS key. Not needed for SSE-S3.
+    /// The ARN of the customer managed KMS key that encrypts the bucket (SSE-KMS). An alias is not allowed. Sessions
+    /// may then use this KMS key, but only through S3 and only for the objects of the grant. Without this field, the
+    /// store rejects the credentials of grants with status 403. The role needs kms:GenerateDataKey and kms:Decrypt on
+    /// the KMS key. Buckets with SSE-S3 do not need this field.
     /// Example: arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 20, max = 2048))]

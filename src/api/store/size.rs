@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub enum ByteSize {
     /// A plain number of bytes.
     Number(i64),
-    /// A whole number with a suffix: k M G T P, Ki Mi Gi Ti Pi.
+    /// A whole number with one of the suffixes k, M, G, T, P, Ki, Mi, Gi, Ti and Pi.
     Quantity(String),
 }
 

@@ -11,20 +11,20 @@ pub struct StoreStatus {
     pub observed_generation: Option<i64>,
     /// Ready: the settings are valid, the store answers, and it accepts the credentials. UnsignedHeadersRefused and
     /// ClockInSync: results of the last probe. ConstraintsEnforced: the result of the last conformance check.
-    /// CredentialsExpirationKnown: only while it is False. An operator for one namespace writes its own conditions as
-    /// NAMESPACE/TYPE, for example team-a/Ready.
+    /// CredentialsExpirationKnown exists only while it is False. An operator that serves only one namespace writes
+    /// its own conditions as NAMESPACE/TYPE, for example team-a/Ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::api::status::conditions")]
     pub conditions: Vec<Condition>,
-    /// The constraints that the store can enforce. Valet refuses a grant with another constraint (CapabilityMissing).
-    /// A name without a slash applies to signed URLs, or is a mode that the store supports. A name such as
-    /// PostForm/ContentLengthRange applies to grants with this mode. RequiresChecksum: the store accepts uploads only
-    /// with a checksum.
+    /// The constraints that the store can enforce. Valet refuses a grant with any other constraint
+    /// (CapabilityMissing). A name without a slash applies to signed URLs, or is a mode that the store supports. A
+    /// name such as PostForm/ContentLengthRange applies to grants with this mode. The name RequiresChecksum means
+    /// that the store accepts only uploads with a checksum.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128), inner(length(max = 64)))]
     pub capabilities: Vec<String>,
-    /// When the current signing credentials expire. No credential of a grant outlives them. Absent if they do not
-    /// expire.
+    /// When the current signing credentials expire. No credential of a grant is valid longer. Absent if the signing
+    /// credentials do not expire.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_expiration_time: Option<Time>,
     /// The last conformance check. The annotation valetkey.dev/check-requested-at requests a check.

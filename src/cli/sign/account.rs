@@ -23,8 +23,8 @@ use crate::{
 /// Connects to the store with the store's credentials.
 ///
 /// # Errors
-/// Returns a sentence for the user. It says why the operator would refuse the store, or which request `valet
-/// sign` must send before it can sign.
+/// Returns a sentence for the user. The sentence says why the operator would refuse the store, or which request
+/// `valet sign` must send before it can sign.
 pub async fn connect(
     store: &impl Store,
     documents: &Documents,
@@ -129,7 +129,7 @@ async fn from_environment(settings: Settings, args: &SignArgs) -> Result<Box<dyn
         .await
         .map_err(|why| match why {
             NotAtHand::Nothing => format!(
-                "the environment contains no credentials; {remedy}, or add --online if the credentials come from the machine or a role"
+                "the environment contains no credentials; {remedy}, or add --online if the credentials come from the metadata service of the machine or from a role"
             ),
             NotAtHand::Elsewhere(who) => offline(&who),
             NotAtHand::Unusable(why) => format!("the credentials in the environment cannot be used: {why}; {remedy}"),

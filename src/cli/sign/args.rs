@@ -26,19 +26,20 @@ pub struct SignArgs {
     #[arg(short, long, value_enum, default_value = "yaml")]
     pub(super) output: Output,
 
-    /// For a grant with mode: Multipart: the ID of a multipart upload that you have initiated. Its parts are signed.
-    /// You must complete the upload yourself. For grants in a cluster, the operator initiates and completes uploads.
+    /// For a grant with mode: Multipart: the upload ID of a multipart upload that you have initiated. The command
+    /// signs one URL for each part. You must complete the upload yourself. For grants in a cluster, the operator
+    /// initiates and completes uploads.
     #[arg(long, value_name = "ID")]
     pub(super) upload_id: Option<String>,
 
-    /// Allow requests to other systems: STS (assumeRole, web identity), Azure and Google for the signatures of an
-    /// identity, the metadata service of the machine, and a profile's credential_process. Without it no request is
-    /// sent, and a grant that needs one is refused.
+    /// Allow requests to other systems: to STS (assumeRole, web identity), to Azure and Google for signatures of an
+    /// identity, and to the metadata service of the machine. This flag also allows a profile's credential_process.
+    /// Without this flag, the command sends no requests, and refuses a grant that needs a request.
     #[arg(long)]
     pub(super) online: bool,
 
-    /// With --online: an address in a ClusterObjectStore that can receive the identity of the environment although it
-    /// is not a public host of a cloud provider. Can be repeated.
+    /// With --online: an address in a ClusterObjectStore that can receive the identity of the environment, although
+    /// this address is not a public host of a cloud provider. You can repeat this flag.
     #[arg(long, value_name = "URL", requires = "online")]
     pub(super) trust_endpoint: Vec<String>,
 

@@ -65,7 +65,7 @@ impl Documents {
 }
 
 /// Reads the whole input. Returns an error if the input is larger than the limit. A truncated document could lack a
-/// constraint.
+/// constraint of the grant.
 fn whole(input: impl Read) -> Result<String, String> {
     let mut text = String::new();
     let read = input.take(MAX_BYTES + 1).read_to_string(&mut text);

@@ -25,7 +25,7 @@ const ONLY_OPERATOR: &str = "only the operator initiates and completes multipart
 pub(super) struct FileEffects {
     pub(super) store: StoreFact,
     pub(super) provider: Arc<dyn Provider>,
-    /// This is true if Valet knows if the store rejects unsigned headers or obeys them.
+    /// This is true if Valet knows whether the store rejects or obeys unsigned headers.
     pub(super) is_tried: bool,
     /// The grant's `spec.expirationSeconds` and `spec.deadlineTime`.
     pub(super) requested: (i64, Option<Timestamp>),

@@ -19,7 +19,8 @@ pub struct Context<G: Grant> {
     pub stores: Arc<Stores>,
     /// Reads and writes grant Secrets.
     pub secrets: Secrets,
-    /// Facts about grants that are only in the memory of this process, and not in its watch cache.
+    /// Facts about grants that this process keeps only in its memory. The apiserver and the watch cache do not contain
+    /// these facts.
     pub memory: Arc<LocalState<G>>,
     /// Writes Kubernetes Events.
     pub recorder: Recorder,
@@ -30,9 +31,10 @@ pub struct Context<G: Grant> {
     pub progress: Arc<Progress>,
     /// Limits the number of live grants, if an access rule sets a limit.
     pub places: Arc<Quotas>,
-    /// Limits the number of reconciles that may wait for one store at one time.
+    /// Limits how many reconciles may wait for answers from one store at the same time.
     pub requests: Arc<StoreLimiter>,
-    /// Enqueues grants that waited, for example for quota or for a probe.
+    /// Enqueues a grant again after a wait, for example when the grant receives quota or when a probe of its store
+    /// ends.
     pub caller: Requeuer<G>,
     /// The default values from the command line.
     pub settings: Settings,

@@ -1,4 +1,4 @@
-//! Reads and writes for one grant, with the apiserver and the grant's store.
+//! Sends the requests of one reconcile of a grant to the apiserver and to the grant's store.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -35,17 +35,17 @@ use crate::{
 /// The message for a request to a store to which Valet has no connection.
 const NO_STORE: &str = "the store was deleted, or cannot be used";
 
-/// The apiserver, the grant's store and the memory of this process, for one reconcile.
+/// Gives one reconcile of a grant access to the apiserver, to the grant's store and to the memory of this process.
 pub(super) struct ClusterEffects<'a, G: Grant> {
     pub(super) context: &'a Context<G>,
-    /// The version of the grant on which the next decision is based.
+    /// The version of the grant that the next decision uses.
     pub(super) grant: Arc<G>,
     provider: Option<Arc<dyn Provider>>,
-    /// The permit to send requests to the store, if this reconcile has one.
+    /// The permit of this reconcile to send requests to the store. `None` if the reconcile has no permit.
     permit: Option<StorePermit>,
     /// If a notification caused this reconcile, the arrival time of the notification.
     pub(super) heard: Option<Instant>,
-    /// At this time, Valet cancels running requests to the store.
+    /// The time at which Valet cancels all running requests of this reconcile to the store.
     deadline: Instant,
 }
 
@@ -83,8 +83,8 @@ impl<'a, G: Grant> ClusterEffects<'a, G> {
         })
     }
 
-    /// Waits for the result of a request that signs a credential. The deadline is the one of
-    /// [`ClusterEffects::within`].
+    /// Waits for the result of a request that signs a credential. Like [`ClusterEffects::within`], cancels the request
+    /// at the deadline of the reconcile.
     async fn signed_within<T>(&self, work: impl Future<Output = Result<T, SignError>>) -> Result<T, SignError> {
         self.within(work).await.unwrap_or_else(|message| {
             let reason = Reason::StoreUnreachable;
@@ -101,9 +101,9 @@ impl<'a, G: Grant> ClusterEffects<'a, G> {
         self.provider.as_deref().and_then(Provider::multipart)
     }
 
-    /// Remembers the connection to the store of a grant that has the finalizer for multipart uploads. If Valet can no
-    /// longer connect to the store, this method restores the remembered connection. Valet needs the connection to
-    /// abort the upload, because the uploaded parts are still in the bucket.
+    /// If the grant has the multipart upload finalizer, this method remembers the connection to the grant's store. If
+    /// Valet can no longer connect to the store, this method restores the remembered connection. The uploaded parts are
+    /// still in the bucket, and Valet needs the connection to abort the upload.
     fn remember_store(&mut self, grant: &GrantFacts) {
         if !grant.held {
             return;
@@ -118,7 +118,7 @@ impl<'a, G: Grant> ClusterEffects<'a, G> {
         Api::namespaced(self.context.client.clone(), &grant.namespace)
     }
 
-    /// Continues the reconcile with the version of the grant that the apiserver returned.
+    /// Stores the version of the grant that the apiserver returned. The reconcile continues with this version.
     fn has_grant(&mut self, mut now: G) -> GrantFacts {
         lighten_grant(&mut now);
         self.grant = Arc::new(now);
@@ -267,9 +267,9 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
             return Completion::Unreachable(NO_STORE.into());
         };
         let (access, assembly) = (access.clone(), assembly.clone());
-        // A store may need up to one minute to assemble many parts. The request runs in a task of its own, so that it
-        // continues when the reconcile reaches its deadline. A closed connection could interrupt the store. The next
-        // poll finds the result.
+        // A store may need up to one minute to assemble many parts. The request runs in a separate task, so that the
+        // request continues after the reconcile has reached its deadline. If Valet closed the connection, the store
+        // could stop assembling the parts. The next poll finds the result.
         let task = tokio::spawn(async move {
             match provider.multipart() {
                 Some(store) => store.complete(&access, &assembly).await,
@@ -341,7 +341,7 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
             static TOLD: std::sync::Once = std::sync::Once::new();
             TOLD.call_once(|| {
                 tracing::error!(
-                    "the installed CRDs are older than this operator and drop status.recordSignature, so Valet restarts finished grants at each start of the operator; upgrade the CRDs: helm upgrade, or valet crds | kubectl apply -f -"
+                    "the installed CRDs are older than this operator, so the API server drops status.recordSignature; after each restart, the operator treats finished grants as new grants; upgrade the CRDs: helm upgrade, or valet crds | kubectl apply -f -"
                 );
             });
         }
@@ -430,7 +430,8 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
 }
 
 impl<G: Grant> ClusterEffects<'_, G> {
-    /// Remembers the version of the Secret that this process wrote, so that its watch event starts no reconcile.
+    /// Remembers the version of the Secret that this process wrote. The watch event of this version then starts no
+    /// reconcile.
     fn wrote_secret(&self, grant: &GrantFacts, written: SecretView) -> SecretView {
         self.context.memory.wrote_secret(&grant.uid, &written.resource_version);
         written

@@ -1,4 +1,4 @@
-//! Schedules a grant that must wait because the request limit of its store is reached.
+//! Schedules the next reconcile of a grant that must wait, because too many reconciles already use its store.
 
 use std::time::Duration;
 

@@ -50,7 +50,8 @@ impl<G: Grant> ClusterEffects<'_, G> {
                 UploadFact::Open(_) => self.polled(grant, "absent"),
                 UploadFact::Hidden => self.polled(grant, "forbidden"),
                 UploadFact::Unreachable(_) => self.polled(grant, "error"),
-                // Valet sends a HEAD request for the object next. The metrics count that request as the poll.
+                // The metrics do not count this result as a poll. Valet next sends a HEAD request for the object, and
+                // the metrics count that request.
                 UploadFact::Gone | UploadFact::Aborted { .. } | UploadFact::Unread => {}
             },
             Note::UploadInitiated => metrics.multipart_upload("initiated"),

@@ -1,4 +1,4 @@
-//! Connects a store: reads its spec and its credentials, and creates its provider.
+//! Connects to a store: reads the spec and the credentials of the store, and creates a provider for the store.
 
 use std::sync::Arc;
 
@@ -61,8 +61,9 @@ impl Stores {
             Err((reason, message)) => return Ok(CachedStore::Unusable { reason, message, rules }),
         };
         let check_request = check_request(store.meta());
-        // An annotation of the store requests a conformance check. If its value changes, Valet keeps the connection
-        // and checks the store again. If somebody adds or removes the annotation, Valet creates a new connection.
+        // An annotation of the store requests a conformance check. If somebody changes the value of this annotation,
+        // Valet keeps the connection and runs a new check. If somebody adds or removes the annotation, Valet creates a
+        // new connection.
         let fingerprint = format!(
             "{:?} {:?} {version} {}",
             store.uid(),
@@ -73,8 +74,8 @@ impl Stores {
             Some(previous) if previous.fingerprint == fingerprint => (previous.provider, previous.trial),
             _ => (account.connect(outward), Arc::default()),
         };
-        // The signer is unknown if the store has no credentials or if its fingerprint cannot be computed. In this
-        // case Valet does not sign issued credentials again.
+        // If the store has no credentials, or if Valet cannot compute their fingerprint, the signer is unknown. Valet
+        // then does not sign issued credentials again.
         let salt = store.uid().unwrap_or_default();
         let signs = in_time(provider.fingerprint(&salt)).await.ok().flatten();
         Ok(CachedStore::Usable(Connection {
@@ -89,7 +90,8 @@ impl Stores {
         }))
     }
 
-    /// Returns the store's settings with its credentials, and a text that identifies the version of the credentials.
+    /// Returns the store's settings together with the store's credentials. Also returns a text that identifies the
+    /// version of the credentials.
     async fn account<S: Store>(
         &self,
         id: &StoreId,

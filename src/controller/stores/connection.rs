@@ -14,7 +14,7 @@ use crate::{
     provider::Provider,
 };
 
-/// The reason why Valet cannot connect a store. Either the store itself has a problem, or a call to the apiserver
+/// The reason why Valet cannot connect to a store. Either the store itself has a problem, or a call to the apiserver
 /// failed.
 pub(super) enum ConnectError {
     Unusable(Problem),
@@ -42,8 +42,8 @@ impl From<SignError> for ConnectError {
     }
 }
 
-/// Separates two kinds of errors. If the store itself has a problem, the function returns this problem as a normal
-/// result. If a call to the apiserver failed, the function returns an error.
+/// Separates a problem of the store from a failed call to the apiserver. If the store itself has a problem, the outer
+/// result is `Ok` and contains the problem. If a call to the apiserver failed, the outer result is `Err`.
 pub(super) fn told<T>(result: Result<T, ConnectError>) -> Result<Result<T, Problem>, Error> {
     match result {
         Ok(found) => Ok(Ok(found)),
@@ -80,7 +80,7 @@ pub(super) struct Connection {
     pub(super) check_request: Option<String>,
 }
 
-/// The facts about a store that can sign a credential now.
+/// The facts about a store for which Valet can sign a credential now.
 pub(super) struct Usable {
     pub(super) connection: Connection,
     pub(super) credentials_expire: Option<Timestamp>,
@@ -88,8 +88,8 @@ pub(super) struct Usable {
 }
 
 impl Connection {
-    /// Finds out if the store can sign a credential that is valid until `wanted_until`. If yes, returns the settings
-    /// and capabilities of the store. If not, returns the reason.
+    /// Checks whether Valet can now sign a credential for the store that is valid until `wanted_until`. If yes, returns
+    /// the connection and the facts about the store. If not, returns the reason.
     pub(super) async fn usable(
         self,
         id: &StoreId,

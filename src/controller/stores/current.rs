@@ -11,9 +11,9 @@ use crate::{
 };
 
 impl Stores {
-    /// Returns true if the store still has the provider, the access rules and the namespace labels in `view`.
-    /// `namespace` is the namespace of the grant. The method does not read data again that is younger than
-    /// [`FRESHNESS`](crate::controller::slot::FRESHNESS).
+    /// Returns true if the store still has this provider, and if the access rules and the namespace labels in `view`
+    /// are still current. `namespace` is the namespace of the grant. The method uses cached data if the data is younger
+    /// than [`FRESHNESS`](crate::controller::slot::FRESHNESS).
     ///
     /// # Errors
     ///

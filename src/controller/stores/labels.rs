@@ -33,8 +33,8 @@ impl NamespaceLabels {
         }
     }
 
-    /// Returns the namespace's labels if an access rule selects namespaces by label. Otherwise returns an empty map
-    /// without a request.
+    /// Returns the namespace's labels if an access rule selects namespaces by label. Otherwise returns an empty map and
+    /// sends no request to the apiserver.
     ///
     /// # Errors
     ///

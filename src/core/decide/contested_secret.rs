@@ -9,15 +9,15 @@ use crate::{
 };
 
 impl Evaluator<'_> {
-    /// Returns true if Valet is about to restore the grant Secret with an issued credential. The cause is that a
-    /// client other than Valet deleted or changed the Secret.
+    /// Returns true if Valet is about to restore the grant Secret, because another client deleted or changed the
+    /// Secret. The restored credential keeps its old issue time.
     pub(super) fn is_repair(&self, live: Option<Lifetime>, next: Lifetime) -> bool {
         let is_same = live.is_some_and(|live| live.issued_at == next.issued_at);
         is_same && self.f.repairs.is_expected && self.own_secret().is_none()
     }
 
-    /// Returns the step for a grant whose Secret must be restored, but only after a pause. The status reports that
-    /// Valet waits for the end of this pause.
+    /// Returns the step for a grant whose Secret Valet restores only after a pause. The status reports that Valet waits
+    /// until the time `due`.
     pub(super) fn await_repair(&self, due: Timestamp) -> Step {
         let message = format!(
             "another client repeatedly deletes or changes Secret {name}; Valet restores the Secret at {due}",

@@ -11,8 +11,8 @@ use crate::{
 };
 
 impl Evaluator<'_> {
-    /// Handles a grant that is being deleted. The garbage collector deletes the grant Secret only after the grant has
-    /// no finalizers. Controllers other than Valet can also add finalizers to a grant.
+    /// Handles a grant that is being deleted. Valet deletes the grant Secret itself, because the garbage collector
+    /// waits until the grant has no finalizers. Controllers other than Valet can also add finalizers to a grant.
     pub(super) fn leave(&self) -> Step {
         if let Some(step) = self.withdraw() {
             return step;
@@ -42,8 +42,9 @@ impl Evaluator<'_> {
             }
             _ => "the Secret was deleted".to_owned(),
         };
-        let message =
-            format!("the grant is being deleted, but finalizers keep the grant (metadata.finalizers); {outcome}");
+        let message = format!(
+            "the grant is being deleted, but finalizers in metadata.finalizers delay the deletion; {outcome}"
+        );
         self.settle(&Situation::of(Reason::Deleting, message, key), None)
     }
 }

@@ -1,4 +1,5 @@
-//! The facts about one grant, and what they say about its credential, its times and its object.
+//! Answers questions about one grant from its facts. The questions are about the grant's credential, its times and its
+//! object.
 
 use std::cell::OnceCell;
 
@@ -20,7 +21,8 @@ pub(super) struct Evaluator<'a> {
     pub(super) f: &'a Facts,
     pub(super) g: &'a GrantFacts,
     pub(super) now: Timestamp,
-    /// The settings of the access rules for renewal and for `maxTotalSeconds`. They are computed at first use.
+    /// What the access rules allow for renewals and for the total time (`maxTotalSeconds`). Valet computes this value
+    /// when it is first needed.
     pub(super) allowance: OnceCell<Allowance>,
 }
 
@@ -35,17 +37,17 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Returns true if the status records a later credential than the Secret. In this case a client other than Valet
-    /// has restored an old version of the Secret.
+    /// Returns true if the status records a newer credential than the Secret. In this case another client has replaced
+    /// the Secret with an old version.
     fn is_older_than_status(&self, secret: &SecretView) -> bool {
         let status = &self.g.status;
         let knows_one = status.issued_time.is_some() && status.expiration_time.is_some();
         knows_one && secret.renewals.unwrap_or_default().max(0) < status.renewals.unwrap_or_default()
     }
 
-    /// Returns the lifetime of the issued credential. It comes from the Secret, or from the status if the Secret does
-    /// not exist. Valet ignores a Secret that is being deleted, because any user with permission to create Secrets
-    /// can imitate it.
+    /// Returns the lifetime of the issued credential. Valet reads the lifetime from the Secret, or from the status if
+    /// the Secret does not exist. Valet ignores a Secret that is being deleted, because any user with permission to
+    /// create Secrets can imitate such a Secret.
     pub(super) fn key(&self) -> Option<Lifetime> {
         let recorded = self.own_secret().and_then(|s| s.issued_at.zip(s.expires_at));
         let status = &self.g.status;
@@ -80,16 +82,16 @@ impl Evaluator<'_> {
             .max(0)
     }
 
-    /// Returns the latest expiry of all earlier credentials of the grant, if this expiry is later than the expiry of
-    /// the current credential.
+    /// Returns the latest expiry of the grant's earlier credentials. Returns `None` if no earlier credential expires
+    /// later than the current credential.
     pub(super) fn earlier(&self) -> Option<Timestamp> {
         let status = self.g.status.earlier_expiration_time.as_ref().map(|t| second(t.0));
         let recorded = self.own_secret().map_or(status, |s| s.earlier_expires_at.map(second));
         recorded.filter(|end| self.key().is_some_and(|key| *end > key.expires_at))
     }
 
-    /// Returns the time at which the last credential of this grant expires. Until then, a user with a copy of a
-    /// credential can still use it.
+    /// Returns the latest expiry of all credentials of this grant. Until then, the holder of a copy can still use a
+    /// credential of the grant.
     pub(super) fn copies_until(&self, key: Option<Lifetime>) -> Option<Timestamp> {
         key.map(|key| key.expires_at).max(self.earlier())
     }
@@ -106,7 +108,7 @@ impl Evaluator<'_> {
     }
 
     /// Returns the latest time at which a credential of this grant is allowed to be valid. This is the earlier of two
-    /// times: the grant's deadline, and the time of the limit `maxTotalSeconds` of the access rules.
+    /// times: the grant's deadline, and the time at which the limit `maxTotalSeconds` of the access rules ends.
     pub(super) fn deadline(&self) -> Option<Timestamp> {
         self.own_deadline().into_iter().chain(self.total_end()).min()
     }
@@ -128,7 +130,7 @@ impl Evaluator<'_> {
         self.own_deadline().map_or(key.expires_at, |d| d.min(key.expires_at))
     }
 
-    /// If the grant has finished, returns the reason and the time at which it finished.
+    /// Returns the reason and the time at which the grant finished. Returns `None` if the grant has not finished.
     pub(super) fn finished(&self) -> Option<(Reason, Timestamp)> {
         let since = self.g.status.finished_time.as_ref()?.0;
         let ready = condition(&self.g.status, ConditionType::Ready)?;
@@ -177,8 +179,8 @@ impl Evaluator<'_> {
         self.g.operation_spec.is_multipart()
     }
 
-    /// Returns true if Valet waits for the upload of one object of this grant. An upload to a prefix has no single
-    /// object.
+    /// Returns true if Valet waits until a client uploads the object of this grant. A grant for a prefix has no single
+    /// object, so Valet does not wait.
     pub(super) fn awaits_object(&self) -> bool {
         self.is_upload() && !self.g.terms.is_prefix()
     }
@@ -190,8 +192,9 @@ impl Evaluator<'_> {
         self.g.terms.renews() && self.is_upload() && !self.write_once() && !self.is_multipart()
     }
 
-    /// Returns true if the spec asks for a different lifetime than the published credential has. The generation in
-    /// the Secret's annotation does not show this, because Valet also updates it when only the metadata changes.
+    /// Returns true if the spec asks for a different lifetime than the published credential has. The generation in the
+    /// Secret's annotation does not show this difference. Valet also updates this annotation when only the Secret's
+    /// metadata changes.
     pub(super) fn asks_for_another(&self, secret: &SecretView, key: Lifetime) -> bool {
         secret
             .expiration_seconds
@@ -214,8 +217,9 @@ impl Evaluator<'_> {
     /// Returns the earliest time at which a client could upload with a credential of the grant. This is the time at
     /// which the credential was signed. If the credential was renewed, it is the time at which the grant was created.
     pub(super) fn began(&self, key: Lifetime) -> Timestamp {
-        // For a multipart upload, the result is the creation time of the grant. The modification time of its object
-        // is the time at which Valet initiated the upload (Amazon S3 User Guide, "Working with object metadata").
+        // For a multipart upload, the result is the creation time of the grant. The modification time of the uploaded
+        // object is the time at which Valet initiated the upload (Amazon S3 User Guide, "Working with object
+        // metadata").
         let created = self.g.created.filter(|_| self.renewals() > 0 || self.is_multipart());
         created.map_or(key.issued_at, |created| created.min(key.issued_at))
     }
@@ -226,8 +230,9 @@ impl Evaluator<'_> {
     pub(super) fn is_newer(&self, key: Option<Lifetime>, modified_at: Option<Timestamp>) -> bool {
         match (key, modified_at) {
             (Some(key), Some(t)) => add(t, SignedDuration::from_secs(1)) >= self.began(key),
-            // The store returns no modification time. If the upload is write-once, the object did not exist before
-            // the credential was issued. Otherwise Valet cannot know when the object was written.
+            // The store returned no modification time. For a write-once upload, the object did not exist before the
+            // credential was issued, so the result is true. For other uploads, Valet cannot know when the object was
+            // written.
             (Some(_), None) => self.write_once(),
             (None, _) => false,
         }

@@ -25,8 +25,8 @@ impl Evaluator<'_> {
         let deadline = self.deadline().unwrap_or(self.now);
         let end = self.over_at(key).unwrap_or(deadline);
         let said = match key {
-            // Valet did not renew the credential. Either the access rules do not allow the renewal, or the renewal
-            // would have extended the expiry by too little.
+            // The credential expired without a renewal. Either the access rules do not allow the renewal, or the
+            // renewal would have extended the expiry by too little.
             Some(key)
                 if key.is_over(self.now)
                     && self.total_end().is_some_and(|end| end <= deadline)
@@ -53,9 +53,9 @@ impl Evaluator<'_> {
         };
         if !self.is_upload() {
             match &self.f.store {
-                // The store's clock may be behind, and the credential may then still be valid for the store. Valet
-                // therefore needs the clock difference. This step reads the store resource and sends no request to
-                // the store.
+                // If the store's clock is behind the operator's clock, the store may still accept the credential. Valet
+                // therefore needs the clock difference. The step `Read::Store` reads the store resource and sends no
+                // request to the object store.
                 StoreFact::Unread if key.is_some() => return Step::Read(Read::Store),
                 StoreFact::Unusable {
                     reason: Reason::ClockSkewed,
@@ -122,7 +122,8 @@ impl Evaluator<'_> {
                     self.settle(&unknown(refusal.reason, &why), None)
                 }
             },
-            // A user applied the grant again after its deadline, and the object is already in the store.
+            // The grant has no credential and its deadline has passed, but the object is in the store. For example, a
+            // user applied an old grant again.
             ObjectFact::Present { object, .. } if key.is_none() => self.there_anyway(object, &said),
             ObjectFact::Present { object, .. } if self.write_once() => self.exists_already(object),
             ObjectFact::Absent | ObjectFact::Present { .. } | ObjectFact::Hidden
@@ -175,8 +176,9 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Returns a step that waits, if the store's clock has not reached the expiry of the credential. The credential
-    /// may still be valid for the store, so a final status could be wrong.
+    /// Returns a step that waits until the store's clock has reached the expiry of the credential. Until then the store
+    /// may still accept the credential, so a final status could be wrong. Returns `None` if the store's clock has
+    /// reached the expiry.
     fn over_too_early(&self, end: Timestamp, said: &str, key: Option<Lifetime>) -> Option<Step> {
         let (until, why) = self.ends_later_at_store(end)?;
         let message = format!("{said} by the operator's clock; {why}");
@@ -184,8 +186,8 @@ impl Evaluator<'_> {
         Some(self.settle(&situation, Some(until.min(self.retry()))))
     }
 
-    /// Handles a grant that passed its deadline without a credential, because Valet refused the grant until then. The
-    /// grant finishes with the reason of this refusal. Valet sends no request that the access rules forbid.
+    /// Handles a grant that Valet refused until its deadline, so that the grant never had a credential. The final
+    /// status contains the message of this refusal. Valet sends no request that the access rules forbid.
     fn refused_to_the_end(&self, said: &str) -> Option<Step> {
         let refusal = match &self.f.store {
             StoreFact::Unread => return Some(Step::Read(Read::Store)),
@@ -193,7 +195,7 @@ impl Evaluator<'_> {
             StoreFact::Missing | StoreFact::Unusable { .. } => self.access().err()?,
         };
         // The access rules allow the grant, and only a capability of the store is missing. The object may exist, so
-        // Valet checks if it exists.
+        // Valet polls the store for the object.
         if self.awaits_object() && matches!(self.f.store, StoreFact::Usable(_)) && self.access().is_ok() {
             return None;
         }

@@ -68,9 +68,9 @@ impl Evaluator<'_> {
         self.settle(&situation, until.into_iter().chain(again).chain(late).min())
     }
 
-    /// Polls for an upload that was still in progress when the credential expired. Such an upload can succeed,
-    /// because stores check the expiry only when a request starts. If Valet finds the object, it writes this to the
-    /// status. The grant still receives no new credential.
+    /// Polls for an upload that was still in progress when the credential expired. Such an upload can succeed, because
+    /// stores check the expiry only when a request starts. If Valet finds the object, the status reports the upload.
+    /// The grant still receives no new credential.
     fn late(&self, finished: Timestamp) -> Late {
         // Valet aborts a multipart upload after the credential expired, so nobody can complete it later.
         if self.is_multipart() || !self.awaits_object() || self.key().is_none() {
@@ -102,8 +102,8 @@ impl Evaluator<'_> {
                 Ok(access) => Late::Next(Box::new(Step::Read(Read::Object(access)))),
                 Err(_) => Late::Never,
             },
-            // The object is not in the store, or Valet could not read the object. Valet polls again at the next time,
-            // if there is one.
+            // The object is not in the store, or Valet could not read the object. Valet polls again later, until the
+            // time limit for such polls ends.
             _ => late_look(finished, Some(self.now), self.now).map_or(Late::Never, Late::At),
         }
     }
@@ -131,7 +131,7 @@ impl Evaluator<'_> {
         self.exists(object, message.to_owned())
     }
 
-    /// Finishes a grant that never had a credential, but whose object exists in the store.
+    /// Finishes a grant that never had a credential, although its object exists in the store.
     pub(super) fn there_anyway(&self, object: &ObservedObject, said: &str) -> Step {
         let there = "the object is already in the store";
         self.exists(object, format!("{said}; {there}"))
@@ -153,9 +153,9 @@ impl Evaluator<'_> {
         self.settle(&situation, None)
     }
 
-    /// Finishes a grant whose object does not match the grant, if no client can upload a correct object with the
-    /// credential. Either the credential has expired, or the upload is write-once and the store rejects a second
-    /// upload.
+    /// Finishes a grant whose object does not match the constraints of the grant. No client can still upload a correct
+    /// object with the credential. Either the credential has expired, or the upload is write-once and the store rejects
+    /// a second upload.
     pub(super) fn another_object(&self, why: &str) -> Step {
         let message = format!(
             "the object in the store does not match the grant: {why}; another client wrote this object without the grant's credential; find out which client wrote the object, and create a new grant"

@@ -12,9 +12,9 @@ use crate::{
     },
 };
 
-/// A user deleted a grant and created a new grant with its name. Valet waits 60 seconds until the garbage collector
-/// has deleted the Secret of the deleted grant. After that, the status of the new grant reports the Secret as a
-/// conflict.
+/// If a user deletes a grant and creates a new grant with the same name, the Secret of the deleted grant may still
+/// exist. Valet waits at most 60 seconds until the garbage collector deletes this Secret. After that, the status of the
+/// new grant reports a conflict.
 const PREDECESSOR_PATIENCE: SignedDuration = SignedDuration::from_secs(60);
 
 impl Evaluator<'_> {

@@ -20,7 +20,7 @@ use crate::{
 struct Last {
     /// The lifetime of the last credential, even if the credential has expired.
     key: Option<Lifetime>,
-    /// The lifetime of the last credential, or `None` if the credential has expired.
+    /// The lifetime of the last credential, if this credential is still valid.
     live: Option<Lifetime>,
     /// True if Valet must replace the last credential with a new credential.
     is_due: bool,
@@ -30,14 +30,14 @@ struct Last {
 #[derive(Clone, Copy)]
 struct Next {
     lifetime: Lifetime,
-    /// True if the new credential is a renewal. It is false if Valet signs a credential with the old lifetime again,
-    /// or if the grant's spec has changed.
+    /// True if the new credential is a renewal. It is not a renewal if it is the first credential, if Valet signs the
+    /// old credential again, or if only the grant's spec has changed.
     is_renewal: bool,
 }
 
 impl Evaluator<'_> {
-    /// Returns the next step for a grant that is not suspended and has not expired. The method makes several checks
-    /// in order. A check either returns the next step, or lets the method continue with the next check.
+    /// Returns the next step for a grant that is not suspended and has not expired. The method makes several checks in
+    /// order. Each check either ends the method with the next step, or lets the method continue with the next check.
     pub(super) fn issue(&self, key: Option<Lifetime>) -> Step {
         let live = self.live(key);
         let due = live.and_then(|key| self.renewal_at(key));
@@ -101,9 +101,9 @@ impl Evaluator<'_> {
                 // The access rules apply even while Valet cannot use the store.
                 if let Some(refusal) = self.forbidden() {
                     self.refuse(refusal)
-                // An issued credential stays valid while the store has a problem. The reason `ConstraintsNotEnforced` is
-                // an exception. It means that the holder of a credential could do more than the grant allows, so Valet
-                // deletes the Secret.
+                // An issued credential stays valid while the store has a problem. The reason `ConstraintsNotEnforced`
+                // is an exception. With this reason, the holder of a credential could do more than the grant allows, so
+                // Valet deletes the Secret.
                 } else if *reason != Reason::ConstraintsNotEnforced
                     && self.own_secret().is_some()
                     && (last.live.is_some() || last.key.is_none())
@@ -144,8 +144,8 @@ impl Evaluator<'_> {
                 }
             }
             // The Secret was deleted, but its credential is still valid and matches the spec. Valet signs the
-            // credential again with its old issue time and expiry, because a user must not get a longer lifetime by
-            // deleting the Secret.
+            // credential again with the old issue time and expiry. A user must not get a longer lifetime by deleting
+            // the Secret.
             (None, Some(key)) if !is_renewal && self.is_as_asked(key) => fresh.map(|fresh| key.again(fresh, asked)),
             (secret, live) => {
                 if let Some(refusal) = self.cut_short(fresh, store) {
@@ -188,8 +188,8 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Returns the message for a grant that waits for quota. The message stays equal while the grant waits, because
-    /// every new message causes a write of the grant's status.
+    /// Returns the message for a grant that waits for quota. The message does not change while the grant waits, because
+    /// each changed message would cause a write of the grant's status.
     fn quota_reached(&self, limit: QuotaLimit) -> String {
         let (store, namespace) = (&self.g.terms.store_ref, &self.g.namespace);
         match limit {
@@ -197,7 +197,7 @@ impl Evaluator<'_> {
                 "{store} allows at most {limit} live grants for namespace {namespace}, and the limit is reached; this grant waits in a queue, oldest grant first; wait until a live grant ends, or revoke or delete grants that you no longer need"
             ),
             QuotaLimit::Store(limit) => format!(
-                "{store} allows at most {limit} live grants in all namespaces together, and the limit is reached; this grant waits in a queue until a live grant ends; the oldest grant of the namespace with the fewest live grants is next"
+                "{store} allows at most {limit} live grants in all namespaces together, and the limit is reached; this grant waits in a queue until a live grant ends; next in the queue is the oldest waiting grant of the namespace with the fewest live grants"
             ),
         }
     }
@@ -262,8 +262,8 @@ impl Evaluator<'_> {
             return Continue(());
         };
         // Valet cannot sign a new credential now. If the spec asks for a different lifetime, Valet must not keep the
-        // old credential. If the old credential only needs a renewal or a new signature, Valet keeps it until it
-        // expires.
+        // old credential. If the old credential only needs a renewal or a new signature, Valet keeps the old credential
+        // until it expires.
         Break(match (self.own_secret(), last.live) {
             (Some(secret), Some(key)) if next.is_renewal || !self.asks_for_another(secret, key) => {
                 self.published(Some(key), Some(&message))
@@ -272,7 +272,8 @@ impl Evaluator<'_> {
         })
     }
 
-    /// Decides if Valet creates the Secret or replaces an existing Secret.
+    /// Decides whether Valet creates the Secret or replaces an existing Secret. If the Secret is being deleted, the
+    /// grant waits.
     fn publish_mode(&self) -> ControlFlow<Step, PublishMode> {
         match &self.f.secret {
             SecretFact::Present(s) if s.deleting => {
@@ -290,8 +291,8 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Returns the record of a credential that Valet is about to publish. If the grant already had a credential, a
-    /// credential with a new issue time counts as a renewal.
+    /// Returns the record of a credential that Valet is about to publish. If the grant already had a credential with
+    /// another issue time, the record counts one more renewal.
     fn next_record(&self, key: Lifetime, expiration_seconds: i64) -> CredentialRecord {
         let is_another = self.key().is_some_and(|before| before.issued_at != key.issued_at);
         CredentialRecord {
@@ -303,8 +304,9 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Returns true if a credential whose Secret was deleted has the lifetime that the spec asks for. The result is
-    /// also true if the lifetime is shorter only because the store's signing credentials expire.
+    /// This method is for a credential whose Secret was deleted. It returns true if the credential has the lifetime
+    /// that the spec asks for. It also returns true if the lifetime is shorter only because the store's signing
+    /// credentials expire.
     fn is_as_asked(&self, key: Lifetime) -> bool {
         let seconds = self.g.terms.expiration_seconds;
         let same_wish = self.asked() == Some(seconds) && self.own_end(key) == key.expires_at;

@@ -19,8 +19,8 @@ use crate::{
     },
 };
 
-/// For 10 seconds after a multipart upload was completed, a store may return both the multipart upload and the new
-/// object.
+/// For up to 10 seconds after a store completes a multipart upload, the store can still list this upload. During
+/// these seconds, the new object can already exist.
 const SETTLING: SignedDuration = SignedDuration::from_secs(10);
 
 /// The result of the check of a multipart upload whose credential is still valid.
@@ -51,7 +51,7 @@ impl Evaluator<'_> {
             {
                 Gathered::Next(Step::Read(Read::Upload(access.clone(), upload.to_owned())))
             }
-            // A failed poll gives no information. Valet polls again after the usual pause.
+            // A failed poll does not tell Valet which parts have arrived. Valet polls again after the usual pause.
             UploadFact::Unread | UploadFact::Unreachable(_) => Gathered::Waiting(Arrival::Unchanged),
             UploadFact::Open(arrived) => match self.assembled(arrived) {
                 Assembled::Waiting => Gathered::Waiting(Arrival::NotYet),
@@ -77,8 +77,8 @@ impl Evaluator<'_> {
     }
 
     /// Completes the upload after all parts have arrived. If the upload is write-once, Valet first checks if the
-    /// object exists. This check is necessary, because some stores cannot complete an upload on the condition that
-    /// the object does not exist.
+    /// object exists. Valet needs this check, because some stores do not look for an existing object when they
+    /// complete an upload.
     ///
     /// If the object exists, Valet lists the parts again, because a second operator may have just completed this
     /// upload.
@@ -109,9 +109,9 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Returns true if the object is only some seconds old. In this case a second operator may be completing the
-    /// multipart upload, because some stores do not complete an upload atomically. Returns false if the credential
-    /// has expired.
+    /// Returns true if the object was modified less than 10 seconds ago and the credential is still valid. A second
+    /// operator may then be completing the multipart upload. With some stores, the object exists a short time before
+    /// the multipart upload ends.
     fn is_settling(&self, modified_at: Option<Timestamp>) -> bool {
         let is_fresh = modified_at.is_some_and(|t| self.now < add(t, SETTLING));
         is_fresh && self.key().is_some_and(|key| self.end(key) > self.now)
@@ -154,8 +154,8 @@ impl Evaluator<'_> {
                 let situation = Situation::of(Reason::StoreUnreachable, format!("{said}; {waits}"), key);
                 Some(self.settle(&situation, Some(self.retry())))
             }
-            // If the multipart upload no longer exists, the object shows if the upload was completed. If Valet cannot
-            // list the parts, it cannot complete the upload.
+            // If the multipart upload no longer exists, Valet must read the object to find out if the upload was
+            // completed. If the store does not let Valet list the parts, Valet cannot complete the upload.
             (UploadFact::Unread | UploadFact::Gone | UploadFact::Aborted { .. } | UploadFact::Hidden, _) => None,
         }
     }

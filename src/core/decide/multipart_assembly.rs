@@ -13,9 +13,9 @@ pub(super) enum Assembled {
     Whole(Vec<ArrivedPart>),
 }
 
-/// Compares the uploaded parts with the expected parts. The object ends with the first part that is shorter than the
-/// part size, or otherwise with the last expected part. Valet therefore does not need to know the size of the object
-/// before the upload.
+/// Compares the uploaded parts with the expected parts. The first part that is shorter than the part size is the last
+/// part of the object. If no part is shorter, the object consists of all expected parts. Valet therefore does not
+/// need to know the size of the object before the upload.
 pub(super) fn assemble(parts: &Parts, arrived: &[ArrivedPart]) -> Assembled {
     let (mut whole, mut bytes) = (Vec::new(), 0_i64);
     for part in parts.all() {
@@ -25,7 +25,7 @@ pub(super) fn assemble(parts: &Parts, arrived: &[ArrivedPart]) -> Assembled {
         };
         if came.size > part.size.max {
             let why = format!(
-                "part {number} has {size} bytes instead of at most {max} bytes; upload part {number} again",
+                "part {number} has {size} bytes, but at most {max} bytes are allowed; upload part {number} again",
                 size = came.size,
                 max = part.size.max
             );
@@ -37,19 +37,20 @@ pub(super) fn assemble(parts: &Parts, arrived: &[ArrivedPart]) -> Assembled {
         if number < parts.count() && !is_short {
             continue;
         }
-        // Clients upload parts in parallel, so the last part can arrive before earlier parts.
+        // Clients upload parts in parallel, so a part with a higher number can arrive before a part with a lower
+        // number.
         let beyond = arrived
             .iter()
             .any(|other| other.number > number && other.number <= parts.count());
         return if beyond {
             Assembled::Flawed(format!(
-                "part {number} has {size} bytes instead of {part_bytes} bytes and is not the last part; upload part {number} again, or create a new grant",
+                "part {number} has {size} bytes, but only the last part can be shorter than {part_bytes} bytes; upload part {number} again, or create a new grant",
                 size = came.size,
                 part_bytes = parts.part_bytes
             ))
         } else if bytes < parts.whole.min {
             Assembled::Flawed(format!(
-                "part {number} has {size} bytes, so the object would have {bytes} bytes instead of at least {min} bytes; upload part {number} again",
+                "part {number} has {size} bytes, so the object would have {bytes} bytes, but it must have at least {min} bytes; upload part {number} again",
                 size = came.size,
                 min = parts.whole.min
             ))
@@ -102,7 +103,8 @@ mod tests {
             assert_eq!(assembled(exact, some), Assembled::Waiting, "{some:?}");
         }
         assert_eq!(assembled(exact, &all), Assembled::Whole(came(&all)));
-        // The parts can arrive in any order. Valet ignores parts with a higher number than the last expected part.
+        // The parts can arrive in any order. Valet ignores a part if its number is higher than the number of the last
+        // expected part.
         let others = [(4, 9), (3, 2 * MIB), (2, 5 * MIB), (1, 5 * MIB)];
         assert_eq!(assembled(exact, &others), Assembled::Whole(came(&all)));
         assert_eq!(
@@ -113,23 +115,23 @@ mod tests {
         for (sizes, says) in [
             (
                 &[(1, 5 * MIB + 1)][..],
-                "part 1 has 5242881 bytes instead of at most 5242880 bytes",
+                "part 1 has 5242881 bytes, but at most 5242880 bytes are allowed",
             ),
             (
                 &[(1, 5 * MIB - 1)],
-                "part 1 has 5242879 bytes, so the object would have 5242879 bytes instead of at least 12582912 bytes",
+                "part 1 has 5242879 bytes, so the object would have 5242879 bytes, but it must have at least 12582912 bytes",
             ),
             (
                 &[(1, 5 * MIB - 1), (2, 5 * MIB)],
-                "part 1 has 5242879 bytes instead of 5242880 bytes and is not the last part",
+                "part 1 has 5242879 bytes, but only the last part can be shorter than 5242880 bytes",
             ),
             (
                 &[(1, 5 * MIB), (2, 5 * MIB), (3, 2 * MIB + 1)],
-                "part 3 has 2097153 bytes instead of at most 2097152 bytes",
+                "part 3 has 2097153 bytes, but at most 2097152 bytes are allowed",
             ),
             (
                 &[(1, 5 * MIB), (2, 5 * MIB), (3, 2 * MIB - 1)],
-                "part 3 has 2097151 bytes, so the object would have 12582911 bytes instead of at least 12582912 bytes",
+                "part 3 has 2097151 bytes, so the object would have 12582911 bytes, but it must have at least 12582912 bytes",
             ),
         ] {
             let why = flaw(exact, sizes);
@@ -149,7 +151,8 @@ mod tests {
         whole(&[(1, 5 * MIB), (2, 5 * MIB), (3, 2 * MIB)]);
         assert_eq!(assembled(range, &[(1, 5 * MIB), (2, 5 * MIB)]), Assembled::Waiting);
         assert!(
-            flaw(range, &[(1, 5 * MIB), (2, MIB - 1)]).contains("6291455 bytes instead of at least 6291456 bytes")
+            flaw(range, &[(1, 5 * MIB), (2, MIB - 1)])
+                .contains("6291455 bytes, but it must have at least 6291456 bytes")
         );
         assert!(flaw(range, &[(1, 5 * MIB), (2, 5 * MIB), (3, 2 * MIB + 1)]).contains("at most 2097152"));
         assert!(flaw(range, &[(1, 5 * MIB), (2, MIB), (3, 0)]).contains("is not the last part"));

@@ -21,14 +21,14 @@ use crate::{
     },
 };
 
-/// A user deletes a grant, and the store does not abort the multipart upload of this grant. Valet then delays the
-/// deletion of the grant for at most 5 minutes. A store can restart within this time. A user who deletes a namespace
-/// can wait for this time.
+/// The maximum time for which Valet delays the deletion of a grant if the store does not abort the grant's multipart
+/// upload. Five minutes are enough for a restart of the store. They are also short enough for a user who waits for
+/// the deletion of a namespace.
 const DELETION_PATIENCE: SignedDuration = SignedDuration::from_mins(5);
 
-/// Valet compares times of the store's clock and of its own clock to find out if it initiated a multipart upload. It
-/// tolerates a clock difference of one minute. With a larger tolerance, Valet could abort a multipart upload that a
-/// different client initiated.
+/// The clock difference that Valet tolerates when it compares a time from the store with a time from its own clock.
+/// With this comparison, Valet finds out if it initiated a multipart upload itself. With a larger tolerance, Valet
+/// could abort a multipart upload that a different client initiated.
 const SKEW: SignedDuration = SignedDuration::from_mins(1);
 
 /// The result of the cleanup of a multipart upload after its grant has ended.
@@ -44,7 +44,7 @@ pub(super) enum Cleaning {
 }
 
 impl Evaluator<'_> {
-    /// Aborts the multipart upload of a grant that Valet refused permanently. Valet waits with the abort until all
+    /// Aborts the multipart upload of a grant that Valet refused permanently. Valet aborts the upload only after all
     /// credentials of the grant have expired.
     pub(super) fn abandon_upload(&self, reason: Reason) -> Option<Step> {
         let is_out = self.copies_until(self.key()).is_some_and(|end| end > self.now);
@@ -59,7 +59,7 @@ impl Evaluator<'_> {
     }
 
     /// Aborts the grant's multipart uploads in the store, and then removes the grant's finalizer. The grant ended at
-    /// the time `since`. If Valet cannot use the store, it retries for a limited time after `since`.
+    /// the time `since`. If Valet cannot use the store, Valet retries the cleanup for a limited time after `since`.
     pub(super) fn clean(&self, since: Timestamp) -> Cleaning {
         if !self.g.held {
             return Cleaning::Done;
@@ -119,7 +119,8 @@ impl Evaluator<'_> {
             }
             // Valet has recorded no multipart upload for this grant, so no parts can be left in the store.
             (_, None) if self.upload_id().is_none() => Cleaning::Next(Step::RemoveFinalizer { notice: None }),
-            // Valet cannot use the store now. It retries for a limited time, because this problem may end.
+            // Valet cannot use the store now. Valet retries for a limited time, because the store may work again
+            // soon.
             (_, None) if self.forbidden().is_none() && !matches!(self.f.store, StoreFact::Usable(_)) => {
                 self.wait_or_release(since, "the store was deleted or cannot be used")
             }
@@ -133,8 +134,8 @@ impl Evaluator<'_> {
     /// Returns the permission to abort the upload that Valet initiated for this grant. Returns `None` if Valet cannot
     /// prove that it initiated an upload.
     pub(super) fn abort_own(&self) -> Option<AbortAccess> {
-        // Valet uses an upload ID from the Secret or the status only if the record there has a valid record
-        // signature.
+        // If the upload ID comes from the Secret or the status, the record signature there proves that Valet
+        // initiated the upload.
         let own = self.f.own_upload.as_deref().filter(|_| self.is_multipart());
         let own = own.or_else(|| self.upload_id())?;
         abort_own(self.g, own)
@@ -172,8 +173,8 @@ impl Evaluator<'_> {
     }
 
     /// Returns true if Valet initiated this multipart upload and crashed before it recorded the upload ID. Such an
-    /// upload has no parts, because no client received the upload ID. Its start time is after the creation of the
-    /// grant and before the issue time of the first credential.
+    /// upload has no parts, because no client received the upload ID. Such an upload started after the creation of
+    /// the grant and before the issue time of the first credential.
     fn is_stray(&self, upload: &OpenUpload) -> bool {
         let first = self.g.created.map(|created| add(created, -SKEW));
         let last = add(self.key().map_or(self.now, |key| key.issued_at), SKEW);

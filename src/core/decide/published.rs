@@ -15,10 +15,10 @@ use crate::{
 };
 
 impl Evaluator<'_> {
-    /// Handles a published credential: Valet corrects the Secret's metadata, polls for the upload, and then waits
-    /// until the next poll or the expiry.
+    /// Handles a published credential. Valet corrects the Secret's metadata and polls for the upload. Then Valet
+    /// waits until the next poll or until the credential expires.
     ///
-    /// `trouble` is the reason why Valet cannot replace the credential, if a replacement is due.
+    /// If Valet must replace the credential but cannot, `trouble` is the reason.
     pub(super) fn published(&self, key: Option<Lifetime>, trouble: Option<&str>) -> Step {
         let (Some(secret), Some(key)) = (self.own_secret(), key) else {
             // The Secret belongs to this grant, but the annotations with the times of its credential are missing.
@@ -34,20 +34,21 @@ impl Evaluator<'_> {
             Break(step) => return step,
             Continue(due) => due,
         };
-        // The pauses between polls count from the first credential of the grant. If the time of the last poll is in
-        // the future, somebody set the clock back. Valet ignores such a poll.
+        // The times of the polls depend on the time at which the grant's first credential was issued. If the time of
+        // the last poll is in the future, somebody set the clock back. Valet then ignores the time of the last poll.
         let last_poll = self.f.last_poll.filter(|last| *last <= self.now);
         let look = next_poll(self.began(key), last_poll);
-        // The status records the credential before the poll. The poll can have to wait for the store, and without the
-        // record Valet would issue another credential if a client deleted the Secret in the meantime.
+        // Valet writes the credential to the status before it polls, because a poll may have to wait for the store.
+        // If a client deletes the Secret during this wait, the status is the only record of the credential. Without
+        // this record, Valet would issue a second credential.
         let is_due = self.is_reported(key) && (self.f.poll_requested || look <= self.now);
         let arrival = match self.arrival(key, is_due) {
             Break(step) => return step,
             Continue(arrival) => arrival,
         };
-        // Valet checks only for a new credential if the expiry is earlier than requested. For an old credential, this
-        // check could be wrong. For example, a user moved the deadline to a later time after the credential was
-        // signed.
+        // Valet compares the expiry with the requested expiry only for a new credential, which the status does not
+        // report yet. For an older credential, the result could be wrong. For example, a user may have moved the
+        // deadline to a later time after the credential was signed.
         let truncated = if self.is_reported(key) {
             condition(&self.g.status, ConditionType::Active)
                 .is_some_and(|c| c.reason == Reason::ExpiryTruncated.as_str())
@@ -84,7 +85,7 @@ impl Evaluator<'_> {
         self.settle(&situation, timers.into_iter().flatten().filter(|t| *t > self.now).min())
     }
 
-    /// Finds out if the upload has arrived. The credential `key` is still valid.
+    /// Finds out if the upload has arrived. `key` is the lifetime of the credential, which is still valid.
     fn arrival(&self, key: Lifetime, is_poll_due: bool) -> ControlFlow<Step, Arrival> {
         let access = match &self.f.store {
             StoreFact::Usable(_) => self.access().ok(),
@@ -107,7 +108,8 @@ impl Evaluator<'_> {
             ObjectFact::Unread if is_poll_due => return Break(Step::Read(Read::Object(access))),
             ObjectFact::Present { object, modified_at } if self.is_newer(Some(key), *modified_at) => {
                 match self.mismatch(object) {
-                    // Valet renews the credential of this grant, so the holder can upload the object again.
+                    // The object is in the store, but the grant is not finished. Valet renews the credential, so the
+                    // holder can upload the object again.
                     None if self.is_standing() => Arrival::Seen(object.clone()),
                     None => return Break(self.completed(Some(key), object)),
                     Some(why) if self.write_once() => return Break(self.another_object(&why)),

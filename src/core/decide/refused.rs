@@ -19,8 +19,8 @@ impl Evaluator<'_> {
         if let Some(step) = self.withdraw().or_else(|| self.abandon_upload(reason)) {
             return step;
         }
-        // A user who read the Secret before Valet deleted it can still have a copy of the credential. The store
-        // accepts this copy until the credential expires.
+        // After Valet deletes the Secret, a user who read the Secret earlier can still have a copy of the credential.
+        // The store accepts this copy until the credential expires.
         let message = match self.copies_until(self.key()) {
             Some(end) if end > self.now => {
                 let copies = format!("the Secret was deleted, but copies of the credential work until {end}");

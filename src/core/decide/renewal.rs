@@ -12,17 +12,17 @@ use crate::{
     },
 };
 
-/// A new credential needs at most this time to reach the pods. A kubelet usually updates a mounted Secret within 60
-/// to 90 s, and a busy kubelet within 180 s. If the credential expires in less than 180 s, its renewal is overdue.
+/// The longest time that a new credential needs to reach the pods. A kubelet usually updates a mounted Secret within
+/// 60 to 90 s. A busy kubelet needs up to 180 s. If a credential expires in less than 180 s, its renewal is overdue.
 const CARRY: SignedDuration = SignedDuration::from_secs(180);
 
-/// Valet renews a credential only if the new expiry is at least this much later. Otherwise the write of the Secret is
-/// not worthwhile.
+/// Valet renews a credential only if the new credential expires at least this much later. A smaller difference does
+/// not justify a write of the Secret.
 const WORTHWHILE: SignedDuration = SignedDuration::from_secs(60);
 
-/// Valet moves each renewal earlier by some seconds, so that it does not renew all grants from one second together.
-/// The maximum is 300 seconds, and for short lifetimes a twelfth of the lifetime. Valet then renews 1000 such grants
-/// at a rate of about 3 per second.
+/// The maximum number of seconds by which Valet moves a renewal to an earlier time. Without such different offsets,
+/// Valet would renew all grants from one second at the same time. For short lifetimes, the maximum is a twelfth of
+/// the lifetime. With an offset of up to 300 seconds, Valet renews 1000 such grants at a rate of about 3 per second.
 const WIDEST_SPREAD: i64 = 300;
 
 /// Returns the time at which a credential is renewed. Valet renews a credential when a third of its lifetime is left.
@@ -53,10 +53,11 @@ pub(super) fn hash(text: &str) -> u64 {
 }
 
 impl Evaluator<'_> {
-    /// Returns the time at which the grant ends if nobody changes it. `None` means that the grant does not end.
+    /// Returns the time at which the grant ends if nobody changes the grant. Returns `None` if the grant does not
+    /// end.
     ///
-    /// If the grant has no renewal, it ends when its credential expires. If the grant has renewal, it ends at the
-    /// deadline, or when its last credential expires shortly before the deadline.
+    /// A grant without renewal ends when its credential expires. A grant with renewal ends at its deadline, or when
+    /// its last credential expires shortly before the deadline.
     pub(super) fn over_at(&self, key: Option<Lifetime>) -> Option<Timestamp> {
         let deadline = self.deadline();
         match key {
@@ -72,7 +73,7 @@ impl Evaluator<'_> {
         key.filter(|k| self.end(*k) > self.now)
     }
 
-    /// Returns the time at which Valet renews the credential. Returns `None` if Valet does not renew it.
+    /// Returns the time at which Valet renews the credential. Returns `None` if Valet does not renew the credential.
     pub(super) fn renewal_at(&self, key: Lifetime) -> Option<Timestamp> {
         let worthwhile = self.deadline().is_none_or(|d| d > add(key.expires_at, WORTHWHILE));
         let automatic = (self.g.terms.renews() && worthwhile).then(|| renewal_due(key, &self.g.uid));
@@ -83,8 +84,8 @@ impl Evaluator<'_> {
             .filter(|t| *t < self.end(key))
     }
 
-    /// Returns the time for which a user requested a new credential. Returns `None` if this credential was signed at
-    /// the requested time or later, because the credential then already fulfils the request.
+    /// Returns the time from the annotation with which a user requested a new credential. Returns `None` if the
+    /// current credential was signed at this time or later, because Valet has then already fulfilled the request.
     fn requested(&self, key: Lifetime) -> Option<Timestamp> {
         match self.g.renew_requested {
             RenewRequest::At(t) if t > key.issued_at && self.allowance().renewal => Some(t),
@@ -92,16 +93,18 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Returns true if Valet should replace the credential with the lifetime `key` by one with the lifetime `fresh`.
-    /// This is the case if `fresh` ends later, or if a user requested a new credential.
+    /// Returns true if Valet should replace the current credential with a new credential. `key` is the lifetime of
+    /// the current credential, and `fresh` is the lifetime of the new one. A replacement is useful if `fresh` ends
+    /// later, or if a user requested a new credential.
     pub(super) fn is_gain(&self, key: Lifetime, fresh: Lifetime) -> bool {
         let is_wanted = self.requested(key).is_some_and(|t| t <= self.now);
         let is_long_enough = fresh.expires_at >= key.expires_at.min(add(self.now, WORTHWHILE));
         fresh.expires_at > add(key.expires_at, WORTHWHILE) || (is_wanted && is_long_enough)
     }
 
-    /// Returns the time at which Valet retries a failed renewal. Valet retries because no event reports that the
-    /// problem is solved. The pauses between retries become shorter near the expiry of the credential.
+    /// Returns the time at which Valet retries a failed renewal. Valet must retry, because no event tells Valet when
+    /// the cause of the failure has ended. The pauses between retries become shorter near the expiry of the
+    /// credential.
     pub(super) fn retry_renewal(&self, key: Lifetime) -> Timestamp {
         let left = self.end(key).duration_since(self.now);
         let pause = (left / 10).clamp(SignedDuration::from_secs(5), SignedDuration::from_secs(600));
@@ -167,8 +170,9 @@ mod tests {
         }
     }
 
-    /// If a credential is short because the store's signing credentials expire, Valet replaces it after half of its
-    /// lifetime. The time of the replacement is never before the time at which the credential was signed.
+    /// If the store's signing credentials expire soon, Valet signs a credential with a short lifetime. Valet replaces
+    /// this credential after half of its lifetime. The time of the replacement is never before the time at which the
+    /// credential was signed.
     #[test]
     fn renewal_of_a_short_credential_is_within_its_lifetime() {
         for life in -1..600 {

@@ -1,5 +1,5 @@
-//! The end of a decision. Valet writes a new status, publishes an Event if a user must do something, and waits until
-//! the time of the next decision.
+//! Ends each decision. Valet writes a new status, publishes an Event if a user must do something, and waits until the
+//! time of the next decision.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -15,19 +15,20 @@ use crate::{
     },
 };
 
-/// A Secret with a different owner can have the name from a grant's spec. Valet checks every 60 seconds if this
-/// Secret still exists. Valet's watch selects Secrets by label, so it does not report the deletion of this Secret.
+/// A Secret that does not belong to a grant can have the Secret name from the grant's spec. Valet checks every 60
+/// seconds if this Secret still exists. Valet needs this check, because its watch selects Secrets by label and does
+/// not report the deletion of this Secret.
 const CONFLICT_PAUSE: SignedDuration = SignedDuration::from_secs(60);
 
 impl Evaluator<'_> {
     pub(super) fn situation(&self, reason: Reason, message: String, finished: bool) -> Step {
         // If Valet cannot issue a credential now, it retries after a pause. If Valet refuses the grant, it does not
-        // retry. It waits for a change of the grant or the store, or for the expiry of the grant's earlier
-        // credential.
+        // retry. Valet then waits until the grant or the store changes, or until an earlier credential of the grant
+        // expires.
         let retry = match reason {
             Reason::SecretConflict => Some(add(self.now, CONFLICT_PAUSE)),
             Reason::ExpirationTooLong if self.is_cut_short() => Some(add(self.now, CONFLICT_PAUSE)),
-            // Valet needs no retry here, because the quota enqueues the grant when the grant can receive quota.
+            // Valet needs no retry here, because the quota enqueues the grant as soon as enough quota is free.
             Reason::TooManyGrants => None,
             _ => (reason.progress() == Progress::InProgress).then(|| self.retry()),
         };
@@ -50,8 +51,8 @@ impl Evaluator<'_> {
     pub(super) fn next_end(&self, key: Option<Lifetime>) -> Option<Timestamp> {
         let ends = [
             key.map(|key| self.end(key)),
-            // The access rules can set an earlier end with `maxTotalSeconds`. This code also needs the expiry without
-            // the access rules.
+            // `self.end` includes the limit `maxTotalSeconds` of the access rules. The status must also change at the
+            // expiry without this limit, so the list contains both times.
             key.map(|key| self.own_end(key)),
             self.copies_until(key),
             self.over_at(key),
@@ -67,7 +68,7 @@ impl Evaluator<'_> {
                 message: format!("{}{held}", situation.message),
                 ..situation.clone()
             };
-            // Valet checks the Secret again after a pause, because no watch reports that somebody removed its
+            // Valet checks the Secret again after a pause, because no watch reports the removal of the Secret's
             // finalizers.
             let again = add(self.now, CONFLICT_PAUSE);
             return self.report(&said, Some(until.map_or(again, |until| until.min(again))));

@@ -1,5 +1,6 @@
-//! Handles the signing credentials of a store. When they change, Valet signs the credentials of grants again. The
-//! module also handles signing credentials that expire before the requested expiry of a grant's credential.
+//! Handles changes of a store's signing credentials. When the signing credentials change, Valet signs the credentials
+//! of the store's grants again. The module also handles signing credentials that expire before the requested expiry
+//! of a grant's credential.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -14,8 +15,8 @@ use crate::{
 };
 
 /// When a store gets new signing credentials, Valet signs the credentials of the store's grants again within 120
-/// seconds. The UID of each grant decides when its credential is signed. For 1000 grants, Valet signs about 8
-/// credentials per second.
+/// seconds. A hash of each grant's UID decides when Valet signs the grant's credential. For 1000 grants, Valet signs
+/// about 8 credentials per second.
 pub const RESIGN_SPREAD: SignedDuration = SignedDuration::from_secs(120);
 
 impl Evaluator<'_> {

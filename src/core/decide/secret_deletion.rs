@@ -13,8 +13,8 @@ impl Evaluator<'_> {
             SecretFact::Unread => Some(Step::Read(Read::Secret)),
             SecretFact::Present(s) if s.owner == Owner::ThisGrant => {
                 let (uid, resource_version) = (s.uid.clone(), s.resource_version.clone());
-                // A deleted Secret with finalizers can still be read until the finalizers are removed. Valet
-                // therefore removes the data of the Secret.
+                // If a deleted Secret has finalizers, users can still read the Secret until the finalizers are
+                // removed. Valet therefore removes the data of the Secret.
                 let is_held = !s.finalizers.is_empty() && s.has_data && self.f.emptying_refused.is_none();
                 match self.report_evidence().filter(|_| !s.deleting) {
                     Some(report) => Some(report),
@@ -27,9 +27,9 @@ impl Evaluator<'_> {
         }
     }
 
-    /// The Secret and the memory of this process can contain facts about the credential that the status lacks. This
-    /// method copies these facts into the status. Otherwise Valet would treat the grant as a new grant after the
-    /// Secret is deleted.
+    /// Copies facts about the credential from the Secret and from the memory of this process into the status, if the
+    /// status lacks these facts. Without these facts, Valet would treat the grant as a new grant after the deletion
+    /// of the Secret.
     fn report_evidence(&self) -> Option<Step> {
         let (key, upload) = (self.key(), self.upload_id());
         let is_known = key.is_none_or(|key| self.is_reported(key)) && self.g.status.upload_id.as_deref() == upload;
@@ -47,8 +47,8 @@ impl Evaluator<'_> {
         })
     }
 
-    /// Returns a message if the Secret of this grant is being deleted, but finalizers from controllers other than
-    /// Valet keep it.
+    /// Returns a message if the Secret of this grant is being deleted, but finalizers of other controllers delay the
+    /// deletion.
     pub(super) fn held_secret(&self) -> Option<String> {
         let SecretFact::Present(secret) = &self.f.secret else {
             return None;
@@ -67,7 +67,7 @@ impl Evaluator<'_> {
         Some(format!("{mark}{finalizers}; {left}"))
     }
 
-    /// Returns the text with which the message about a Secret with finalizers begins.
+    /// Returns the beginning of the text that says that finalizers delay the deletion of the Secret.
     fn held_mark(&self) -> String {
         let waits = format!(
             "Secret {name} is being deleted, but the deletion waits for finalizers",
@@ -76,7 +76,7 @@ impl Evaluator<'_> {
         format!("; {waits}: ")
     }
 
-    /// Returns the message of a condition without the text about a Secret with finalizers.
+    /// Removes from a condition's message the text that says that finalizers delay the deletion of the Secret.
     pub(super) fn without_held<'m>(&self, message: &'m str) -> &'m str {
         message.split(&self.held_mark()).next().unwrap_or(message)
     }

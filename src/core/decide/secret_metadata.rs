@@ -51,10 +51,11 @@ impl Evaluator<'_> {
         (labels, annotations)
     }
 
-    /// Corrects the labels, the annotations and the owner of the Secret that contains the credential `key`.
+    /// Corrects the labels, the annotations and the owner of the Secret that contains the credential. `key` is the
+    /// lifetime of this credential.
     ///
-    /// If another client repeatedly changes the metadata, Valet waits before the correction. In this case the result
-    /// contains the time of the correction.
+    /// If another client repeatedly changes the metadata, Valet waits before it corrects the metadata. In this case,
+    /// the result is the time of the correction.
     pub(super) fn correct_metadata(
         &self,
         secret: &SecretView,

@@ -7,11 +7,11 @@ use crate::{
     core::{grant_facts::GrantFacts, lifetime::Lifetime},
 };
 
-/// The reason why Valet cannot detect the end of an upload to a prefix.
+/// The reason why Valet cannot find out when an upload to a prefix is complete.
 pub(super) const NO_ONE_OBJECT: &str =
     "spec.key is a prefix and not the key of one object, so Valet cannot find out when the upload is complete";
 
-/// What Valet reports about the upload in the condition `Completed`.
+/// The result of a check for the upload, which Valet reports in the condition `Completed`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Arrival {
     /// Valet knows nothing new about the upload. The condition `Completed` does not change.
@@ -39,8 +39,7 @@ pub struct Situation {
     pub key: Option<Lifetime>,
     /// True if the credential can be used now.
     pub active: bool,
-    /// True if the credential expires earlier than requested. The cause is that the store's signing credentials
-    /// expire.
+    /// True if the credential expires earlier than requested, because the store's signing credentials expire.
     pub truncated: bool,
     /// What the condition `Completed` reports about the upload.
     pub arrival: Arrival,
@@ -70,11 +69,11 @@ impl Situation {
     }
 }
 
-/// Computes the new status of a grant. The function keeps the conditions of controllers other than Valet. It changes
-/// the transition time of a condition only if the status of this condition changes.
+/// Computes the new status of a grant. The function keeps the conditions of other controllers. It changes the
+/// transition time of a condition only if the status of this condition changes.
 ///
-/// `record` describes the credential. If clients other than Valet repeatedly change the Secret, `contested` is the
-/// message about these changes.
+/// `record` describes the credential. `contested` is the message for the case that other clients repeatedly change
+/// the Secret.
 pub(super) fn project(
     grant: &GrantFacts,
     s: &Situation,
@@ -167,7 +166,7 @@ pub(super) fn project(
             Arrival::Unknown(reason, message) => set(ConditionType::Completed, "Unknown", *reason, message),
         }
     }
-    // The conditions in this list exist only while they are True.
+    // Valet removes the following conditions when their status is no longer True.
     status.conditions.retain(|c| match c.type_.parse() {
         Ok(ConditionType::RenewalFailing) => s.renewal_failing.is_some(),
         Ok(ConditionType::SecretContested) => contested.is_some(),

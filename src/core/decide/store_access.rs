@@ -59,7 +59,8 @@ impl Evaluator<'_> {
         Some((untried.reason, format!("{why}; {effect}")))
     }
 
-    /// Returns true if Valet has not read the object yet and the access rules allow reading it.
+    /// Returns false if Valet has already read the object, if Valet cannot use the store, or if the access rules
+    /// refuse the grant. Otherwise returns true.
     pub(super) fn can_look(&self, object: &ObjectFact) -> bool {
         let can_ask = match &self.f.store {
             StoreFact::Unread => true,

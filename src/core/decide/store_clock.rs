@@ -24,8 +24,8 @@ impl Evaluator<'_> {
     /// Returns the time at which the store's clock reaches `end`, and a message. Returns `None` if the clocks agree,
     /// or if this time has passed.
     ///
-    /// If the operator's clock has already passed `end`, one of the clocks is wrong. Valet then waits for the store's
-    /// clock, because it cannot undo a final status.
+    /// If the operator's clock has already passed `end` but the store's clock has not, one of the clocks is wrong.
+    /// Valet then waits for the store's clock, because Valet cannot undo the final status of a grant.
     pub(super) fn ends_later_at_store(&self, end: Timestamp) -> Option<(Timestamp, String)> {
         let StoreFact::Usable(store) = &self.f.store else {
             return None;

@@ -14,8 +14,8 @@ use crate::{
 };
 
 impl Evaluator<'_> {
-    /// Handles `spec.suspend`: Valet deletes the Secret and signs nothing. If a user suspends a grant, the expiry of
-    /// its credential and its deadline do not change.
+    /// Handles `spec.suspend`: Valet deletes the Secret and signs no credential. The suspension does not change the
+    /// expiry of the grant's credential or the grant's deadline.
     pub(super) fn suspended(&self, key: Option<Lifetime>) -> Step {
         let message = match self.copies_until(key) {
             Some(end) if end > self.now => {
@@ -85,7 +85,7 @@ impl Evaluator<'_> {
     /// Returns the next step for a grant whose Secret must be deleted. Returns `None` if nothing is left to do.
     ///
     /// If the status does not describe the credential yet, Valet writes the status before it deletes the Secret.
-    /// Otherwise no record of the credential would exist after the deletion.
+    /// Without this order, no record of the credential would exist after the deletion.
     fn withhold(&self, situation: &Situation, first: impl FnOnce() -> Option<Step>) -> Option<Step> {
         if matches!(self.f.secret, SecretFact::Unread) {
             return Some(Step::Read(Read::Secret));

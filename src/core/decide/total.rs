@@ -1,6 +1,6 @@
-//! Applies two settings of the access rules to all credentials of one grant together. The limit `maxTotalSeconds`
-//! says how long after the creation of a grant its credentials may be valid. A second setting allows or forbids the
-//! renewal of credentials.
+//! Applies two settings of the access rules that concern all credentials of one grant together. The limit
+//! `maxTotalSeconds` says how long after the creation of a grant its credentials may be valid. The second setting
+//! allows or forbids the renewal of credentials.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -57,9 +57,9 @@ impl Evaluator<'_> {
         )
     }
 
-    /// Returns the lifetime of a new credential for a grant whose spec now asks for a different lifetime. The new
-    /// credential replaces one that is still valid. If the access rules do not allow renewal, the new lifetime starts
-    /// at the issue time of the old credential.
+    /// Returns the lifetime of a new credential for a grant whose spec now requests a different lifetime. The new
+    /// credential replaces an old credential that is still valid. If the access rules do not allow renewal, the new
+    /// lifetime starts at the issue time of the old credential.
     pub(super) fn another_length(
         &self,
         live: Option<Lifetime>,

@@ -1,6 +1,6 @@
 //! Decodes object keys in notifications.
 
-/// Returns all object keys that a text in a notification can mean. The list contains the unchanged text and the
+/// Returns all object keys that the text of a notification can stand for. The list contains the unchanged text and the
 /// result of each decoding that Valet supports.
 pub fn readings(key: String) -> Vec<String> {
     let mut keys: Vec<String> = [decoded(&key, true), decoded(&key, false)]

@@ -2,7 +2,7 @@ use thiserror::Error;
 
 use super::sns::Subscription;
 
-/// Valet accepts at most 100 objects in one message. A store sends one object per message, so a message with more
+/// Valet accepts at most 100 objects in one message. A store reports one object per message, so a message with more
 /// than 100 objects does not come from a store.
 pub const MAX_OBJECTS: usize = 100;
 
@@ -13,7 +13,7 @@ pub enum Notification {
     Arrived(Vec<ObjectCreated>),
     /// An SNS topic asks Valet to confirm a subscription.
     Subscription(Subscription),
-    /// Event Grid validates a subscription. Valet must return this code in its answer.
+    /// A request of Event Grid to validate a subscription. Valet must return this validation code in its answer.
     Validation(String),
 }
 
@@ -21,10 +21,11 @@ pub enum Notification {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectCreated {
     pub bucket: String,
-    /// All object keys that the text in the notification can mean. S3 encodes object keys as form data, EventBridge
-    /// does not encode them, and the remaining services use percent-encoding.
+    /// All object keys that the text in the notification can stand for. S3 encodes object keys as form data.
+    /// EventBridge does not encode object keys. The remaining services use percent-encoding.
     ///
-    /// Therefore one text can mean several object keys. If Valet polls a wrong object key, this does no harm.
+    /// Therefore one text can stand for several object keys. Valet polls all of them. A poll of a wrong object key does
+    /// no harm.
     pub keys: Vec<String>,
 }
 

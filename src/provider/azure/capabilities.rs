@@ -6,7 +6,7 @@ use super::{
 };
 use crate::api::{Capabilities, Capability, Remedies, store::azure::AzureBlobStore};
 
-/// Returns the capabilities of a store that these credentials sign for.
+/// Returns the capabilities of an Azure store. They depend on the credentials that sign the SAS URLs of the store.
 pub fn of(store: &AzureBlobStore, credentials: &Credentials) -> Capabilities {
     let revocation = match (credentials, &store.stored_access_policy) {
         (Credentials::Identity(_), _) => {

@@ -70,7 +70,7 @@ async fn go(trip: &mut Checker<'_, AzureBlob>) -> Result<(), Unavailable> {
 
 impl Transport for AzureBlob {
     /// Signs a credential for the operator's endpoint. The store's `ipRange` is only for workloads, so this signature
-    /// does not contain it.
+    /// does not contain the IP range.
     fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
         async move { self.sign_for(request, &self.own_base(), None).await }.boxed()
     }

@@ -13,8 +13,8 @@ pub const LIFETIME: SignedDuration = SignedDuration::from_secs(7 * 86_400 - 15 *
 /// maximum lifetime. URLs that an old key signed stay valid.
 pub const REPLACE_AFTER: SignedDuration = SignedDuration::from_hours(1);
 
-/// Builds the request body for a user delegation key. The key and each SAS are valid from the same start time: the
-/// duration `back_dated` before the time `now`.
+/// Builds the body of the request for a user delegation key. The start time of the key is `now` minus `back_dated`. A
+/// SAS that Valet signs at the time `now` has the same start time.
 pub fn ask(now: Timestamp, back_dated: SignedDuration) -> String {
     format!(
         "<?xml version=\"1.0\" encoding=\"utf-8\"?><KeyInfo><Start>{}</Start><Expiry>{}</Expiry></KeyInfo>",

@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 
-/// A SAS is valid for at most 7 days, in seconds. Azure sets this limit for user delegation keys ("Create a user
+/// The maximum lifetime of a SAS, in seconds: 7 days. Azure sets this limit for user delegation keys ("Create a user
 /// delegation SAS"). Valet also applies the limit to a SAS that the account key signs.
 pub const MAX_EXPIRATION_SECONDS: i64 = 604_800;
 /// The maximum size of a blob that is uploaded with one PUT request is 5000 MiB (Azure Storage documentation, "Put
@@ -14,7 +14,7 @@ pub const MAX_KEY_BYTES: usize = 1024;
 /// The start time of a SAS is 15 minutes before the time of signing. Otherwise Azure would reject the SAS while
 /// Azure's clock is behind the operator's clock ("Best practices when using SAS").
 pub const BACK_DATED: SignedDuration = SignedDuration::from_mins(15);
-/// A SAS that authorizes the operator's own request is valid for this time.
+/// The lifetime of a SAS that authorizes a request of the operator itself.
 pub const OWN: SignedDuration = SignedDuration::from_mins(15);
 
 /// The name of the blob that probes use.

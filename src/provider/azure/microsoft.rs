@@ -1,4 +1,5 @@
-//! Recognizes the endpoints of Azure. Valet relies on Azure's documentation only for these endpoints.
+//! Recognizes the endpoints of Azure. Azure's documentation describes only the behavior of these endpoints. A store at
+//! any other endpoint can behave differently, even if it has the same API.
 
 use crate::net::client::is_of;
 

@@ -154,8 +154,8 @@ impl AzureBlob {
         if is_refusal && self.accepts(&after, &sign(&after)).await?.is_ok() {
             return Ok(UnsignedHeaders::Refused);
         }
-        // The store searched for the copy source, so it obeys unsigned headers. Azure documents that it does not do
-        // this, so Valet applies this test only to stores outside Azure.
+        // The store searched for the copy source, so the store obeys unsigned headers. Azure documents that Azure
+        // itself does not obey them. Therefore Valet draws this conclusion only for stores outside Azure.
         if (status, code.as_str()) == (404, "BlobNotFound") && !self.is_azures_own() {
             return Ok(UnsignedHeaders::Obeyed);
         }
@@ -163,14 +163,15 @@ impl AzureBlob {
         unknown(why.trim_end())
     }
 
-    /// Sends an upload without a copy source to this URL. Returns `Ok` if the store accepts the upload. Otherwise it
-    /// returns the status and the error code of the answer. If the store wrote a blob, the function deletes the blob.
+    /// Sends an upload without a copy source to this URL. Returns `Ok` if the store accepts the upload, except for its
+    /// wrong MD5. Otherwise the function returns the status and the error code of the answer. If the store wrote a
+    /// blob, the function deletes the blob.
     async fn accepts(&self, blob: &str, url: &str) -> Result<Result<(), String>, Unanswered> {
         const KIND: (&str, &str) = ("x-ms-blob-type", "BlockBlob");
         let broken = self.put(url, &[KIND, ("content-md5", OTHER_MD5)]).await?;
         let (status, code) = match broken {
-            // Azurite returns this code for a wrong MD5, but also for many different errors. Therefore Valet sends a
-            // second upload without an MD5. If Azurite accepts it, the wrong MD5 caused the error.
+            // Azurite returns this error code for a wrong MD5, but also for many other errors. Therefore Valet sends a
+            // second upload without an MD5. If Azurite accepts the second upload, the wrong MD5 caused the error.
             (400, code) if code == "InvalidOperation" && !self.is_azures_own() => self.put(url, &[KIND]).await?,
             said => said,
         };
@@ -221,8 +222,8 @@ fn finding(status: u16, code: &str, is_skewed: bool, container: &str) -> Finding
             Reason::CredentialsRefused,
             "the storage account is disabled (AccountIsDisabled)".into(),
         ),
-        // Either the blob does not exist, or the store does not allow this identity or network to read it. The probe
-        // reports the store as usable in both cases.
+        // The blob exists, the blob does not exist, or the store does not allow this identity or network to read the
+        // blob. In all these cases, the probe reports the store as usable.
         (200 | 206 | 404 | 416, _) | (403, "AuthorizationPermissionMismatch") => Finding::Usable,
         (401 | 403, code) => broken(
             Reason::CredentialsRefused,

@@ -40,15 +40,16 @@ impl SharedKey {
         Some(Self(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &bytes))))
     }
 
-    /// Returns a constant that is not secret. Valet uses it as the key for fingerprints of data that is not secret.
+    /// Returns a constant HMAC key that is not secret. Valet computes fingerprints of data that is not secret with this
+    /// key.
     pub fn nobodys() -> Self {
         Self(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, b"nobody's")))
     }
 
     /// Returns a fingerprint of a text. Only the owner of this key can compute the fingerprint.
     ///
-    /// Nobody can use the fingerprint as a SAS signature, because it is shorter than a signature. In addition, a
-    /// string to sign begins with permissions, and the text of a fingerprint does not.
+    /// Nobody can use the fingerprint as a SAS signature, because it is shorter than a signature. In addition, the
+    /// signed text of a SAS begins with permissions, but the signed text of a fingerprint does not.
     pub fn print(&self, text: &str) -> String {
         let tag = hmac::sign(&self.0, format!("valet\n{text}").as_bytes());
         tag.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
@@ -81,7 +82,8 @@ pub struct DelegationKey {
 /// The key that signs a SAS: an account key or a user delegation key.
 #[derive(Clone, Copy, Debug)]
 pub enum SasSigner<'a> {
-    /// The account key signs a service SAS. The optional text names a stored access policy of the container.
+    /// The account key signs a service SAS. The text is the name of a stored access policy of the container, if the SAS
+    /// refers to such a policy.
     Account(&'a SharedKey, Option<&'a str>),
     /// The user delegation key of the operator's identity signs a user delegation SAS.
     Delegation(&'a DelegationKey),
@@ -110,11 +112,11 @@ pub struct SasParams<'a> {
     pub response: &'a ResponseHeaders,
 }
 
-/// Builds and signs the query string of the SAS. The caller appends it to the blob's URL.
+/// Builds and signs the query string of the SAS. The caller appends the query string to the blob's URL.
 ///
 /// # Errors
-/// Returns [`SignError::Refused`] if a value contains a control character, because the string to sign has one value
-/// per line.
+/// Returns [`SignError::Refused`] if a value contains a control character, because each line of the signed text
+/// contains one value.
 pub fn query(permit: &SasParams<'_>, pen: SasSigner<'_>) -> Result<String, SignError> {
     let SasParams {
         account,
@@ -164,13 +166,14 @@ pub fn query(permit: &SasParams<'_>, pen: SasSigner<'_>) -> Result<String, SignE
                 &key.service,
                 &key.version,
             ]);
-            // These lines stay empty. They are for another user's identity and for a correlation ID, which Valet does
-            // not use. Only accounts with a hierarchical namespace support these values.
+            // Three lines of the signed text stay empty. They are for the identity of a different user and for a
+            // correlation ID. Only accounts with a hierarchical namespace support these values, and Valet does not use
+            // them.
             lines.extend(["", "", ""]);
         }
     }
-    // The empty line sets no encryption scope, so Azure uses the encryption scope of the container. The response
-    // headers follow after this line.
+    // The last line of this list is empty: the SAS sets no encryption scope, so Azure uses the encryption scope of the
+    // container. The next lines are the response headers.
     lines.extend([
         ip.unwrap_or_default(),
         protocol,

@@ -51,8 +51,9 @@ impl Signer for AzureBlob {
         let print = match &self.credentials {
             Credentials::Unusable(_) => None,
             Credentials::Key(key) => Some(key.print(&place)),
-            // The fingerprint does not depend on the user delegation key. Valet replaces this key often, but the
-            // signatures of an old key stay valid until they expire.
+            // The fingerprint does not depend on the user delegation key. Valet replaces the user delegation key often,
+            // but signatures of the previous key stay valid. Therefore Valet does not need to sign again after a
+            // replacement.
             Credentials::Identity(_) => Some(SharedKey::nobodys().print(&place)),
         };
         std::future::ready(Ok(print)).boxed()
@@ -96,8 +97,8 @@ impl AzureBlob {
         }
     }
 
-    /// Signs a request for the account at the URL `base`. If `ip` is set, only clients with these addresses can use
-    /// the signature.
+    /// Signs a SAS URL for a blob of the storage account. `base` is the URL of the storage account. If `ip` is set,
+    /// only clients with an IP address in this range can use the SAS URL.
     pub(super) async fn sign_for(
         &self,
         request: &SigningRequest,
@@ -156,8 +157,8 @@ impl AzureBlob {
             Credentials::Identity(identity) => {
                 let delegation = self.delegation(identity).await?;
                 if delegation.expiry < expires_at {
-                    // Valet fetched a new user delegation key after it decided to sign. The next reconcile uses the
-                    // expiry of the new key.
+                    // Valet chose the expiry time of the URL for the previous user delegation key, and has fetched a
+                    // new key since then. The next reconcile uses the expiry of the new key.
                     return Err(SignError::Refused(
                         "the user delegation key was replaced, and the new user delegation key expires before the requested expiry time".into(),
                     ));
@@ -188,8 +189,8 @@ static NO_RESPONSE: ResponseHeaders = ResponseHeaders {
     cache_control: None,
 };
 
-/// Returns the permissions for the SAS of an upload. A SAS can enforce only one constraint of an upload: that the
-/// upload must not overwrite a blob.
+/// Returns the permissions for the SAS of an upload. A SAS can enforce only one constraint of an upload: the upload
+/// must not overwrite an existing blob.
 fn permissions(constraints: &UploadConstraints) -> Result<&'static str, SignError> {
     let UploadConstraints {
         content_type,
@@ -215,8 +216,8 @@ fn permissions(constraints: &UploadConstraints) -> Result<&'static str, SignErro
     })
 }
 
-/// Returns an error if Azure could read the blob's name in a different way than a client ("Naming and referencing
-/// containers, blobs, and metadata").
+/// Returns an error if Azure and a client can interpret the object key as the names of different blobs ("Naming and
+/// referencing containers, blobs, and metadata").
 fn readable_alike(key: &ObjectKey) -> Result<&str, SignError> {
     let key = key.as_str();
     if key.contains('\\') {

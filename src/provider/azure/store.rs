@@ -29,8 +29,7 @@ pub struct AzureBlob {
     assumed: Capabilities,
     /// The results of the probes and conformance checks.
     pub(super) findings: Findings,
-    /// The value contains the user delegation key of the operator's identity, and the time when Valet fetched this
-    /// key.
+    /// The last user delegation key of the operator's identity, and the time when Valet fetched this key.
     pub(super) delegation: AsyncMutex<Option<(Timestamp, Arc<Delegation>)>>,
 }
 
@@ -45,8 +44,8 @@ impl Provider for AzureBlob {
             Documented {
                 unsigned_headers_are_harmless: self.store.unsigned_headers == UnsignedHeaders::Tolerate,
                 refuses_unsigned: self.is_azures_own(),
-                // The permission `c` of a SAS never overwrites a blob, also in stores outside Azure ("Create a service
-                // SAS").
+                // A SAS with the permission `c` (create) cannot overwrite a blob ("Create a service SAS"). Valet also
+                // assumes this for stores outside Azure.
                 write_once: true,
                 keeps_prefix: false,
                 may_write: self.may_change(),

@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(300);
 const MAX_TOKEN_BYTES: u64 = 64 * 1024;
 /// Microsoft's public cloud has this login endpoint.
 const AUTHORITY: &str = "https://login.microsoftonline.com/";
-/// On Azure machines, the metadata server has this address ("Azure Instance Metadata Service").
+/// The address of the metadata server on Azure machines ("Azure Instance Metadata Service").
 const METADATA: &str = "http://169.254.169.254";
 /// The resource that Valet requests access tokens for. This value is valid for storage in every Azure cloud.
 const STORAGE: &str = "https://storage.azure.com/";
@@ -46,10 +46,11 @@ pub enum Source {
         /// The file contains the Kubernetes service account token. The kubelet renews this file.
         file: PathBuf,
     },
-    /// The token comes from a managed identity. The metadata server of the machine returns it.
+    /// The token comes from a managed identity. The metadata server of the machine returns the token.
     Managed {
         endpoint: String,
-        /// The client ID of the managed identity. It is needed only if the machine has several identities.
+        /// The client ID of the managed identity. The client ID is necessary only if the machine has several
+        /// identities.
         client: Option<String>,
     },
 }
@@ -86,7 +87,7 @@ impl Source {
     }
 }
 
-/// The struct contains an Azure identity and the last access token that Valet fetched for it.
+/// An Azure identity of the operator, and the last access token that Valet fetched for this identity.
 pub struct Identity {
     source: Source,
     http: Http,
@@ -121,8 +122,8 @@ impl Identity {
     /// Returns an access token that stays valid for at least some minutes.
     ///
     /// # Errors
-    /// Returns [`SignError::Credentials`]. If the reason is `StoreUnreachable`, a retry can help. For any other
-    /// reason, somebody must change the configuration.
+    /// Returns [`SignError::Credentials`] if no access token is available. After the reason `StoreUnreachable`, a retry
+    /// can help. After any other reason, somebody must change the configuration.
     pub async fn token(&self) -> Result<String, SignError> {
         let mut last = self.last.lock().await;
         let now = Timestamp::now();

@@ -9,7 +9,8 @@ use crate::api::{
     store::gcs::{GcsStore, ResumableUploads},
 };
 
-/// Returns the capabilities of a store that `pen` signs for.
+/// Returns the capabilities of a Google Cloud Storage bucket. Some of them depend on the signer `pen`: a service
+/// account key or Google's IAM.
 pub fn of(store: &GcsStore, pen: &GcsSigner) -> Capabilities {
     Capabilities {
         enforced: [
@@ -39,8 +40,8 @@ pub fn of(store: &GcsStore, pen: &GcsSigner) -> Capabilities {
                 Capability::ContentType,
                 Capability::ContentLength,
                 Capability::ContentLengthRange,
-                // All settings of a POST form are form fields, so no unsigned header can change what the store does.
-                // In a PUT request, such headers exist.
+                // All settings of a POST form are form fields, so an unsigned header cannot change what the store does.
+                // An unsigned header of a PUT request could change what the store does.
                 Capability::SignedHeadersOnly,
             ]
             .into(),

@@ -61,8 +61,8 @@ fn form() -> OperationSpec {
     upload(UploadMode::PostForm, Overwrite::Allow)
 }
 
-/// Sends the requests of the conformance check. If `is_googles` is true, the hosts belong to Google. Google is
-/// expected to reject a POST form that writes outside its prefix.
+/// Sends the requests of the conformance check. If `is_googles` is true, the hosts belong to Google. The check then
+/// expects that the store rejects a POST form that writes outside its prefix.
 async fn go(trip: &mut Checker<'_, Gcs>, is_googles: bool) -> Result<(), Unavailable> {
     if let Err(status) = trip.good("put", &put()).await? {
         trip.found.untried.push(format!(
@@ -74,7 +74,7 @@ async fn go(trip: &mut Checker<'_, Gcs>, is_googles: bool) -> Result<(), Unavail
     let by_length: Tamper = |r| r.body = LONGER.into();
     let by_checksum: Tamper = |r| r.body = OTHER.into();
     let by_type: Tamper = |r| r.set("content-type", OTHER_TYPE);
-    // Google enforces both size capabilities with one header, so one request checks both.
+    // One header enforces both an exact size and a size range. Therefore one request checks both capabilities.
     let either = [Capability::ContentLengthRange, Capability::ContentLength];
     trip.holds(&put(), "put", |_| {}, &[Missing::Url(Capability::WriteOnce)])
         .await?;

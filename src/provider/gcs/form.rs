@@ -16,19 +16,20 @@ use crate::{
 /// A placeholder in the object key of a form. The store replaces it with the name of the uploaded file.
 const FILE_NAME: &str = "${filename}";
 
-/// The policy of a POST form contains conditions of these kinds.
+/// A condition in the policy of a POST form.
 #[derive(Clone, Debug)]
 pub enum Condition {
     /// The size of the uploaded file must be in this range, in bytes.
     Range(LengthRange),
-    /// The value of the form field (first text) must begin with the second text.
+    /// The value of a form field must begin with a certain text. The first string is the name of the field, and the
+    /// second string is the required beginning.
     StartsWith(String, String),
 }
 
 /// A POST form that is not signed yet.
 pub struct Unsigned {
     fields: Vec<(String, String)>,
-    /// The policy in base64. This is the text that must be signed.
+    /// The policy in base64. The signature of the form covers this text.
     pub policy: String,
 }
 
@@ -36,7 +37,7 @@ pub struct Unsigned {
 ///
 /// # Errors
 /// Returns [`SignError::Refused`] for a constraint that a form cannot enforce. Normally, Valet refuses a grant with
-/// this constraint before this function is called.
+/// such a constraint before it calls this function.
 pub fn conditions(
     key: &str,
     constraints: &UploadConstraints,

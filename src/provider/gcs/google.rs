@@ -1,8 +1,9 @@
-//! Recognizes the endpoints of Google. Valet relies on Google's documentation only for these endpoints.
+//! Recognizes the endpoints of Google. Google's documentation describes only the behavior of these endpoints. A store
+//! at any other endpoint can behave differently, even if it has the same API.
 
 use crate::{api::store::gcs::GcsStore, net::client::is_of};
 
-/// The endpoint of a store that does not set an endpoint.
+/// The default endpoint. Valet uses it if the store does not set `spec.gcs.endpoint`.
 pub const ENDPOINT: &str = "https://storage.googleapis.com";
 const DOMAINS: &[&str] = &[".googleapis.com"];
 

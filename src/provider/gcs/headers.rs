@@ -20,8 +20,8 @@ pub fn put_headers(constraints: &UploadConstraints) -> Result<Vec<(String, Strin
             "Google Cloud Storage does not check SHA-256 checksums".into(),
         ));
     }
-    // For an exact length, Valet also uses the header for a size range, because Google ignores a signed
-    // Content-Length header.
+    // Google ignores a signed Content-Length header. Therefore Valet enforces an exact length with the header for a
+    // size range.
     let range = match (content_length, content_length_range) {
         (None, None) => None,
         (Some(n), None) => Some((*n, *n)),

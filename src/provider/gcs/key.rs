@@ -105,8 +105,8 @@ impl ServiceAccountKey {
     /// Signs a message with RSASSA-PKCS1-v1_5 and SHA-256.
     ///
     /// # Errors
-    /// Returns [`SignError::Refused`] if the machine cannot provide random numbers. RSA blinding needs random
-    /// numbers.
+    /// Returns [`SignError::Refused`] if the machine cannot provide random numbers. The signing operation needs random
+    /// numbers for RSA blinding.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
         let mut signature = vec![0; self.pair.public_modulus_len()];
         self.pair

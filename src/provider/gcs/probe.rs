@@ -102,8 +102,8 @@ fn finding(answer: &Answer, bucket: &str) -> Finding {
                 "the bucket requires a billing project ({code}), but Valet cannot send a billing project; use a bucket without Requester Pays"
             ),
         ),
-        // Either the object does not exist, or the account is not allowed to read it. In both cases the bucket and
-        // the credentials are correct.
+        // The object exists, the object does not exist, or the account is not allowed to read the object. In all these
+        // cases, the bucket and the credentials are correct.
         (200 | 206 | 403 | 404 | 416, _) => Finding::Usable,
         (status @ (301 | 302 | 307 | 308), _) => {
             Finding::Unreachable(format!("the store answered {status}; check spec.gcs.endpoint"))
@@ -121,7 +121,7 @@ const MOST: usize = 3;
 struct Probe<'a> {
     gcs: &'a Gcs,
     key: String,
-    /// The copy source that the probe's requests name. It is an object that does not exist.
+    /// The source object in the probe's copy requests. This object does not exist.
     absent: String,
     has_written: AtomicBool,
 }
@@ -151,8 +151,8 @@ impl Sender for Probe<'_> {
     }
 }
 
-/// Converts a store's answer into the form that the probe evaluates. Returns an error if the store has a temporary
-/// failure.
+/// Converts an HTTP answer of the store into the status and the error code that the probe evaluates. Returns an error
+/// if the answer reports a temporary failure of the store.
 fn said(answer: &Answer) -> Result<Said, SignError> {
     match answer.status {
         status if status == 429 || status >= 500 && status != 501 => Err(SignError::Credentials {
@@ -161,8 +161,8 @@ fn said(answer: &Answer) -> Result<Said, SignError> {
         }),
         status => Ok(Said {
             status,
-            // Some stores that implement Google's XML API send no error codes. For these stores, Valet uses the
-            // status instead.
+            // Some stores that implement Google's XML API send no error codes. For these stores, Valet derives the
+            // error code from the status.
             code: match (status, code(answer)) {
                 (404, "") => "NoSuchKey".to_owned(),
                 (_, code) => code.to_owned(),
@@ -195,8 +195,9 @@ async fn try_headers(gcs: &Gcs, key: &str, is_absent: bool) -> Result<UnsignedHe
     found
 }
 
-/// Finds out whether the store supports write-once uploads, unless Valet already knows the result. Google's own hosts
-/// need no requests, because Google documents their behavior ("Request preconditions").
+/// Finds out whether the store supports write-once uploads. The function sends no request if an earlier probe has
+/// already shown this. It also sends no request to Google's own hosts, because Google documents their behavior
+/// ("Request preconditions").
 async fn try_write_once(gcs: &Gcs, key: &str) -> Result<(), SignError> {
     if gcs.findings.knows_write_once() || google::is_own_endpoint(&gcs.store) {
         return Ok(());

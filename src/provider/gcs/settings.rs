@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// A bucket and the source of the signatures for it.
+/// A bucket, and the source of Google credentials that signs for this bucket.
 struct GcsAccount {
     store: GcsStore,
     source: Source,
@@ -82,7 +82,8 @@ impl Account for GcsAccount {
         }
     }
 
-    /// Valet sends Google's access token only to IAM, and a store cannot set the address of IAM.
+    /// The list is empty. Valet sends the operator's access token only to Google's IAM, and a store cannot set the
+    /// address of IAM.
     fn shows_identity_to(&self) -> Vec<String> {
         Vec::new()
     }
@@ -93,8 +94,8 @@ impl Account for GcsAccount {
     }
 }
 
-/// Returns the address of Google's IAM if gcloud's environment variable sets this address. A store must not set the
-/// address, because the operator sends its access token there.
+/// Returns the address of Google's IAM from the environment variable that gcloud also reads. Returns `None` if the
+/// variable is not set. A store must not set this address, because the operator sends its access token to this address.
 fn iam_endpoint() -> Option<String> {
     std::env::var("CLOUDSDK_API_ENDPOINT_OVERRIDES_IAMCREDENTIALS")
         .ok()

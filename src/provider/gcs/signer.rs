@@ -34,8 +34,8 @@ impl Signer for Gcs {
     fn credentials_expire(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
         async {
             self.pen.is_ready().await?;
-            // A service account key does not expire. If Google's IAM signs instead, the access token for IAM expires,
-            // but the signed URL stays valid.
+            // A service account key does not expire. If Google's IAM signs, only the access token for the request to
+            // IAM expires. The signed URL stays valid after the expiry of this access token.
             Ok(None)
         }
         .boxed()

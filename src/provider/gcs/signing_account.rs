@@ -18,7 +18,7 @@ use crate::{api::Reason, core::SignError, net::client::Http};
 
 const WHOM: &str = "Google's IAM (signBlob)";
 
-/// The signer makes the signatures of URLs and POST forms.
+/// Makes the signatures of URLs and POST forms.
 pub enum GcsSigner {
     /// A service account key signs locally, without a request.
     Key(Arc<ServiceAccountKey>),
@@ -28,7 +28,8 @@ pub enum GcsSigner {
 
 /// Signs with Google's IAM on behalf of one service account.
 pub struct Google {
-    /// The service account that IAM signs for. The value is set when the metadata server has returned the account.
+    /// The service account that IAM signs for. The store can set this value in `signAs`. Otherwise Valet asks the token
+    /// source for the account at the first use.
     pub account: OnceCell<String>,
     pub iam: Iam,
     /// These access tokens authorize requests to Google's IAM.
@@ -65,8 +66,8 @@ impl GcsSigner {
         }
     }
 
-    /// Returns a fingerprint of the service account key. If Google's IAM signs, the fingerprint is that of the
-    /// account. It does not depend on the keys of IAM, because Google replaces these keys often.
+    /// Returns a fingerprint of the service account key. If Google's IAM signs, the method returns the name of the
+    /// account. The result does not depend on the keys of IAM, because Google replaces these keys often.
     ///
     /// # Errors
     /// Returns the same errors as [`GcsSigner::account`].
@@ -113,8 +114,7 @@ impl GcsSigner {
         match answer.status {
             200 => {
                 let signed: Signed = read(WHOM, &answer)?;
-                // An RSA key of at least 2048 bits makes the signature. A shorter answer of IAM is therefore not a
-                // valid signature.
+                // IAM signs with RSA keys of at least 2048 bits, so a valid signature has at least 256 bytes.
                 match BASE64_STANDARD.decode(signed.signed_blob) {
                     Ok(signature) if (256..=1024).contains(&signature.len()) => Ok(signature),
                     _ => Err(unreachable(format!(

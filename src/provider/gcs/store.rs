@@ -58,8 +58,9 @@ impl Provider for Gcs {
 
     fn capabilities(&self) -> Arc<Capabilities> {
         // Google documents that it refuses unsigned headers ("Canonical requests", required headers) and that it
-        // supports write-once uploads ("Request preconditions"). In Google Cloud Storage an object key is a sequence of
-        // bytes, and `..` has no special meaning.
+        // supports write-once uploads ("Request preconditions"). In Google Cloud Storage, an object key is a sequence
+        // of bytes, so `..` in an object key has no special meaning. Therefore a POST form for a prefix cannot write
+        // outside this prefix.
         let is_googles = google::is_store(&self.store);
         self.findings.apply(
             &self.assumed,

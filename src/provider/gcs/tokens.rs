@@ -18,12 +18,14 @@ use crate::{
     net::client::{Answer, Http, SOURCE_TIMEOUT, Unanswered},
 };
 
-/// Valet renews an access token if it expires in less than 225 seconds. Google's metadata server returns a new token
-/// only if the current token expires in less than 4 minutes. An earlier request returns the current token again.
+/// Valet renews an access token if it expires in less than 225 seconds. Google's metadata server caches its token. It
+/// returns a new token only if the cached token expires in less than 4 minutes. An earlier request returns the cached
+/// token again.
 const RENEW_BEFORE: SignedDuration = SignedDuration::from_secs(225);
-/// The scope of the requested access tokens. The IAM roles of the identity decide what a token allows.
+/// The OAuth scope of the requested access tokens. This scope does not limit the tokens: the IAM roles of the identity
+/// decide what a token allows.
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
-/// The lifetime that Valet requests for an access token, in seconds. Google allows at most this value.
+/// The lifetime that Valet requests for an access token, in seconds. This is the maximum that Google allows.
 const LIFETIME: i64 = 3600;
 /// The pause before Valet repeats a failed token request. There is only one retry.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -54,7 +56,8 @@ pub struct External {
     pub token_url: Uri,
     /// This file contains the external token.
     pub file: PathBuf,
-    /// The name of the JSON field with the token. It is `None` if the file contains only the token.
+    /// The name of the JSON field that contains the external token. The name is `None` if the file contains only the
+    /// token.
     pub field: Option<String>,
     /// The URL that exchanges the federated token for the token of a service account. It is `None` if the federation
     /// uses no service account.
@@ -72,7 +75,7 @@ impl fmt::Debug for Source {
     }
 }
 
-/// The struct contains a source of access tokens and the last token from this source.
+/// A source of access tokens, and the last access token from this source.
 pub struct Tokens {
     source: Source,
     http: Http,
@@ -196,7 +199,7 @@ impl Tokens {
     }
 }
 
-/// Returns the error that means that there are no usable credentials. `why` gives the reason.
+/// Returns the error for a source without usable credentials. `why` is the reason.
 pub fn unusable(why: &str) -> SignError {
     SignError::Credentials {
         reason: Reason::CredentialsInvalid,
@@ -210,7 +213,8 @@ pub async fn ask(http: &Http, whom: &str, request: Request<Full<Bytes>>) -> Resu
     let first = http.send(request).await;
     let answer = match first {
         Ok(answer) if answer.status < 500 && answer.status != 429 => return Ok(answer),
-        // For these errors, a retry does not help: their causes last longer than the pause before the retry.
+        // A retry after one of these errors does not help, because the cause of the error still exists after the short
+        // pause.
         Err(
             e @ (Unanswered::Slow
             | Unanswered::EgressDenied(_)
@@ -250,8 +254,8 @@ pub fn read<T: DeserializeOwned>(whom: &str, answer: &Answer) -> Result<T, SignE
         .map_err(|_| unreachable(format!("the answer of {whom} is not JSON with the expected fields")))
 }
 
-/// Builds a request to the token source. The settings of a user cannot make this function fail, because Valet
-/// validates the settings when it reads them.
+/// Builds a request to the token source. Invalid settings of a user cannot cause an error here, because Valet validates
+/// the settings when it reads them.
 pub fn request(
     method: Method,
     uri: &str,
@@ -318,8 +322,8 @@ fn assertion(key: &ServiceAccountKey, now: Timestamp) -> Result<String, SignErro
     Ok(format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature)))
 }
 
-/// Returns the OAuth error code of an answer. If the text does not have the form of such a code, the function does
-/// not return the text.
+/// Returns the OAuth error code of an answer. If the error in the answer does not have the form of an error code, the
+/// function returns an empty text. Therefore the function never returns arbitrary text from the answer.
 fn code(answer: &Answer) -> String {
     let said: Option<Value> = serde_json::from_slice(&answer.body).ok();
     let word = said

@@ -19,7 +19,7 @@ pub struct Request {
     pub authority: String,
     /// The path of the URL. It begins with `/` and has no percent-encoding.
     pub path: String,
-    /// The URL has these query parameters. They are not percent-encoded.
+    /// The query parameters of the URL, without percent-encoding.
     pub query: Vec<(String, String)>,
     /// The headers that the client must send with exactly these values. Valet adds the `host` header.
     pub headers: Vec<(String, String)>,
@@ -34,18 +34,18 @@ pub struct Unsigned {
     pub string_to_sign: String,
 }
 
-/// The scope of a signature: it says which account signs and when.
+/// The scope of a signature: the account that signs, and the time at which it signs.
 pub struct Scope {
-    /// The account signs at this time, for example `20260102T030405Z`.
+    /// The time at which the account signs, for example `20260102T030405Z`.
     pub time: String,
-    /// The signature has this credential scope, for example `20260102/auto/storage/goog4_request`.
+    /// The credential scope of the signature, for example `20260102/auto/storage/goog4_request`.
     pub scope: String,
-    /// The account and the credential scope, as the URL contains them.
+    /// The account and the credential scope, separated by `/`. The URL contains this text.
     pub credential: String,
 }
 
 impl Scope {
-    /// Creates the credential scope for a signature by this account at this time.
+    /// Creates the scope of a signature that `account` makes at the time `issued_at`.
     pub fn new(account: &str, issued_at: Timestamp) -> Self {
         let issued = issued_at.to_zoned(TimeZone::UTC);
         let scope = format!("{}/auto/storage/goog4_request", issued.strftime("%Y%m%d"));
@@ -64,8 +64,8 @@ pub fn prepare(request: &Request, account: &str, lifetime: Lifetime) -> Unsigned
         scope,
         credential,
     } = Scope::new(account, lifetime.issued_at);
-    // Valet signs the host without its port, as Google's client libraries do. HTTP clients omit the default port from
-    // the Host header, but they send every port that is not the default.
+    // Valet signs the host without its port, as Google's client libraries do. HTTP clients send a Host header with a
+    // port only if the port is not the default port of the scheme.
     let host = host(&request.authority);
     let mut headers: Vec<(String, String)> = request
         .headers
@@ -93,8 +93,8 @@ pub fn prepare(request: &Request, account: &str, lifetime: Lifetime) -> Unsigned
     let query = query.join("&");
 
     let path = encoded(&request.path, true);
-    // The signature covers the body only if this header contains the digest of the body. Valet issues no credential
-    // with this header; docs/adr/0035 explains why.
+    // The signature covers the body of the request only if the header `x-goog-content-sha256` contains the digest of
+    // the body. Valet issues no credential with this header; docs/adr/0035 explains why.
     let payload = headers.iter().find(|(name, _)| name == "x-goog-content-sha256");
     let payload = payload.map_or("UNSIGNED-PAYLOAD", |(_, value)| value);
     let lines: String = headers

@@ -1,4 +1,4 @@
-//! Recognizes the endpoints of Amazon. Valet relies on Amazon's documentation only for these endpoints.
+//! Recognizes the endpoints of Amazon. Only for these endpoints, Valet assumes the behavior that Amazon documents.
 
 use crate::api::store::s3::S3Store;
 
@@ -26,9 +26,9 @@ pub fn is_sts(endpoint: &str) -> bool {
     })
 }
 
-/// Returns true if the endpoint's host ends with `amazonaws.com` and `is_such` accepts the labels before this suffix.
-/// The suffix alone does not show that a host belongs to Amazon S3. Many hosts with this suffix are machines of
-/// customers, for example a MinIO on EC2 or behind a load balancer.
+/// Returns true if the endpoint's host ends with `amazonaws.com` and the function `is_such` accepts the host labels
+/// before this suffix. The suffix alone does not show that a host belongs to Amazon S3. Many hosts with this suffix are
+/// machines of customers, for example a MinIO server on EC2 or behind a load balancer.
 fn is_host(endpoint: &str, is_such: fn(&[&str]) -> bool) -> bool {
     let rest = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
     let host = rest.split(['/', ':']).next().unwrap_or_default().to_ascii_lowercase();

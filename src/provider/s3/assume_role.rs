@@ -35,7 +35,8 @@ const LONGEST_CREDENTIAL: usize = 16 * 1024;
 /// seconds (IAM User Guide, "Roles terms and concepts": role chaining).
 const LONGEST_CHAINED: i64 = 3600;
 
-/// The message for a store with `assumeRole` if a tenant chose the STS endpoint.
+/// The message for a store with `assumeRole` if the operator is not allowed to send requests to the STS endpoint. This
+/// is the case if a tenant chose this endpoint and the platform team has not allowed such requests.
 pub const NO_STS: &str = "spec.s3.credentials.assumeRole needs requests to STS, but the operator sends only read requests to the endpoint of an ObjectStore; remove assumeRole, or ask the platform team to set --tenant-store-requests=All";
 
 /// Returns the maximum lifetime of a session for one grant, in seconds.
@@ -127,11 +128,11 @@ async fn credentials(
     ))
 }
 
-/// Returns true if the value contains no spaces and no line breaks, as in valid access keys and tokens. S3 clients
-/// read a credentials file line by line.
+/// Returns true if the value contains no spaces and no line breaks. Valid access keys and tokens contain neither. S3
+/// clients read a credentials file line by line.
 ///
 /// A token with a line break could therefore add the setting `credential_process` to this file. The workload's S3
-/// client would then run the program in this setting.
+/// client would then run the program that this setting names.
 fn is_credential(text: &str) -> bool {
     (1..=LONGEST_CREDENTIAL).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
 }

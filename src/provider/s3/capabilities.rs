@@ -1,4 +1,4 @@
-//! The constraints that an S3 store can enforce, as Valet assumes them before any probe.
+//! The constraints that an S3 store can enforce. Valet assumes these capabilities until a probe has tested the store.
 
 use super::limits::{MAX_EXPIRES_SECONDS, MAX_KEY_BYTES, MAX_PUT_BYTES};
 use crate::api::{Capabilities, Capability, Remedies, store::s3::AssumeRole};
@@ -24,15 +24,16 @@ pub fn of(role: Option<&AssumeRole>) -> Capabilities {
                 Capability::ContentLengthRange,
                 Capability::ChecksumSHA256,
                 // All settings of a POST form are form fields, so no unsigned header can change what the store does.
-                // In a PUT request, such headers exist.
+                // For a PUT request, some unsigned headers can change what the store does.
                 Capability::SignedHeadersOnly,
             ]
             .into(),
         ),
         // A session policy limits the operations, the object keys and the time of temporary credentials.
         credentials: role.map(|_| [Capability::SignedHeadersOnly].into()),
-        // If the size of a part is known, the store checks it. Valet checks the total size before it completes the
-        // upload. The store computes the object's checksum from the checksums of the parts.
+        // If the size of a part is known, the store checks this size. Valet checks the total size before it completes
+        // the upload. The list contains no checksum of the object, because the store computes this checksum from the
+        // checksums of the parts.
         multipart: Some(
             [
                 Capability::ContentType,

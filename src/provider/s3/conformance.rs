@@ -85,7 +85,7 @@ async fn go(trip: &mut Checker<'_, Bucket<'_>>, is_expected: bool) -> Result<(),
     let once = Missing::Url(Capability::WriteOnce);
     let mut refused = trip.good("put", &put(by_sha256(overwrite))).await?.err();
     if refused.is_some() {
-        // If a store does not support write-once uploads, it can refuse all of them. The check then tries an upload
+        // A store without support for write-once uploads can refuse every such upload. The check then tries an upload
         // that is allowed to overwrite an object.
         refused = trip.good("put", &put(by_sha256(Overwrite::Allow))).await?.err();
         if refused.is_none() {
@@ -154,8 +154,8 @@ async fn go(trip: &mut Checker<'_, Bucket<'_>>, is_expected: bool) -> Result<(),
             &plain,
             "form-length",
             |r| r.body = LONGER.into(),
-            // A POST form contains an exact length as a range with equal limits, so one request checks both
-            // capabilities.
+            // A POST form contains an exact length as a range whose minimum and maximum are equal. Therefore one
+            // request checks two capabilities: the length range and the exact length.
             &[Capability::ContentLengthRange, Capability::ContentLength],
         ),
         (&form, "form-checksum", other, &[Capability::ChecksumSHA256]),

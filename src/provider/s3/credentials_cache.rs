@@ -19,9 +19,9 @@ use crate::{api::Reason, core::SignError, net::client::SOURCE_TIMEOUT};
 const RENEW_BEFORE: SignedDuration = SignedDuration::from_mins(15);
 /// While the current credentials still work, Valet waits 30 seconds between two attempts to renew them.
 const PAUSE: SignedDuration = SignedDuration::from_secs(30);
-/// If a grant needs a longer lifetime than the current credentials have left, Valet renews the credentials early.
-/// Valet waits 60 seconds between two early renewals. Even for many such grants, Valet therefore sends at most one
-/// request per minute to STS.
+/// If a grant needs a longer lifetime than the current credentials have left, Valet renews the credentials early. Valet
+/// waits 60 seconds between two early renewals. Valet therefore sends at most one request per minute to STS, even if
+/// there are many such grants.
 const PAUSE_ON_DEMAND: SignedDuration = SignedDuration::from_secs(60);
 /// Valet does not sign with credentials that expire within 5 seconds.
 const LAST: SignedDuration = SignedDuration::from_secs(5);
@@ -72,7 +72,7 @@ pub struct Clients {
     pub sts: Option<aws_sdk_sts::Client>,
 }
 
-/// A source of credentials and the session that signs now.
+/// A source of credentials, and the session that currently signs.
 pub struct Sessions {
     source: SharedCredentialsProvider,
     slot: RwLock<Slot>,
@@ -88,8 +88,8 @@ struct Slot {
 }
 
 impl Slot {
-    /// Decides whether Valet must fetch credentials now. If it must, the method returns `None`. Otherwise the method
-    /// returns the current session, or the error of the last attempt.
+    /// Decides whether Valet must fetch credentials now. If Valet must fetch credentials, the method returns `None`.
+    /// Otherwise the method returns the current session, or the error of the last attempt.
     fn settled(&self, now: Timestamp, until: Option<Timestamp>) -> Option<Result<Arc<Session>, SignError>> {
         // If somebody set the clock back after the last attempt, the time of this attempt is in the future. Valet
         // ignores a time in the future. Otherwise Valet would make no new attempt until the clock reaches that time.
@@ -160,8 +160,8 @@ impl Sessions {
         let alive = at_hand.filter(|s| s.expires.is_none_or(|end| now + LAST < end));
         let mut slot = match (&alive, self.slot.try_write()) {
             (_, Ok(slot)) => slot,
-            // A different task fetches fresh credentials at this moment. The current session still works, so this
-            // call returns it.
+            // Another task is fetching fresh credentials at this moment. The current session still works, so this call
+            // returns it.
             (Some(alive), Err(_)) => return Ok(alive.clone()),
             (None, Err(_)) => self.slot.write().await,
         };
@@ -275,7 +275,7 @@ mod tests {
         assert!(!lasting.is_due(at(1_000_000), Some(at(2_000_000)), SignedDuration::MAX));
     }
 
-    /// A source of credentials for tests. Its call number n returns the result of `answer(n)`.
+    /// A source of credentials for tests. The call with the number `n` returns the result of `answer(n)`.
     struct Source<F> {
         asked: Arc<AtomicUsize>,
         answer: F,

@@ -31,9 +31,9 @@ pub fn of(store: &S3Store, public_endpoint: Option<&String>, credentials: &Crede
 /// equal fingerprints. The fingerprint is also too short for an attacker to confirm a guessed secret.
 const DIGITS: usize = 16;
 
-/// Returns the fingerprint of a place and the credentials that sign. The fingerprint is a signature for a date
-/// and a service that do not exist. An attacker cannot learn more about the credentials from it than from a signed
-/// URL.
+/// Returns the fingerprint of the store's settings in `place` and of the credentials that sign. The fingerprint is a
+/// signature for a date and a service that are never used. An attacker cannot learn more about the credentials from the
+/// fingerprint than from a signed URL.
 fn fingerprint(credentials: &Credentials, place: &str, salt: &str) -> String {
     let lasting = credentials.session_token().is_none() && credentials.expiry().is_none();
     let (id, secret) = match lasting {
@@ -68,8 +68,8 @@ mod tests {
         ] {
             assert_ne!(first, other);
         }
-        // The fingerprint does not depend on the session. Valet replaces sessions often, and it records the expiry of
-        // each credential.
+        // The fingerprint does not depend on the session, because Valet replaces sessions often. A new session does not
+        // require that Valet signs credentials again, because Valet records the expiry of each credential.
         let session = |n: &str| Credentials::new(n, n, Some(n.into()), None, "test");
         let one = fingerprint(&session("1"), "place", "salt");
         assert_eq!(one, fingerprint(&session("2"), "place", "salt"));

@@ -38,7 +38,7 @@ pub async fn action(client: &Client, bucket: &str, presigning: PresigningConfig)
     Ok(SignedUrl::new(format!("{url}{slash}")))
 }
 
-/// A POST form uploads to this bucket and with this object key.
+/// The bucket and the object key for the upload of a POST form.
 pub struct Target<'a> {
     pub bucket: &'a str,
     pub region: &'a str,

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// A presigned URL is valid for at most 7 days, in seconds (Amazon S3 API, "Authenticating Requests: Using Query
-/// Parameters", `X-Amz-Expires`).
+/// The maximum validity of a presigned URL in seconds, which is 7 days (Amazon S3 API, "Authenticating Requests: Using
+/// Query Parameters", `X-Amz-Expires`).
 pub const MAX_EXPIRES_SECONDS: i64 = 604_800;
 /// An object that is uploaded with one PUT request can have at most 5 GiB (Amazon S3 User Guide, "Uploading
 /// objects").

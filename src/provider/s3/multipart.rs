@@ -95,8 +95,8 @@ impl Multipart for S3 {
     }
 }
 
-/// The trait methods and the conformance check call these methods. These methods do not check whether an access rule
-/// allows the grant.
+/// The trait [`Multipart`] and the conformance check use the following methods. None of these methods checks whether an
+/// access rule allows the grant.
 impl S3 {
     /// Initiates a multipart upload for a grant or for a conformance check.
     pub(super) async fn begin_upload(&self, request: &SigningRequest) -> Result<String, SignError> {
@@ -157,8 +157,8 @@ impl S3 {
                     e_tag: part.e_tag().filter(|tag| is_entity_tag(tag))?.to_owned(),
                 })
             }));
-            // Valet stops when it has read twice as many parts as its own uploads can have. A client outside Valet
-            // can have uploaded parts with further part numbers.
+            // A client can upload parts with part numbers for which Valet signed no URL. Therefore Valet stops after it
+            // has read twice the maximum number of parts of its own uploads.
             let is_more = page.is_truncated() == Some(true) && arrived.len() < 2 * MAX_PARTS.unsigned_abs() as usize;
             match page.next_part_number_marker.filter(|_| is_more) {
                 Some(next) => marker = Some(next),
@@ -280,8 +280,7 @@ impl S3 {
             }
         };
         let listed = listed.uploads().iter().filter(|u| u.key() == Some(key.as_str()));
-        // Valet applies the limit to the answer as well, because a store can return more uploads than Valet
-        // requested.
+        // A store can return more uploads than Valet requested, so Valet also applies the limit to the answer.
         let listed: Vec<_> = listed
             .take(usize::try_from(MOST_OPEN).unwrap_or_default())
             .filter_map(|upload| {
@@ -303,8 +302,8 @@ impl S3 {
         }
     }
 
-    /// Returns the clock problem that can be the reason for a refusal, or `None`. While the clocks differ, a refusal
-    /// does not show that a permission is missing.
+    /// If a clock problem can be the reason for a refusal, returns a description of this problem. Otherwise returns
+    /// `None`. While the clocks differ, a refusal does not show that a permission is missing.
     fn by_the_clocks<E: ProvideErrorMetadata>(&self, error: &SdkError<E>) -> Option<String> {
         matches!(status(error), Some(400 | 401 | 403)).then(|| self.clock_trouble(error))?
     }
@@ -387,7 +386,7 @@ fn not_completed<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &
     match (status(error), code(error)) {
         (_, Some("NoSuchUpload")) => Completion::Gone,
         (Some(412), _) | (_, Some("PreconditionFailed")) => Completion::Exists,
-        // The status 409 means that a second client writes an object with this key at this moment.
+        // The status 409 means that another client is writing an object with this object key at this moment.
         (Some(409), _) => {
             Completion::Unreachable("the store is still processing another request for the same object key".into())
         }

@@ -47,8 +47,9 @@ impl ProbeSteps for Steps<'_> {
             let clock = &self.s3.findings.clock;
             let mut read = self.read_once().await;
             if matches!(read.finding, Finding::Broken(Reason::ClockSkewed, _)) && !is_skewed(clock.skew()) {
-                // The AWS SDK corrects the times in its signatures by the clock skew that it saw last. If somebody
-                // changed the operator's clock since then, only the second request has the correct time.
+                // The AWS SDK corrects the time in a signature by the clock skew that it measured in the last answer.
+                // If somebody has changed the operator's clock since that answer, the first request has a wrong time.
+                // The second request then has the correct time.
                 read = self.read_once().await;
             }
             read.skew = clock.skew().filter(|skew| is_skewed(Some(*skew)));
@@ -65,8 +66,8 @@ impl ProbeSteps for Steps<'_> {
 
     fn settings(&self) -> BoxFuture<'_, Result<(), Finding>> {
         async {
-            // If Valet could not test the session policy, the probe does not report an error. Valet reports the
-            // problem when it must sign a credential that depends on the session policy.
+            // If Valet could not test whether the store enforces session policies, the probe does not report an error.
+            // Valet reports the problem later, when it must sign a credential that depends on a session policy.
             match try_session(self.s3, &self.session).await {
                 Shown::More(why) => Err(Finding::Broken(Reason::ConstraintsNotEnforced, why)),
                 Shown::Confined | Shown::Untried(_) => Ok(()),
@@ -141,7 +142,7 @@ fn finding<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkErr
         (_, "AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException")
         | (Some(301 | 307), _) => broken(
             Reason::RegionMismatch,
-            "the bucket is not in the region of spec.s3.region or not at spec.s3.endpoint; correct these two fields".into(),
+            "the bucket is not in the region that spec.s3.region names, or not at the endpoint that spec.s3.endpoint names; correct these fields".into(),
         ),
         // Either the object does not exist, or the credentials are not allowed to read it. In both cases the probe
         // found no problem with the bucket, the region or the credentials.

@@ -30,8 +30,8 @@ const LONGEST_NAME: usize = 1024;
 /// The maximum length of an error code that Valet accepts from a store, in bytes.
 const LONGEST_CODE: usize = 64;
 
-/// Returns an error code if it is a single word, as all documented error codes are. Valet needs this check because
-/// the owner of a store can choose the text of the code, and messages show it.
+/// Returns an error code if it is a single word, as all documented error codes are. Valet needs this check because the
+/// owner of a store can choose the text of the code, and messages show this text.
 pub fn word(code: &str) -> Option<&str> {
     let is_word = |c: u8| c.is_ascii_alphanumeric() || b"._-".contains(&c);
     ((1..=LONGEST_CODE).contains(&code.len()) && code.bytes().all(is_word)).then_some(code)
@@ -56,9 +56,9 @@ pub fn refused<E>(error: &SdkError<E>) -> SignError {
     })
 }
 
-/// Returns an object's entity tag in base64 if it can be the object's MD5. An entity tag with `-` is from a multipart
-/// upload and is not an MD5. If the object is encrypted with SSE-KMS or SSE-C, the entity tag is not an MD5 either
-/// ("Common Response Headers", `ETag`).
+/// Returns an object's entity tag in base64 if this entity tag can be the object's MD5. An entity tag with `-` is from
+/// a multipart upload and is not an MD5. If the object is encrypted with SSE-KMS or SSE-C, the entity tag is not an MD5
+/// either ("Common Response Headers", `ETag`).
 pub fn tag_as_md5(head: &HeadObjectOutput) -> Option<String> {
     let by_the_store = matches!(head.server_side_encryption(), None | Some(ServerSideEncryption::Aes256));
     if !by_the_store || head.sse_customer_algorithm().is_some() {
@@ -85,8 +85,8 @@ pub fn absence<E: std::error::Error + 'static>(error: &SdkError<E>) -> ObjectFac
     }
 }
 
-/// Returns true if the store refused the request because of the time in it, or if the time can be the reason (Amazon
-/// S3 API Reference, "Error responses").
+/// Returns true if the time in the request is the reason why the store refused the request, or can be this reason
+/// (Amazon S3 API Reference, "Error responses").
 pub fn is_of_a_clock<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
     let code = error.as_service_error().and_then(|e| e.code());
     matches!(

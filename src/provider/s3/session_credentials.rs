@@ -16,7 +16,7 @@ use crate::{
     core::{Entries, SignError, SigningRequest},
 };
 
-/// The location of the bucket with the objects that the temporary credentials are for.
+/// The location of the bucket for which the temporary credentials are valid.
 pub struct BucketLocation<'a> {
     pub bucket: &'a str,
     pub region: &'a str,

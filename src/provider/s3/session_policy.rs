@@ -14,8 +14,8 @@ const LONGEST_POLICY: usize = 2048;
 /// Builds the session policy. The policy allows only the grant's operation on the grant's object key or prefix.
 pub fn of(role: &AssumeRole, bucket: &str, request: &SigningRequest) -> Result<String, SignError> {
     let key = request.key.as_str();
-    // In a session policy, these characters are wildcards or begin variables. Some stores do not support an escaped
-    // form of these characters.
+    // In a session policy, the characters `*` and `?` are wildcards, and `$` begins a variable. Some stores do not
+    // support an escaped form of these characters.
     if let Some(wild) = key.chars().find(|c| matches!(c, '*' | '?' | '$')) {
         return Err(SignError::Impossible(format!(
             "spec.key contains '{wild}', but '{wild}' is a wildcard or variable in the session policies of a store with assumeRole; use an object key without '{wild}'"
@@ -69,7 +69,7 @@ pub fn of(role: &AssumeRole, bucket: &str, request: &SigningRequest) -> Result<S
     // STS sessions last at least 15 minutes, and a session lasts one minute longer than its credential. Therefore the
     // session policy for temporary credentials contains the exact expiry.
     //
-    // For a signed URL, the session policy needs no expiry, because the signature contains it.
+    // For a signed URL, the session policy needs no expiry, because the signed URL itself contains its expiry.
     if request.operation_spec.is_for_credentials() {
         for statement in &mut statements {
             statement["Condition"]["DateLessThan"] =
@@ -107,8 +107,8 @@ fn encryption(key: &str, operation_spec: &OperationSpec, bucket: &str, object: &
     let region = key.split(':').nth(3).unwrap_or_default();
     let mut services = vec![format!("s3.{region}.amazonaws.com")];
     if region.starts_with("cn-") {
-        // In the China regions, S3 hosts can have a second suffix. Host names with the first or the second suffix can
-        // belong only to S3.
+        // In the China regions, the host name of S3 can end with `amazonaws.com` or with `amazonaws.com.cn`. The policy
+        // allows both host names, because no other service uses them.
         services.push(format!("s3.{region}.amazonaws.com.cn"));
     }
     let mut condition = json!({"StringEquals": {"kms:ViaService": services}});

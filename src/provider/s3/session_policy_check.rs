@@ -12,7 +12,8 @@ use crate::{
     provider::probe::ONLY_READ,
 };
 
-/// The body of the probe's upload, and an MD5 that does not match this body. A correct store refuses this upload.
+/// The body of the probe's upload, and an MD5 that does not match this body. A store that checks the MD5 refuses this
+/// upload.
 const TRIAL: (&[u8], &str) = (b"valet", "AAAAAAAAAAAAAAAAAAAAAA==");
 
 /// The result of the probe says whether the store enforces session policies.

@@ -77,8 +77,9 @@ impl Account for S3Account {
         role.map(|_| "spec.s3.credentials.assumeRole is set, so signing needs a request to STS")
     }
 
-    /// If the store has `assumeRole`, Valet sends the identity to its STS. Valet also sends probe uploads with a session
-    /// of the role to the store's endpoint, to check that the store enforces session policies.
+    /// If the store has `assumeRole`, Valet sends the operator's identity to the STS endpoint of the store. Valet also
+    /// sends probe uploads to the store's endpoint, signed with a session of the role. With these uploads, Valet checks
+    /// that the store enforces session policies.
     fn shows_identity_to(&self) -> Vec<String> {
         let store = &self.store;
         let Some(role) = store.credentials.as_ref().and_then(|c| c.assume_role.as_ref()) else {

@@ -29,8 +29,8 @@ impl Signer for S3 {
     fn credentials_expire(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
         async {
             let session = self.session().await?;
-            // If Valet assumes a role for each credential, the credential expires with the session of this role. It
-            // stays valid after the credentials that assumed the role have expired.
+            // If Valet assumes a role for each credential, the credential expires with the session of this role. The
+            // credential stays valid after the credentials that assumed the role have expired.
             Ok(match self.role() {
                 Some(role) => {
                     let seconds = assume_role::longest(role, &session.credentials);
@@ -55,7 +55,8 @@ impl Signer for S3 {
 
     fn prepare(&self, until: Timestamp) -> BoxFuture<'_, ()> {
         async move {
-            // The credentials that assume a role need no long lifetime, because each grant has its own session.
+            // If the store has a role, each grant has its own session. The credentials that assume the role then need
+            // no long lifetime.
             if self.role().is_none() {
                 let _ = self.session_until(Some(until)).await;
             }

@@ -41,7 +41,7 @@ const PROBE_KEY: &str = "valet-probe";
 pub struct S3 {
     pub(super) store: S3Store,
     pub(super) sessions: Sessions,
-    /// The policy limits the hosts to which the provider sends requests. `None` means that the provider can send
+    /// The egress policy limits the hosts to which the provider sends requests. `None` means that the provider can send
     /// requests to any host.
     pub(super) outward: Option<EgressPolicy>,
     /// The capabilities that Valet assumes before any probe.
@@ -50,8 +50,8 @@ pub struct S3 {
     pub(super) findings: Findings,
     /// This is true if a probe found that the store enforces session policies.
     pub(super) sessions_are_confined: AtomicBool,
-    /// The result of the last conformance check for entity tags. It is true if the store's entity tags are MD5
-    /// checksums, and `None` if no check found this out.
+    /// The result of the last conformance check for entity tags. The value is true if the store's entity tags are MD5
+    /// checksums. The value is `None` if no check found this out.
     tags_are_md5: Mutex<Option<bool>>,
 }
 
@@ -61,10 +61,10 @@ impl Provider for S3 {
     }
 
     fn capabilities(&self) -> Arc<Capabilities> {
-        // Amazon documents that it refuses unsigned headers ("Authenticating Requests: Using Query Parameters", signed
-        // headers) and that it supports write-once uploads ("How to prevent object overwrites with conditional
-        // writes"). An object key in Amazon S3 is a sequence of bytes, in which `..` has no special meaning ("Naming
-        // Amazon S3 objects").
+        // Amazon documents that S3 refuses unsigned headers ("Authenticating Requests: Using Query Parameters", signed
+        // headers). Amazon also documents that S3 supports write-once uploads ("How to prevent object overwrites with
+        // conditional writes"). An object key in Amazon S3 is a sequence of bytes, in which `..` has no special meaning
+        // ("Naming Amazon S3 objects").
         let is_amazons = amazon::is_store(&self.store);
         self.findings.apply(
             &self.assumed,
@@ -105,7 +105,8 @@ impl S3 {
         self.store.credentials.as_ref()?.assume_role.as_ref()
     }
 
-    /// Returns true if an unsigned header cannot do harm in this store, even if the store obeys unsigned headers.
+    /// Returns true if Valet can sign for this store even if the store obeys unsigned headers. This requires a session
+    /// policy for each signed URL (`assumeRole`), or the setting `unsignedHeaders: Tolerate`.
     pub(super) fn is_safe(&self) -> bool {
         self.role().is_some() || self.store.unsigned_headers == UnsignedHeaders::Tolerate
     }
@@ -144,12 +145,12 @@ impl S3 {
             .region(Region::new(self.store.region.clone()))
             .credentials_provider(credentials.clone())
             .force_path_style(self.store.addressing_style == AddressingStyle::Path)
-            // By default, the AWS SDK adds a checksum to a request. Valet turns this off, because a signature must
-            // contain only what the grant specifies.
+            // By default, the AWS SDK adds a checksum to a request. Valet turns this checksum off, because a signature
+            // must contain only what the grant specifies.
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
-            // By default, the AWS SDK signs with a session of its own for a directory bucket. Valet turns this off.
-            // The session expires after five minutes, and the signed URL does not show this expiry.
+            // For a directory bucket, the AWS SDK by default creates a session and signs with this session. Valet turns
+            // these sessions off, because they expire after five minutes and a signed URL does not show this expiry.
             .disable_s3_express_session_auth(true)
             .retry_config(RetryConfig::standard().with_max_attempts(2))
             .interceptor(DateOfStore(self.findings.clock.clone()))
@@ -252,8 +253,8 @@ mod tests {
             .contains(&Capability::KeyPrefix)
     }
 
-    /// For a store outside Amazon, a conformance check must first confirm that a form cannot write outside its
-    /// prefix. Any process of Valet can run this check.
+    /// For a store outside Amazon, a conformance check must first confirm that a form cannot write outside its prefix.
+    /// Another process of Valet can have run this check.
     #[test]
     fn form_for_prefix_needs_amazon_endpoints_or_a_conformance_check() {
         let s3 = |endpoint: Option<&str>| {
@@ -281,7 +282,7 @@ mod tests {
         assert!(claims(&other));
     }
 
-    /// A store of a tenant whose endpoint is a local address that the egress policy allows.
+    /// Creates a tenant's store. The store's endpoint is a local address that the egress policy permits.
     fn tenants(endpoint: &str, more: serde_json::Value) -> S3 {
         let mut all =
             json!({"bucket": "media", "region": "eu-west-1", "endpoint": endpoint, "addressingStyle": "Path"});
@@ -296,7 +297,8 @@ mod tests {
         )
     }
 
-    /// Even if the code that creates a write request does not check whether it is allowed, the client does not send it.
+    /// The test sends write requests without checking whether the operator is allowed to send them. The S3 client must
+    /// refuse to send these requests.
     #[tokio::test]
     async fn client_sends_no_write_request_to_the_endpoint_of_a_tenant() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -314,8 +316,8 @@ mod tests {
         );
     }
 
-    /// The check of session policies needs uploads. Without permission for uploads, Valet signs nothing that depends on
-    /// session policies.
+    /// Valet needs uploads to check whether a store enforces session policies. If the operator is not allowed to
+    /// upload, Valet signs no credential that depends on a session policy.
     #[tokio::test]
     async fn session_policy_of_a_tenants_store_is_not_probed_with_uploads() {
         let role = json!({"credentials": {"assumeRole": {

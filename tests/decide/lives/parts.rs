@@ -439,7 +439,7 @@ fn multipart_upload_conditions_have_the_expected_texts() {
     world.reconcile();
     assert_eq!(
         says(&world, "Completed"),
-        "part 3 has 8214 bytes instead of at most 8213 bytes; upload part 3 again"
+        "part 3 has 8214 bytes, but at most 8213 bytes are allowed; upload part 3 again"
     );
     world.now = at(300);
     world.reconcile();

@@ -84,7 +84,7 @@ async fn tried(
         _ => Vec::new(),
     };
     if parts.is_empty() {
-        let why = "the conformance check skipped write-once multipart uploads, because the credentials have no permission s3:ListMultipartUploadParts";
+        let why = "the conformance check skipped write-once multipart uploads, because the credentials do not have the permission s3:ListMultipartUploadParts";
         trip.found.untried.push(why.into());
         return Ok(());
     }
@@ -96,8 +96,8 @@ async fn tried(
     completed(bucket.s3.complete_upload(&key, &whole).await, &mut trip.found)
 }
 
-/// Records how the store handled a write-once multipart upload whose object already existed when the check completed
-/// the upload.
+/// Records whether the store enforces write-once for multipart uploads. When the check completed the multipart upload,
+/// an object with its object key already existed.
 fn completed(completion: Completion, found: &mut ConformanceReport) -> Result<(), Unavailable> {
     let once = Missing::Part(Capability::WriteOnce);
     match completion {
@@ -122,7 +122,7 @@ mod tests {
     use crate::api::ObservedObject;
 
     /// If the store refused the upload because the object exists, it enforces write-once. If the store completed the
-    /// upload, it does not enforce write-once. All further answers show nothing.
+    /// upload, it does not enforce write-once. No other answer shows whether the store enforces write-once.
     #[test]
     fn result_of_a_completion_decides_if_write_once_is_enforced() {
         let once = Missing::Part(Capability::WriteOnce);

@@ -1,5 +1,5 @@
-//! Checks that temporary credentials allow only what the grant allows. For this, the check uses an S3 client, as the
-//! holder of the credentials would do.
+//! Checks that temporary credentials allow only what the grant allows. The check sends requests with an S3 client that
+//! uses these credentials, as a workload does.
 
 use aws_sdk_s3::{Client, config::http::HttpResponse, error::SdkError, primitives::ByteStream};
 
@@ -19,7 +19,7 @@ enum Deed {
     List,
 }
 
-/// A holder of temporary credentials for the objects with the prefix `lent`.
+/// An S3 client with temporary credentials for the prefix `lent/` in the folder of the conformance check.
 struct Holder<'a> {
     client: Client,
     bucket: &'a str,
@@ -71,8 +71,8 @@ fn taken<T, E: std::error::Error + 'static>(
     }
 }
 
-/// Checks that temporary credentials for a prefix allow no further operations and no objects outside the prefix. It
-/// also checks that they expire.
+/// Checks that temporary credentials for a prefix allow no other operations and no objects outside the prefix. The
+/// function also checks that the credentials expire.
 pub async fn lent(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> Result<(), Unavailable> {
     match beyond(bucket, trip).await? {
         None => trip.found.held.push(Missing::Credentials.name()),
@@ -125,8 +125,8 @@ async fn beyond(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> Resu
         trip.found.untried.push(why.into());
         return Ok(None);
     }
-    // If `..` has no special meaning in the store, the object key with `..` has the prefix. The credentials then
-    // correctly allow this object key.
+    // If `..` has no special meaning in the store, an object key such as `lent/../a` begins with the prefix `lent/`.
+    // The credentials then correctly allow this object key.
     for (dots, escaped) in [
         ("lent/../out-lent-0", "out-lent-0"),
         ("lent/%2e%2e/out-lent-1", "out-lent-1"),

@@ -34,8 +34,9 @@ pub fn put(constraints: UploadConstraints) -> OperationSpec {
     }
 }
 
-/// Returns all constraints that a presigned PUT request can enforce, except checksums. With a checksum, the store
-/// could refuse a body that is too long because of its checksum. The check would then not test the size.
+/// Returns all constraints that a presigned PUT request can enforce, except checksums. If the request also had a
+/// checksum, a body that is too long would have a wrong checksum. The store could refuse this body because of the
+/// checksum, so the check would not test the size.
 pub fn pinned(overwrite: Overwrite) -> UploadConstraints {
     UploadConstraints {
         content_type: Some(TYPE.into()),
@@ -94,7 +95,7 @@ impl Transport for Bucket<'_> {
         }
     }
 
-    /// Deletes the objects of the conformance check with all their versions. For each object, it deletes at most
+    /// Deletes the objects of the conformance check with their versions. For each object, the method deletes at most
     /// [`MAX_VERSIONS`] versions.
     fn clear_away<'a>(
         &'a self,
@@ -121,8 +122,8 @@ impl Transport for Bucket<'_> {
                         .collect();
                     let listed = named.len();
                     let own = own(named, written);
-                    // The listing can contain objects of a different client, or more versions than the check wrote.
-                    // The check does not delete them and mentions them in its result.
+                    // The listing can contain objects of another client, or more versions than the check wrote. The
+                    // check does not delete these objects and versions, and reports that some are left.
                     let is_all = own.len() == listed;
                     (own, is_all)
                 }
@@ -146,8 +147,8 @@ const MAX_VERSIONS: usize = 8;
 /// The maximum number of versions that one listing returns.
 const MAX_LISTED: i32 = 400;
 
-/// Selects from a listing the objects that this conformance check wrote. The check deletes no further objects. For
-/// each object, it deletes no more versions than it can have written.
+/// Selects from a listing the objects that this conformance check wrote. The check deletes no other objects. For each
+/// object, the check deletes no more versions than it can have written.
 fn own(listed: Vec<(String, Option<String>)>, written: &BTreeSet<String>) -> Vec<(String, Option<String>)> {
     let mut times: BTreeMap<String, usize> = BTreeMap::new();
     listed

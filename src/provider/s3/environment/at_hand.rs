@@ -27,8 +27,8 @@ const PROFILE_EXPIRATIONS: [&str; 4] = [
     "x_security_token_expires",
     "expiration",
 ];
-/// The profile settings that name a service or a program. If a profile contains one of them, the AWS SDK gets the
-/// credentials from there (AWS SDKs and Tools Reference Guide, "Settings reference").
+/// The profile settings that name a service or a program. If a profile contains one of these settings, the AWS SDK gets
+/// the credentials from this service or program (AWS SDKs and Tools Reference Guide, "Settings reference").
 const PROFILE_ASKS: [&str; 8] = [
     "role_arn",
     "credential_source",
@@ -39,16 +39,16 @@ const PROFILE_ASKS: [&str; 8] = [
     "sso_account_id",
     "login_session",
 ];
-/// The environment variables that name a service. If one of them is set, the AWS SDK gets the credentials from this
-/// service.
+/// The environment variables that name a service. If one of these variables is set, the AWS SDK gets the credentials
+/// from the named service.
 const VARIABLES_ASK: [&str; 3] = [
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 ];
 
-/// A source of AWS credentials that also returns their expiry. It reads the expiry from the environment or the
-/// profile, because the AWS SDK does not.
+/// A source of AWS credentials that also returns their expiry. This source reads the expiry from the environment or the
+/// profile, because the AWS SDK does not read the expiry.
 #[derive(Debug)]
 pub struct WithEnd(SharedCredentialsProvider);
 
@@ -104,8 +104,8 @@ fn in_profile(profiles: &ProfileSet, id: &str) -> Result<Option<SystemTime>, Cre
     stated.map(time).transpose()
 }
 
-/// Parses an expiry. An invalid expiry is an error. If Valet ignored it, temporary credentials would count as
-/// permanent.
+/// Parses an expiry. An invalid expiry is an error. If Valet ignored an invalid expiry, it would treat temporary
+/// credentials as permanent.
 fn time(text: &str) -> Result<SystemTime, CredentialsError> {
     let time = text.trim().parse::<Timestamp>();
     time.map(SystemTime::from).map_err(|_| {

@@ -27,9 +27,9 @@ pub struct WebIdentity {
 }
 
 impl WebIdentity {
-    /// Reads the identity from the environment variables that Amazon's webhook sets, including
-    /// `AWS_ENDPOINT_URL_STS`. Returns `None` if these variables are not set. Returns `None` also if the environment
-    /// sets variables that have higher precedence in the AWS default chain.
+    /// Reads the identity from the environment variables that Amazon's webhook sets, including `AWS_ENDPOINT_URL_STS`.
+    /// Returns `None` if these variables are not set. Also returns `None` if the environment sets variables that have
+    /// higher precedence in the AWS default chain.
     pub fn from_environment(config: &SdkConfig) -> Option<Self> {
         let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
         let others = [

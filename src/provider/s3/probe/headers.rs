@@ -33,14 +33,14 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// The unsigned header that the probe adds to a request. The header only sets user metadata of the object.
 const MARK: &str = "x-amz-meta-valet-probe";
 
-/// Sends presigned requests with and without an unsigned header, as the holder of a URL could do. If the operator
-/// is allowed to send write requests, the requests are uploads that a correct store does not keep. Otherwise the
-/// requests are downloads.
+/// Sends presigned requests with and without an unsigned header, as the holder of a URL could do. If the operator is
+/// allowed to send write requests, the probe sends uploads, and deletes an object that the store wrote. Otherwise the
+/// probe sends downloads.
 pub async fn probe(s3: &S3, client: &Client, is_absent: bool) -> Result<UnsignedHeaders, String> {
     let key = s3.probe_key();
     let below = || format!("{key}/{}", Timestamp::now().as_nanosecond());
-    // If an object with this key exists, the probe uses a different key. Otherwise a store that ignores checksums
-    // could overwrite the existing object.
+    // If an object with this object key exists, the probe uses a different object key. Otherwise a store that ignores
+    // checksums could overwrite the existing object.
     let own = if is_absent { key.to_owned() } else { below() };
     let (found, has_conflict) = probe_at(s3, client, own).await?;
     match found {
@@ -77,8 +77,8 @@ async fn probe_at(s3: &S3, client: &Client, own: String) -> Result<(UnsignedHead
     Ok((found?, probe.has_conflict.into_inner()))
 }
 
-/// The signed URLs of the probe, one for each kind of request. Two requests with one URL differ only in an unsigned
-/// header.
+/// The signed URLs of the probe, one for each kind of request. Requests with the same URL differ only in their unsigned
+/// headers.
 struct Urls {
     broken: PresignedRequest,
     upload: PresignedRequest,
@@ -101,7 +101,7 @@ impl Urls {
 struct Probe<'a> {
     client: &'a Client,
     bucket: &'a str,
-    /// The copy source that the probe's requests name. It is an object that does not exist.
+    /// The source object that the probe's copy requests name. This object does not exist.
     absent: String,
     urls: Urls,
     /// This is true after the store has accepted an upload.

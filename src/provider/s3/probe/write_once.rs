@@ -37,8 +37,8 @@ pub async fn probe(s3: &S3, client: &Client) -> Result<(), String> {
     if let Some(is_retained) = is_retained
         && !is_tried_by_uploads
     {
-        // Amazon documents that a bucket with a default retention requires checksums. For a store outside Amazon,
-        // the probe finds this out with an upload.
+        // Amazon documents that a bucket with a default retention requires checksums. For a store outside Amazon, the
+        // probe sends an upload to find out whether the bucket requires checksums.
         s3.findings.set_requires_checksums(is_retained);
     }
     if amazon::is_store(&s3.store) {
@@ -78,8 +78,8 @@ async fn send_twice(s3: &S3, client: &Client, is_retained: bool) -> Result<Write
     while answers.len() < MOST {
         let said = send_once(s3, client, &key, has_checksum).await?;
         if said.status == 400 && !has_checksum {
-            // The store refused the upload because of the missing checksum or because of the write-once
-            // condition. A second upload, which has a checksum, shows which of the two is the reason.
+            // The store refused the upload because of the missing checksum or because of the write-once condition.
+            // Valet sends a second upload with a checksum. The answer to this upload shows the reason for the refusal.
             let with = send_once(s3, client, &key, true).await?;
             if with.is_done() || with.status == 412 {
                 has_checksum = true;
@@ -96,8 +96,8 @@ async fn send_twice(s3: &S3, client: &Client, is_retained: bool) -> Result<Write
         }
     }
     s3.findings.set_requires_checksums(has_checksum);
-    // In a bucket with a retention, Valet cannot delete the object. Therefore Valet does not try it, and the next
-    // probe finds the object.
+    // In a bucket with a retention, Valet cannot delete the object. Therefore Valet does not try to delete the object,
+    // and the next probe finds it.
     if has_written && !is_retained && !has_checksum {
         let _ = client.delete_object().bucket(&s3.store.bucket).key(&key).send().await;
     }

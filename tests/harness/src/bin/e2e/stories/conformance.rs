@@ -53,7 +53,7 @@ pub fn conformance(play: &Play) -> Result<()> {
     play.wait_condition("dg/second", "Ready", "False", "ConstraintsNotEnforced", 20)?;
     let said = play.field("dg/second", ".status.conditions[?(@.type==\"Ready\")].message")?;
     check(
-        said.contains("the store accepts a request (PUT) after the credential has expired"),
+        said.contains("the store accepts a PUT request after the credential has expired"),
         format!("the grant does not say why: {said}"),
     )?;
     check(
