@@ -42,7 +42,7 @@ ONLY = {
 # form the first layer, and these files may not import a file of this list.
 CORE = [
     ["facts", "grant_facts"],
-    ["policy", "access_rule", "enforce", "lending"],
+    ["policy", "access_rule", "enforce", "temporary_credentials"],
     ["step", "grant_secret"],
     ["decide"],
 ]

@@ -143,7 +143,7 @@ impl Capabilities {
 
     /// Returns the capabilities that the list `names` contains. The list has the form that [`Capabilities::listed`]
     /// returns.
-    pub fn among(&self, names: &[String]) -> Self {
+    pub fn restricted_to(&self, names: &[String]) -> Self {
         let has = |name: &str| names.iter().any(|n| n == name);
         let mode = |mode: UploadMode, can: &Option<BTreeSet<Capability>>| {
             let mode = mode.as_str();
@@ -203,7 +203,7 @@ mod tests {
         };
         assert_eq!(wants.listed(), [REQUIRES_CHECKSUM]);
         assert!(wants.names().is_empty(), "a grant cannot ask for RequiresChecksum");
-        assert_eq!(plain.among(&wants.listed()), wants);
-        assert_eq!(plain.among(&plain.listed()), plain);
+        assert_eq!(plain.restricted_to(&wants.listed()), wants);
+        assert_eq!(plain.restricted_to(&plain.listed()), plain);
     }
 }

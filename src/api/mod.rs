@@ -177,19 +177,19 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
         ObjectStore::crd(),
         ClusterObjectStore::crd(),
     ]
-    .map(tidy)
+    .map(tidy_crd)
     .into()
 }
 
 /// Removes line breaks from the descriptions of a generated CRD, because `kubectl explain` wraps lines itself. The
 /// function also sets the default status, which an object has before Valet reconciles it for the first time.
-fn tidy(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
+fn tidy_crd(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
     for version in &mut crd.spec.versions {
         let schema = version.schema.as_mut().and_then(|s| s.open_api_v3_schema.as_mut());
         for schema in schema.into_iter() {
             tidy_schema(schema);
             if let Some(status) = schema.properties.as_mut().and_then(|p| p.get_mut("status")) {
-                status.default = Some(JSON(not_looked_at_yet()));
+                status.default = Some(JSON(not_reconciled_yet()));
             }
         }
     }
@@ -201,7 +201,7 @@ fn tidy(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
 ///
 /// The transition time is in 1970, as in Gateway API, because a schema can contain only a constant as a default
 /// value.
-fn not_looked_at_yet() -> serde_json::Value {
+fn not_reconciled_yet() -> serde_json::Value {
     let condition = |type_: &str, status: &str| {
         serde_json::json!({
             "type": type_, "status": status, "reason": Reason::Pending.as_str(),

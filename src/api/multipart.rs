@@ -55,10 +55,10 @@ impl Multipart {
     /// Returns the parts of an upload with these constraints. Returns `None` if the constraints contain no maximum
     /// size.
     pub fn parts(&self, constraints: &UploadConstraints) -> Option<Parts> {
-        let exactly = |n| LengthRange { min: n, max: n };
+        let exact_size = |n| LengthRange { min: n, max: n };
         let whole = constraints
             .content_length
-            .map(exactly)
+            .map(exact_size)
             .or(constraints.content_length_range)?;
         let part_bytes = self.part_size_bytes.unwrap_or_else(|| {
             let (least, parts) = DEFAULT_PARTS;
@@ -102,7 +102,7 @@ impl Parts {
 
 impl Part {
     /// Returns the size of the part. Returns `None` if the part has more than one possible size.
-    pub fn exactly(&self) -> Option<i64> {
+    pub fn exact_size(&self) -> Option<i64> {
         (self.size.min == self.size.max).then_some(self.size.max)
     }
 }
@@ -144,7 +144,7 @@ mod tests {
             [(0, five, five), (five, 2 * MIB, five), (2 * five, 0, 2 * MIB)]
         );
         assert_eq!(sizes(parts(Some(five), 0, 0)), [(0, 0, 0)]);
-        assert_eq!(parts(Some(five), 7 * MIB, 12 * MIB).part(2).exactly(), None);
+        assert_eq!(parts(Some(five), 7 * MIB, 12 * MIB).part(2).exact_size(), None);
     }
 
     #[test]

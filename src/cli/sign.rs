@@ -139,7 +139,7 @@ async fn usable(
         provider.seed_capabilities(&status.capabilities);
         capabilities = provider.capabilities();
         if status.observed_generation.is_some() {
-            capabilities = Arc::new(capabilities.among(&status.capabilities));
+            capabilities = Arc::new(capabilities.restricted_to(&status.capabilities));
             is_tried = true;
         }
     }
@@ -158,7 +158,7 @@ async fn usable(
         credentials_expire,
         short_sessions: store.short_sessions(),
         signer: None,
-        untried: None,
+        not_probed: None,
         skew: None,
     };
     Ok(Known {

@@ -38,17 +38,17 @@ const FILE: &str = "check";
 const FILE_NAME: &str = "${filename}";
 /// The name of an object that the signed credential does not allow. A tampered request names this object instead of
 /// the signed one.
-const STRAY: &str = "stray";
+const OUTSIDE_PREFIX: &str = "stray";
 
 /// The timeout of the conformance check.
-const TRIP_TIMEOUT: Duration = Duration::from_secs(40);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(40);
 /// The timeout for the deletion of the objects that the conformance check wrote.
-const CLEARING_TIMEOUT: Duration = Duration::from_secs(15);
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Runs a conformance check with a timeout.
-pub async fn in_time<T>(trip: impl Future<Output = Result<T, Unavailable>>) -> Result<T, Unavailable> {
-    timeout(TRIP_TIMEOUT, trip).await.unwrap_or_else(|_| {
-        let seconds = TRIP_TIMEOUT.as_secs();
+pub async fn in_time<T>(checker: impl Future<Output = Result<T, Unavailable>>) -> Result<T, Unavailable> {
+    timeout(CHECK_TIMEOUT, checker).await.unwrap_or_else(|_| {
+        let seconds = CHECK_TIMEOUT.as_secs();
         Err(Unavailable(format!(
             "the store is too slow; the conformance check did not finish within {seconds} s"
         )))
@@ -77,17 +77,17 @@ pub trait Transport: Sync {
     fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>>;
 
     /// Sends a request once and without changes. Returns the status of the answer.
-    fn send(&self, sent: PreparedRequest) -> BoxFuture<'_, Result<u16, Unavailable>>;
+    fn send(&self, sign_and_send: PreparedRequest) -> BoxFuture<'_, Result<u16, Unavailable>>;
 
     /// Makes the signature invalid by changing one character.
-    fn forge(sent: &mut PreparedRequest)
+    fn forge(sign_and_send: &mut PreparedRequest)
     where
         Self: Sized;
 
     /// Deletes the objects in `written` and no further objects. All of them have the prefix of the conformance check.
     /// If the method could not delete an object, it returns the missing permission. In the report, this text follows
     /// the word "allow".
-    fn clear_away<'a>(
+    fn delete_test_objects<'a>(
         &'a self,
         folder: &'a str,
         written: &'a BTreeSet<String>,
@@ -127,11 +127,15 @@ impl<'a, H: Transport> Checker<'a, H> {
         if let Err(Unavailable(why)) = result {
             self.found.interrupted = true;
             self.found
-                .untried
+                .not_tested
                 .push(format!("the conformance check stopped before it was complete: {why}"));
         }
-        self.wrote(STRAY);
-        let cleared = timeout(CLEARING_TIMEOUT, self.hands.clear_away(&self.folder, &self.written)).await;
+        self.wrote(OUTSIDE_PREFIX);
+        let cleared = timeout(
+            CLEANUP_TIMEOUT,
+            self.hands.delete_test_objects(&self.folder, &self.written),
+        )
+        .await;
         let folder = &self.folder;
         self.found.left = match cleared {
             Ok(None) => None,
@@ -140,38 +144,44 @@ impl<'a, H: Transport> Checker<'a, H> {
             )),
             Err(_) => Some(format!(
                 "some objects of the conformance check under prefix {folder}/ could not be deleted within {seconds} s; delete these objects",
-                seconds = CLEARING_TIMEOUT.as_secs()
+                seconds = CLEANUP_TIMEOUT.as_secs()
             )),
         };
         self.found
     }
 
     /// Sends a valid request. If the store refuses the request, the method returns the status of the store's answer.
-    pub async fn good(&mut self, name: &str, operation_spec: &OperationSpec) -> Result<Result<(), u16>, Unavailable> {
-        let status = self.try_out(name, operation_spec, false, |_| {}).await?;
+    pub async fn accepts(
+        &mut self,
+        name: &str,
+        operation_spec: &OperationSpec,
+    ) -> Result<Result<(), u16>, Unavailable> {
+        let status = self.send_request(name, operation_spec, false, |_| {}).await?;
         Ok(if is_taken(status) { Ok(()) } else { Err(status) })
     }
 
     /// Sends a request that violates the constraints in `promises`. If the store refuses the request, the constraints
     /// count as enforced.
-    pub async fn holds(
+    pub async fn enforces(
         &mut self,
         operation_spec: &OperationSpec,
         name: &str,
-        bend: Tamper,
+        tamper: Tamper,
         promises: &[Missing],
     ) -> Result<(), Unavailable> {
-        if is_taken(self.try_out(name, operation_spec, false, bend).await?) {
+        if is_taken(self.send_request(name, operation_spec, false, tamper).await?) {
             self.found.missing.extend(promises);
         } else {
-            self.found.held.extend(promises.iter().map(|promise| promise.name()));
+            self.found
+                .enforced
+                .extend(promises.iter().map(|promise| promise.name()));
         }
         Ok(())
     }
 
     /// Checks that the store enforces the expiry, the signature and the object key of a credential. If `other_verb`
     /// is set, the method also checks that the store enforces the HTTP method.
-    pub async fn binds(
+    pub async fn must_enforce(
         &mut self,
         verb: &str,
         name: &str,
@@ -181,22 +191,22 @@ impl<'a, H: Transport> Checker<'a, H> {
         let all: [(&str, bool, Option<Tamper>); 4] = [
             ("after the credential has expired", true, Some(|_| {})),
             ("with a wrong signature", false, Some(H::forge)),
-            ("for an unsigned object key", false, Some(PreparedRequest::stray)),
+            ("for an unsigned object key", false, Some(PreparedRequest::outside)),
             ("with an unsigned method", false, other_verb),
         ];
-        for (what, is_over, bend) in all {
-            let Some(bend) = bend else { continue };
-            let status = self.try_out(name, operation_spec, is_over, bend).await?;
+        for (what, is_over, tamper) in all {
+            let Some(tamper) = tamper else { continue };
+            let status = self.send_request(name, operation_spec, is_over, tamper).await?;
             // The status 404 also means that the store accepted the request, because the store searched for the
             // object.
             if is_taken(status) || status == 404 {
                 let why = format!(
                     "the store accepts a {verb} request {what}, and answers with status {status}; credentials for this store do not limit access"
                 );
-                self.found.worthless.get_or_insert(why);
+                self.found.unenforced.get_or_insert(why);
             }
         }
-        self.found.held.push(match other_verb {
+        self.found.enforced.push(match other_verb {
             Some(_) => format!("expiry, signature, object key and method of signed {verb} requests"),
             None => format!("expiry, signature and object key of signed {verb} requests"),
         });
@@ -205,10 +215,14 @@ impl<'a, H: Transport> Checker<'a, H> {
 
     /// Checks that the holder of a POST form for a prefix cannot write outside this prefix. If `is_expected` is true
     /// and the store does not enforce this limit, the capability counts as missing.
-    pub async fn below(&mut self, operation_spec: &OperationSpec, is_expected: bool) -> Result<(), Unavailable> {
+    pub async fn check_prefix(
+        &mut self,
+        operation_spec: &OperationSpec,
+        is_expected: bool,
+    ) -> Result<(), Unavailable> {
         let promise = Missing::Form(Capability::KeyPrefix);
-        match self.keeps_below(operation_spec).await? {
-            Ok(()) => self.found.held.push(promise.name()),
+        match self.enforces_prefix(operation_spec).await? {
+            Ok(()) => self.found.enforced.push(promise.name()),
             Err(why) => {
                 self.found.without.push(format!("{} ({why})", promise.name()));
                 if is_expected {
@@ -223,13 +237,13 @@ impl<'a, H: Transport> Checker<'a, H> {
     /// uploads under the prefix. If it writes an object outside the prefix, the method returns the reason.
     ///
     /// The check needs a working GET request, because GET shows where the store wrote an object.
-    async fn keeps_below(&mut self, operation_spec: &OperationSpec) -> Result<Result<(), String>, Unavailable> {
+    async fn enforces_prefix(&mut self, operation_spec: &OperationSpec) -> Result<Result<(), String>, Unavailable> {
         let inside = |name: &str| format!("in/{name}");
         // If the store replaces `${filename}`, the object has the name of the file. Otherwise the object key contains
         // the text `${filename}` unchanged. The check later deletes the objects with both keys.
         self.wrote(&inside(FILE));
         self.wrote(&inside(FILE_NAME));
-        if let Err(status) = self.good(&inside(""), operation_spec).await? {
+        if let Err(status) = self.accepts(&inside(""), operation_spec).await? {
             return Ok(Err(format!(
                 "the store answered status {status} to a POST form for prefix 'in/'"
             )));
@@ -241,7 +255,7 @@ impl<'a, H: Transport> Checker<'a, H> {
         }
         // These object keys do not have the prefix `in/`, so the store must refuse them.
         for key in ["in-2/x", "in", "IN/x"] {
-            if is_taken(self.try_below(operation_spec, key, FILE).await?) {
+            if is_taken(self.upload_below(operation_spec, key, FILE).await?) {
                 return Ok(Err(format!(
                     "the store accepts object key '{key}' in a POST form that allows only prefix 'in/'"
                 )));
@@ -254,7 +268,7 @@ impl<'a, H: Transport> Checker<'a, H> {
             .enumerate()
         {
             let escaped = format!("out-{n}");
-            self.try_below(operation_spec, &key.replace("{}", &escaped), FILE)
+            self.upload_below(operation_spec, &key.replace("{}", &escaped), FILE)
                 .await?;
             if self.exists(&escaped).await? {
                 return Ok(Err(format!(
@@ -265,7 +279,7 @@ impl<'a, H: Transport> Checker<'a, H> {
         }
         let escaped = "out-by-file";
         let file = format!("../{escaped}");
-        if is_taken(self.try_below(operation_spec, &inside(FILE_NAME), &file).await?) {
+        if is_taken(self.upload_below(operation_spec, &inside(FILE_NAME), &file).await?) {
             for name in [file.as_str(), escaped] {
                 self.wrote(&inside(name));
             }
@@ -276,19 +290,26 @@ impl<'a, H: Transport> Checker<'a, H> {
                     .into(),
             ));
         }
-        Ok(match is_taken(self.try_below(operation_spec, "in/a/b", FILE).await?) {
-            true => Ok(()),
-            false => Err("the store refuses object key 'in/a/b' in a POST form for prefix 'in/'".into()),
-        })
+        Ok(
+            match is_taken(self.upload_below(operation_spec, "in/a/b", FILE).await?) {
+                true => Ok(()),
+                false => Err("the store refuses object key 'in/a/b' in a POST form for prefix 'in/'".into()),
+            },
+        )
     }
 
     /// Sends a POST form for the prefix `in/`. The form has this object key and this file name.
-    async fn try_below(&mut self, operation_spec: &OperationSpec, key: &str, file: &str) -> Result<u16, Unavailable> {
+    async fn upload_below(
+        &mut self,
+        operation_spec: &OperationSpec,
+        key: &str,
+        file: &str,
+    ) -> Result<u16, Unavailable> {
         let key = format!("{}/{key}", self.folder);
-        let mut sent = self.sent("in/", operation_spec, false).await?;
-        sent.set("key", &key);
-        file.clone_into(&mut sent.file_name);
-        let answer = self.hands.send(sent).await;
+        let mut sign_and_send = self.sign_and_send("in/", operation_spec, false).await?;
+        sign_and_send.set("key", &key);
+        file.clone_into(&mut sign_and_send.file_name);
+        let answer = self.hands.send(sign_and_send).await;
         // The check records only object keys that the store accepted, because some stores cannot delete an invalid
         // object key.
         if answer.as_ref().map_or(true, |status| is_taken(*status)) {
@@ -299,7 +320,7 @@ impl<'a, H: Transport> Checker<'a, H> {
 
     /// Returns true if a signed GET request finds this object.
     pub async fn exists(&mut self, name: &str) -> Result<bool, Unavailable> {
-        let is_there = is_taken(self.try_out(name, &get(), false, |_| {}).await?);
+        let is_there = is_taken(self.send_request(name, &get(), false, |_| {}).await?);
         if is_there {
             self.wrote(name);
         }
@@ -308,32 +329,32 @@ impl<'a, H: Transport> Checker<'a, H> {
 
     /// Signs a credential in the same way as for a grant, and sends one request with it. Returns the status of the
     /// store's answer.
-    async fn try_out(
+    async fn send_request(
         &mut self,
         name: &str,
         operation_spec: &OperationSpec,
         is_over: bool,
-        bend: Tamper,
+        tamper: Tamper,
     ) -> Result<u16, Unavailable> {
-        let mut sent = self.sent(name, operation_spec, is_over).await?;
-        bend(&mut sent);
+        let mut sign_and_send = self.sign_and_send(name, operation_spec, is_over).await?;
+        tamper(&mut sign_and_send);
         // The store can write the signed object even if the request was tampered with. Therefore the check later
         // deletes the signed object.
-        if sent.method != "GET" && !name.ends_with('/') {
+        if sign_and_send.method != "GET" && !name.ends_with('/') {
             self.wrote(name);
         }
-        self.hands.send(sent).await
+        self.hands.send(sign_and_send).await
     }
 
     /// Builds a valid request for this object. If the name ends with `/`, the request is for a prefix.
-    async fn sent(
+    async fn sign_and_send(
         &self,
         name: &str,
         operation_spec: &OperationSpec,
         is_over: bool,
     ) -> Result<PreparedRequest, Unavailable> {
         let signed = self.hands.sign(&self.request(name, operation_spec, is_over)?).await?;
-        PreparedRequest::good(&signed).ok_or_else(|| {
+        PreparedRequest::accepts(&signed).ok_or_else(|| {
             Unavailable("the conformance check needs a credential for a single request, but the provider signed another kind of credential".into())
         })
     }
@@ -398,7 +419,7 @@ pub struct PreparedRequest {
 
 impl PreparedRequest {
     /// Builds the valid request for a credential. Returns `None` if the credential allows more than a single request.
-    pub fn good(signed: &Signed) -> Option<Self> {
+    pub fn accepts(signed: &Signed) -> Option<Self> {
         let (method, url, headers, fields) = match &signed.credential {
             Credential::Request { url, method, headers } => (method.clone(), url, headers.clone(), None),
             Credential::Form { url, fields } => ("POST".to_owned(), url, Vec::new(), Some(fields.expose().to_vec())),
@@ -427,19 +448,19 @@ impl PreparedRequest {
     }
 
     /// Changes the request so that it names an object that the credential does not allow.
-    pub fn stray(&mut self) {
-        fn beside(path: &str) -> String {
+    pub fn outside(&mut self) {
+        fn sibling(path: &str) -> String {
             let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-            format!("{folder}/{STRAY}")
+            format!("{folder}/{OUTSIDE_PREFIX}")
         }
         match &mut self.fields {
             Some(fields) => fields
                 .iter_mut()
                 .filter(|(name, _)| name == "key")
-                .for_each(|(_, key)| *key = beside(key)),
+                .for_each(|(_, key)| *key = sibling(key)),
             None => {
                 let (path, query) = self.url.split_once('?').unwrap_or((&self.url, ""));
-                self.url = format!("{}?{query}", beside(path));
+                self.url = format!("{}?{query}", sibling(path));
             }
         }
     }

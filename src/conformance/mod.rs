@@ -14,14 +14,14 @@ use crate::api::{Capabilities, Capability, UploadMode};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConformanceReport {
     /// The constraints that the store enforces, as text for users.
-    pub held: Vec<String>,
+    pub enforced: Vec<String>,
     /// The constraints that the store was expected to enforce but does not enforce.
     pub missing: Vec<Missing>,
     /// If the store does not limit credentials at all, this is the reason. For example, the store accepts expired
     /// credentials, or it accepts credentials for a request that Valet did not sign.
-    pub worthless: Option<String>,
+    pub unenforced: Option<String>,
     /// The constraints that Valet could not check, with the reasons. The text contains no secrets.
-    pub untried: Vec<String>,
+    pub not_tested: Vec<String>,
     /// The optional capabilities that the store does not have, and the reasons, as text for users.
     pub without: Vec<String>,
     /// This is true if the store stopped answering during the check. In this case, Valet repeats the check soon.
@@ -60,17 +60,17 @@ impl Missing {
 impl ConformanceReport {
     /// Creates the result of a conformance check that could not run. If `is_to_be_repeated` is true, Valet repeats
     /// the check soon.
-    pub fn untried(why: String, is_to_be_repeated: bool) -> Self {
+    pub fn not_tested(why: String, is_to_be_repeated: bool) -> Self {
         Self {
-            untried: vec![format!("the conformance check could not run: {why}")],
+            not_tested: vec![format!("the conformance check could not run: {why}")],
             interrupted: is_to_be_repeated,
             ..Self::default()
         }
     }
 
     /// Returns true if the conformance check confirmed this capability.
-    pub fn holds(&self, promise: Missing) -> bool {
-        self.held.contains(&promise.name())
+    pub fn enforces(&self, capability: Missing) -> bool {
+        self.enforced.contains(&capability.name())
     }
 
     /// Removes the capabilities that the conformance check found missing.
@@ -109,20 +109,20 @@ impl ConformanceReport {
     /// mode, the list contains one name for the whole mode.
     ///
     /// The list never contains `SignedHeadersOnly`, because every probe tests it and a separate condition reports it.
-    pub fn untried_names(&self, can: &Capabilities) -> Vec<String> {
+    pub fn not_tested_names(&self, can: &Capabilities) -> Vec<String> {
         let missing = self.missing.iter().map(|m| m.name());
-        let tried: Vec<_> = self.held.iter().cloned().chain(missing).collect();
-        let is_tried = |name: &str| tried.iter().any(|t| t == name);
+        let tested: Vec<_> = self.enforced.iter().cloned().chain(missing).collect();
+        let is_tried = |name: &str| tested.iter().any(|t| t == name);
         let has_tried = |mode: &str| {
-            let mut modes = tried.iter().map(|t| t.split('/').next().unwrap_or_default());
+            let mut modes = tested.iter().map(|t| t.split('/').next().unwrap_or_default());
             modes.any(|m| m == mode)
         };
-        let is_untried = |name: &String| match name.split_once('/') {
+        let is_not_tested = |name: &String| match name.split_once('/') {
             _ if is_tried(name) || name.ends_with(Capability::SignedHeadersOnly.as_str()) => false,
             Some((mode, _)) => has_tried(mode),
             None => !has_tried(name),
         };
-        can.names().into_iter().filter(is_untried).collect()
+        can.names().into_iter().filter(is_not_tested).collect()
     }
 
     /// Returns the names of the missing capabilities, as text for users.
@@ -152,7 +152,7 @@ mod tests {
             credentials: Some([Capability::SignedHeadersOnly].into()),
             ..Capabilities::default()
         };
-        let nothing = ConformanceReport::default().untried_names(&can);
+        let nothing = ConformanceReport::default().not_tested_names(&can);
         assert_eq!(
             nothing,
             [
@@ -165,7 +165,7 @@ mod tests {
             ]
         );
         let some = ConformanceReport {
-            held: vec![
+            enforced: vec![
                 "WriteOnce".into(),
                 "PostForm/ContentType".into(),
                 "Credentials".into(),
@@ -178,7 +178,7 @@ mod tests {
             ..ConformanceReport::default()
         };
         assert_eq!(
-            some.untried_names(&can),
+            some.not_tested_names(&can),
             ["Version", "Multipart/ContentType", "Resumable"]
         );
     }

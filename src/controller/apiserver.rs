@@ -73,15 +73,15 @@ impl Apiserver {
 
     /// Watches the connection files and connects again when they change. Logs when the apiserver stops answering.
     /// Returns a message only if the operator must restart.
-    pub async fn keep(mut self, options: Options) -> String {
+    pub async fn watch_for_change(mut self, options: Options) -> String {
         let mut seen = self.made_from;
         let mut reported = None;
         loop {
             tokio::time::sleep(PERIOD).await;
             match self.contact.change(Instant::now()) {
                 Some(Change::Lost) => warn!("the apiserver has not answered for a minute; the operator is not ready"),
-                Some(Change::Back(silence)) => {
-                    let seconds = silence.as_secs();
+                Some(Change::Back(time_without_answer)) => {
+                    let seconds = time_without_answer.as_secs();
                     info!("the apiserver answers again after {seconds} s without an answer");
                 }
                 None => {}
@@ -99,7 +99,7 @@ impl Apiserver {
                     // The new settings may name a different cluster. In this case the operator must restart, because
                     // its cached data comes from the old cluster.
                     let old = &self.url;
-                    if self.contact.silence(Instant::now()).is_some() {
+                    if self.contact.time_without_answer(Instant::now()).is_some() {
                         return format!(
                             "apiserver {old} no longer answers, and the connection settings now name apiserver {url}"
                         );

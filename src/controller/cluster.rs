@@ -7,7 +7,7 @@ use kube::{
     core::DeserializeGuard,
 };
 
-use super::{error::CALL_TIMEOUT, options::Options, stores::scoped};
+use super::{error::CALL_TIMEOUT, options::Options, stores::scoped_api};
 use crate::api::{ClusterObjectStore, DownloadGrant, ObjectStore, UploadGrant};
 
 /// Returns the connection settings of the cluster that the options name.
@@ -60,8 +60,8 @@ pub async fn check_crds(client: &Client, namespace: Option<&str>) -> Result<(), 
             )),
         }
     }
-    check::<UploadGrant>(scoped(client.clone(), namespace)).await?;
-    check::<DownloadGrant>(scoped(client.clone(), namespace)).await?;
-    check::<ObjectStore>(scoped(client.clone(), namespace)).await?;
+    check::<UploadGrant>(scoped_api(client.clone(), namespace)).await?;
+    check::<DownloadGrant>(scoped_api(client.clone(), namespace)).await?;
+    check::<ObjectStore>(scoped_api(client.clone(), namespace)).await?;
     check::<ClusterObjectStore>(Api::all(client.clone())).await
 }

@@ -31,8 +31,8 @@ use super::{
     secrets::{FIELD_MANAGER, Secrets},
     shared_context::SharedContext,
     store_status::{self, AT_A_TIME},
-    stores::scoped,
-    strip_metadata::{lighten_grant, lighten_watched},
+    stores::scoped_api,
+    strip_metadata::{strip_grant, strip_watched},
     watch::{Requeuer, Watched, config, watch_stores},
 };
 use crate::{
@@ -46,9 +46,9 @@ use crate::{
 pub struct GrantController<G: Grant> {
     reader: reflector::Store<Watched<G>>,
     writer: reflector::store::Writer<Watched<G>>,
-    memory: Arc<LocalState<G>>,
-    pub caller: Requeuer<G>,
-    calls: BoxStream<'static, ObjectRef<Watched<G>>>,
+    local_state: Arc<LocalState<G>>,
+    pub requeuer: Requeuer<G>,
+    requeues: BoxStream<'static, ObjectRef<Watched<G>>>,
 }
 
 impl<G: Grant> GrantController<G> {
@@ -56,14 +56,14 @@ impl<G: Grant> GrantController<G> {
     /// that Valet wrote a record.
     pub fn new(records: RecordKey, progress: Arc<Progress>) -> Self {
         let (reader, writer) = reflector::store();
-        let memory = Arc::new(LocalState::new(records));
-        let (caller, calls) = Requeuer::new(reader.clone(), memory.clone(), progress);
+        let local_state = Arc::new(LocalState::new(records));
+        let (requeuer, requeues) = Requeuer::new(reader.clone(), local_state.clone(), progress);
         Self {
             reader,
             writer,
-            memory,
-            caller,
-            calls: calls.boxed(),
+            local_state,
+            requeuer,
+            requeues: requeues.boxed(),
         }
     }
 
@@ -73,46 +73,47 @@ impl<G: Grant> GrantController<G> {
         let Self {
             reader,
             writer,
-            memory,
-            calls,
-            caller,
+            local_state,
+            requeues,
+            requeuer,
         } = self;
-        let turns = NamespaceLimiter::new(parts.options.concurrency, parts.options.namespace.is_some(), {
-            let caller = caller.clone();
-            move |namespace, name| caller.call(name, namespace)
-        });
-        let concurrency = turns.concurrency();
+        let namespace_limiter =
+            NamespaceLimiter::new(parts.options.concurrency, parts.options.namespace.is_some(), {
+                let requeuer = requeuer.clone();
+                move |namespace, name| requeuer.enqueue(name, namespace)
+            });
+        let concurrency = namespace_limiter.concurrency();
         let context = Arc::new(grants::Context {
             client: parts.client.clone(),
             stores: parts.stores.clone(),
-            secrets: Secrets::new(parts.client.clone(), memory.records().clone()),
-            memory: memory.clone(),
+            secrets: Secrets::new(parts.client.clone(), local_state.records().clone()),
+            local_state: local_state.clone(),
             recorder: recorder(parts),
             metrics: parts.metrics.clone(),
-            turns,
+            namespace_limiter,
             progress: parts.progress.clone(),
-            places: parts.places.clone(),
-            requests: parts.requests.clone(),
-            caller: caller.clone(),
+            quotas: parts.quotas.clone(),
+            store_limiter: parts.store_limiter.clone(),
+            requeuer: requeuer.clone(),
             settings: Settings {
                 ttl_seconds_after_finished: parts.options.ttl_seconds_after_finished,
                 secret_metadata: parts.options.secret_metadata.clone(),
             },
             resync: parts.options.resync,
         });
-        let api: Api<Watched<G>> = scoped(parts.client.clone(), parts.options.namespace.as_deref());
+        let api: Api<Watched<G>> = scoped_api(parts.client.clone(), parts.options.namespace.as_deref());
         let mut grant_watch = GrantWatch {
             cache: reader.clone(),
-            memory,
-            places: parts.places.clone(),
-            awaited: parts.awaited.clone().filter(|_| G::OPERATION == Operation::Upload),
-            caller,
+            local_state,
+            quotas: parts.quotas.clone(),
+            upload_index: parts.upload_index.clone().filter(|_| G::OPERATION == Operation::Upload),
+            requeuer,
             missed: ListGate::default(),
             health: Some(parts.health.clone()),
         };
         let seen = watcher(api, config())
             .default_backoff()
-            .modify(|grant| lighten_watched(grant, lighten_grant))
+            .modify(|grant| strip_watched(grant, strip_grant))
             .reflect(writer)
             .inspect(move |event| grant_watch.seen(event));
         // If Valet itself writes the status of a grant, no reconcile is needed. If a client other than Valet writes
@@ -125,7 +126,7 @@ impl<G: Grant> GrantController<G> {
         let triggers = seen.applied_objects().predicate_filter(news, Default::default());
         Controller::for_stream(triggers, reader)
             .with_config(ControllerConfig::default().concurrency(concurrency))
-            .reconcile_on(calls)
+            .reconcile_on(requeues)
             .graceful_shutdown_on(parts.stop.clone())
             .run(grants::reconcile, |g, e, c| grants::on_error(g, e, c), context)
             .for_each(|_| std::future::ready(()))
@@ -156,27 +157,27 @@ impl<S: Store> StoreController<S> {
     }
 
     /// Watches the stores, updates their statuses, and enqueues the grants of stores that change.
-    pub async fn keep(
+    pub async fn run(
         self,
         parts: &SharedContext,
         api: Api<DeserializeGuard<S>>,
         api_of: fn(Client, &str) -> Api<S>,
-        callers: (Requeuer<UploadGrant>, Requeuer<DownloadGrant>),
+        requeuers: (Requeuer<UploadGrant>, Requeuer<DownloadGrant>),
     ) {
         let (changed, changes) = mpsc::unbounded();
-        let turns = NamespaceLimiter::new(AT_A_TIME, parts.options.namespace.is_some(), {
+        let namespace_limiter = NamespaceLimiter::new(AT_A_TIME, parts.options.namespace.is_some(), {
             let changed = changed.clone();
             move |namespace, name| {
                 let _ = changed.unbounded_send(reference::<S>(namespace, name));
                 true
             }
         });
-        let concurrency = turns.concurrency();
+        let concurrency = namespace_limiter.concurrency();
         // A new probe result changes the status of a store and the decisions about the grants of this store.
-        parts.stores.trials.listen(
+        parts.stores.probe_cache.listen(
             S::KIND,
             Arc::new({
-                let ((uploads, downloads), changed) = (callers.clone(), changed.clone());
+                let ((uploads, downloads), changed) = (requeuers.clone(), changed.clone());
                 move |id: &StoreId, is_news| {
                     let reference = reference::<S>(&id.1, &id.2);
                     // Sending fails only while the operator stops. In this case nobody needs the update.
@@ -193,23 +194,23 @@ impl<S: Store> StoreController<S> {
             stores: parts.stores.clone(),
             scope: parts.options.namespace.clone(),
             api: api_of,
-            judge_anew: Box::new({
-                let (uploads, downloads) = callers.clone();
+            requeue_grants: Box::new({
+                let (uploads, downloads) = requeuers.clone();
                 move |id| {
                     uploads.store_changed(id);
                     downloads.store_changed(id);
                 }
             }),
             recorder: recorder(parts),
-            turns,
+            namespace_limiter,
         });
         let watch = watch_stores(
             api,
             parts.stores.clone(),
             changed,
             self.writer,
-            callers,
-            parts.awaited.clone(),
+            requeuers,
+            parts.upload_index.clone(),
             parts.health.clone(),
         );
         let statuses = Controller::for_stream(stream::pending(), self.reader)

@@ -26,7 +26,9 @@ fn classify(call: &'static str, error: &kube::Error) -> Error {
             404 => Error::Gone(call),
             409 => Error::Conflict(call),
             // The message of an admission webhook may quote the Secret that the webhook refused.
-            403 | 422 if may_quote(&status.message) => Error::Refused(format!("{} {}", status.code, status.reason)),
+            403 | 422 if is_safe_to_quote(&status.message) => {
+                Error::Refused(format!("{} {}", status.code, status.reason))
+            }
             403 | 422 => Error::Refused(printable(&status.message).into_owned()),
             code => Error::Api {
                 call,
@@ -54,7 +56,7 @@ const QUOTED: usize = 24;
 ///
 /// The function looks for long words with uppercase letters, lowercase letters and digits. Names and normal sentences
 /// do not contain such words.
-fn may_quote(text: &str) -> bool {
+fn is_safe_to_quote(text: &str) -> bool {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "+/=".contains(c);
     let is_quoted = |word: &str| {
         let has = |kind: fn(&u8) -> bool| word.as_bytes().iter().any(kind);
@@ -80,7 +82,7 @@ mod tests {
 
     use super::*;
 
-    fn said(message: &str) -> String {
+    fn shown(message: &str) -> String {
         let status = Status {
             status: Some(StatusSummary::Failure),
             message: message.into(),
@@ -121,7 +123,7 @@ mod tests {
             // The message contains a secret access key.
             "denied: found wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
         ] {
-            assert_eq!(said(quoted), "the apiserver refused: 403 Forbidden", "{quoted}");
+            assert_eq!(shown(quoted), "the apiserver refused: 403 Forbidden", "{quoted}");
         }
         for plain in [
             "secrets \"upload-42\" is forbidden: exceeded quota: compute, requested: secrets=1, used: secrets=1, limited: secrets=1",
@@ -129,7 +131,7 @@ mod tests {
             "User \"system:serviceaccount:valet-system:valet\" cannot create resource \"secrets\" in the namespace \"a-namespace-with-a-long-name-0123456789\"",
             "no secrets for 9b2f8c1e-5d7a-4e55-9c0e-3f2a1b4c5d6e",
         ] {
-            assert_eq!(said(plain), format!("the apiserver refused: {plain}"));
+            assert_eq!(shown(plain), format!("the apiserver refused: {plain}"));
         }
     }
 }

@@ -22,12 +22,12 @@ pub struct GrantWatch<G: Grant> {
     /// The watch cache. It must already contain the change when [`Self::seen`] receives the event. Otherwise a grant
     /// that is deleted during its reconcile could keep its reserved quota.
     pub cache: reflector::Store<Watched<G>>,
-    pub memory: Arc<LocalState<G>>,
-    pub places: Arc<Quotas>,
+    pub local_state: Arc<LocalState<G>>,
+    pub quotas: Arc<Quotas>,
     /// The index of expected uploads. It is `None` if Valet receives no notifications, or if the grants are not
     /// UploadGrants.
-    pub awaited: Option<Arc<UploadIndex>>,
-    pub caller: Requeuer<G>,
+    pub upload_index: Option<Arc<UploadIndex>>,
+    pub requeuer: Requeuer<G>,
     /// Holds back the namespaces and names of grants that changed while the watch was interrupted. When the new list
     /// is complete, Valet reconciles these grants.
     pub missed: ListGate<(String, String)>,
@@ -49,7 +49,7 @@ impl<G: Grant> GrantWatch<G> {
             Ok(watcher::Event::InitDone) => {
                 self.listed();
                 for (namespace, name) in missed {
-                    self.caller.call(&name, &namespace);
+                    self.requeuer.enqueue(&name, &namespace);
                 }
             }
             Ok(watcher::Event::Delete(grant)) => self.deleted(&grant.uid().unwrap_or_default()),
@@ -61,11 +61,11 @@ impl<G: Grant> GrantWatch<G> {
         // If Valet cannot parse a grant, the parts of the operator keep the data of the last version that Valet could
         // parse.
         let DeserializeGuard(Ok(grant)) = grant else { return };
-        if let Some(awaited) = &self.awaited {
-            awaited.applied(grant);
+        if let Some(upload_index) = &self.upload_index {
+            upload_index.applied(grant);
         }
-        self.places.applied(grant, &self.memory);
-        self.caller.status_seen(grant);
+        self.quotas.applied(grant, &self.local_state);
+        self.requeuer.status_seen(grant);
     }
 
     /// Holds back a listed grant if the watch cache does not contain this version of the grant. During the first
@@ -73,7 +73,7 @@ impl<G: Grant> GrantWatch<G> {
     fn hold_back_if_changed(&mut self, grant: &Watched<G>) {
         let is_first_list = self.health.is_some();
         let is_known = || {
-            let known = self.caller.watched(grant);
+            let known = self.requeuer.watched(grant);
             known.is_some_and(|known| known.resource_version() == grant.resource_version())
         };
         if is_first_list || is_known() {
@@ -87,22 +87,22 @@ impl<G: Grant> GrantWatch<G> {
     /// Removes the data about all grants that were deleted while the watch was interrupted.
     fn listed(&mut self) {
         let uids: HashSet<String> = self.cache.state().iter().filter_map(|grant| grant.uid()).collect();
-        if let Some(awaited) = &self.awaited {
-            awaited.keep_only(&uids);
+        if let Some(upload_index) = &self.upload_index {
+            upload_index.retain(&uids);
         }
-        self.places.keep_only(G::OPERATION, &uids);
-        self.memory.keep_only(&uids);
+        self.quotas.retain(G::OPERATION, &uids);
+        self.local_state.retain(&uids);
         if let Some(health) = self.health.take() {
             health.done();
         }
     }
 
     fn deleted(&self, uid: &str) {
-        if let Some(awaited) = &self.awaited {
-            awaited.deleted(uid);
+        if let Some(upload_index) = &self.upload_index {
+            upload_index.deleted(uid);
         }
-        self.places.gone(uid);
-        self.memory.forget(uid);
+        self.quotas.gone(uid);
+        self.local_state.forget(uid);
     }
 }
 
@@ -132,21 +132,22 @@ mod tests {
     #[test]
     fn grants_that_changed_during_an_interruption_are_enqueued_when_the_list_is_complete() {
         let (cache, mut writer) = reflector::store();
-        let memory = Arc::new(LocalState::new(RecordKey::new([0; 32])));
-        let (caller, mut calls) = Requeuer::new(cache.clone(), memory.clone(), Arc::new(Progress::default()));
+        let local_state = Arc::new(LocalState::new(RecordKey::new([0; 32])));
+        let (requeuer, mut requeues) =
+            Requeuer::new(cache.clone(), local_state.clone(), Arc::new(Progress::default()));
         let mut watch = GrantWatch {
             cache,
-            memory,
-            places: Arc::new(Quotas::new(|_, _, _| true)),
-            awaited: None,
-            caller,
+            local_state,
+            quotas: Arc::new(Quotas::new(|_, _, _| true)),
+            upload_index: None,
+            requeuer,
             missed: ListGate::default(),
             health: None,
         };
         let mut see = |event: Event<Watched<UploadGrant>>| {
             writer.apply_watcher_event(&event);
             watch.seen(&Ok(event));
-            let called = std::iter::from_fn(|| calls.next().now_or_never().flatten());
+            let called = std::iter::from_fn(|| requeues.next().now_or_never().flatten());
             called.map(|reference| reference.name).collect::<Vec<_>>()
         };
         see(Event::Apply(grant("same", 1)));

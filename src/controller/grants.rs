@@ -12,11 +12,11 @@ use tracing::{debug, warn};
 pub use self::context::Context;
 use self::{
     effects::ClusterEffects,
-    queued::{LONGEST_PAUSE, wait_in_line},
+    queued::{LONGEST_PAUSE, requeue_queued},
 };
 use crate::{
     api::{Grant, GrantStatus},
-    controller::namespace_limiter::IN_LINE,
+    controller::namespace_limiter::QUEUED_PAUSE,
     core::{Facts, QuotaFact, store_id},
     reconcile::{CALL_TIMEOUT, DEADLINE, Error, Outcome, Reconcile},
     telemetry::warn_once,
@@ -58,12 +58,12 @@ pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<C
     };
     let (namespace, name) = (watched.namespace().unwrap_or_default(), watched.name_any());
     let kind = watched.terms().store_ref.kind;
-    let Some(_turn) = context.turns.take(kind, &namespace, &name) else {
-        return Ok(Action::requeue(IN_LINE));
+    let Some(_turn) = context.namespace_limiter.take(kind, &namespace, &name) else {
+        return Ok(Action::requeue(QUEUED_PAUSE));
     };
     let _under_way = context.progress.begin();
     let began = std::time::Instant::now();
-    let grant = context.memory.newest(&watched);
+    let grant = context.local_state.newest(&watched);
     let uid = grant.uid().unwrap_or_default();
     let terms = grant.terms().clone();
     // After the deadline, the reconcile starts no step that waits for a store. This timeout therefore only cancels a
@@ -73,16 +73,20 @@ pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<C
         Err(_) => Err(Error::Deadline),
     };
     let store = store_id(&terms.store_ref, &namespace);
-    context.requests.visited(&store, (G::OPERATION, &namespace, &name));
+    context
+        .store_limiter
+        .reconciled(&store, (G::OPERATION, &namespace, &name));
     context.metrics.reconciled(G::OPERATION, began.elapsed().as_secs_f64());
     if result.is_ok() {
-        context.memory.succeeded(&uid);
+        context.local_state.succeeded(&uid);
         // Only a successful reconcile updates the quota. A reconcile can write a Secret and then fail. Valet
         // therefore keeps the quota of a failed reconcile reserved until the next reconcile.
-        let is_there = || context.caller.is_there(watched.as_ref());
-        context
-            .places
-            .visited(context.memory.newest(&watched).as_ref(), &context.memory, is_there);
+        let is_there = || context.requeuer.is_there(watched.as_ref());
+        context.quotas.reconciled(
+            context.local_state.newest(&watched).as_ref(),
+            &context.local_state,
+            is_there,
+        );
     }
     context.forget_if_gone(watched.as_ref());
     result
@@ -104,7 +108,7 @@ async fn execute<G: Grant>(context: &Context<G>, grant: Arc<G>) -> Result<Action
         // start, an apiserver may wrongly answer that an object does not exist. Valet therefore reconciles the grant
         // again.
         Err(Error::Gone(_)) => Ok(Action::requeue(GONE)),
-        Err(Error::InLine(rounds)) => Ok(wait_in_line(&facts.grant, rounds, now)),
+        Err(Error::Queued(rounds)) => Ok(requeue_queued(&facts.grant, rounds, now)),
         Err(Error::NotProbed) => Ok(Action::requeue(PROBED)),
         Err(e) => Err(e),
     }
@@ -117,9 +121,9 @@ pub fn on_error<G: Grant>(grant: Arc<DeserializeGuard<G>>, error: &Error, contex
     if context.forget_if_gone(grant.as_ref()) {
         return Action::await_change();
     }
-    let failures = context.memory.failed(&uid);
+    let failures = context.local_state.failed(&uid);
     if failures >= PATIENCE {
-        context.places.gone(&uid);
+        context.quotas.gone(&uid);
     }
     let pause = Duration::from_millis(500)
         .saturating_mul(1 << failures.min(10))
@@ -151,9 +155,9 @@ fn rest<G: Grant>(
     status: Option<&GrantStatus>,
     until: Option<Timestamp>,
 ) -> Action {
-    context.memory.accept_status(&facts.grant.uid, status);
-    let again = match facts.place {
-        QuotaFact::Full(_) => context.places.ask_again(&facts.grant),
+    context.local_state.accept_status(&facts.grant.uid, status);
+    let again = match facts.quota {
+        QuotaFact::Full(_) => context.quotas.retry_at(&facts.grant),
         QuotaFact::Unasked | QuotaFact::Given => None,
     };
     let until = until.into_iter().chain(again).min();

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use super::{
     error::{Error, call},
-    stores::scoped,
+    stores::scoped_api,
 };
 use crate::{api::UploadGrant, telemetry::warn_once};
 
@@ -36,13 +36,13 @@ impl Newest {
 }
 
 /// Waits until somebody resets the cluster to an earlier state. Then returns a message.
-pub async fn went_back(client: Client, namespace: Option<&str>) -> String {
-    let api: Api<DeserializeGuard<UploadGrant>> = scoped(client, namespace);
+pub async fn wait_for_restored_history(client: Client, namespace: Option<&str>) -> String {
+    let api: Api<DeserializeGuard<UploadGrant>> = scoped_api(client, namespace);
     let mut newest = Newest::default();
     loop {
-        if let Some((before, now)) = look(&api, &mut newest).await {
+        if let Some((before, now)) = poll_history(&api, &mut newest).await {
             sleep(AGAIN).await;
-            if look(&api, &mut newest).await.is_some() {
+            if poll_history(&api, &mut newest).await.is_some() {
                 return format!(
                     "the cluster's resource version fell from {before} to {now}; the cluster was reset to an earlier state, for example by an etcd restore; the operator restarts, because its cached data describes the later state"
                 );
@@ -54,7 +54,7 @@ pub async fn went_back(client: Client, namespace: Option<&str>) -> String {
 
 /// Reads the current resource version of the cluster. If Valet has read a higher resource version before, returns the
 /// highest of them and the current resource version.
-async fn look(api: &Api<DeserializeGuard<UploadGrant>>, newest: &mut Newest) -> Option<(u128, u128)> {
+async fn poll_history(api: &Api<DeserializeGuard<UploadGrant>>, newest: &mut Newest) -> Option<(u128, u128)> {
     match version(api).await {
         Ok(version) => Some((newest.note(version?)?, version?)),
         Err(error) => {

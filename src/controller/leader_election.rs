@@ -178,7 +178,7 @@ impl Lease {
                     metadata,
                     spec: Some(self.spec(None)),
                 };
-                self.advertise(&mut lease);
+                self.write_address(&mut lease);
                 let lease = call("creating the Lease", self.api.create(&params, &lease)).await?;
                 return Ok(Some(Held { lease, renewed: began }));
             }
@@ -196,21 +196,21 @@ impl Lease {
                     since: began,
                 };
             }
-            self.leader.is_at(advertised(&lease));
+            self.leader.is_at(advertised_address(&lease));
             return Ok(None);
         }
         // The request contains the resource version of the Lease that this replica read. If several replicas try to
         // acquire the Lease at the same time, only one request therefore succeeds.
         let mut ours = lease.clone();
         ours.spec = Some(self.spec(lease.spec.as_ref()));
-        self.advertise(&mut ours);
+        self.write_address(&mut ours);
         let lease = call("acquiring the Lease", self.api.replace(NAME, &params, &ours)).await?;
         Ok(Some(Held { lease, renewed: began }))
     }
 
     /// Renews the Lease until this replica loses it, and then returns the reason. The caller must stop all work when
     /// this function returns.
-    pub async fn keep(&self, held: &mut Held) -> String {
+    pub async fn renew_until_lost(&self, held: &mut Held) -> String {
         let why = self.renew(held).await;
         self.term.set(Until::NotYet);
         why
@@ -275,7 +275,7 @@ impl Lease {
         }
     }
 
-    fn advertise(&self, lease: &mut LeaseObject) {
+    fn write_address(&self, lease: &mut LeaseObject) {
         let marks = lease.annotations_mut();
         match self.address {
             Some(address) => marks.insert(annotation::NOTIFICATIONS_ADDRESS.into(), address.to_string()),
@@ -301,7 +301,7 @@ impl Lease {
 }
 
 /// Returns the address of the leader's notification receiver, which the leader advertises in the Lease.
-fn advertised(lease: &LeaseObject) -> Option<SocketAddr> {
+fn advertised_address(lease: &LeaseObject) -> Option<SocketAddr> {
     lease.annotations().get(annotation::NOTIFICATIONS_ADDRESS)?.parse().ok()
 }
 

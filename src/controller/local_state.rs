@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::{
     api::{Grant, GrantStatus},
-    core::record::{KnownStatus, RecordKey, Subject, evidence, is_newer},
+    core::record::{KnownStatus, RecordKey, Subject, is_newer, status_evidence},
     core::{GrantFacts, Repairs},
     provider::Provider,
     reconcile::InitiatedUpload,
@@ -37,7 +37,7 @@ struct GrantState<G> {
     last_poll: Option<Timestamp>,
     /// The arrival time of the last notification about the grant's object. `None` if Valet has polled the store since
     /// then.
-    heard: Option<Instant>,
+    notified_at: Option<Instant>,
     /// The version of the Secret that this process wrote last. The watch event for this version needs no reconcile.
     secret_version: Option<String>,
     /// The multipart upload that this process initiated for the grant.
@@ -49,8 +49,8 @@ struct GrantState<G> {
     failures: u32,
     /// The record from the last status that Valet wrote itself. If a client other than Valet has written the status,
     /// Valet uses this record instead of the status.
-    evidence: Option<Box<GrantStatus>>,
-    /// The generation that the grant had when Valet remembered the record in `evidence`. The apiserver never lowers
+    status_evidence: Option<Box<GrantStatus>>,
+    /// The generation that the grant had when Valet remembered the record in `status_evidence`. The apiserver never lowers
     /// the generation of an object. If the grant now has a lower generation, it was restored from a backup, and Valet
     /// does not use the record.
     evidence_generation: i64,
@@ -81,12 +81,12 @@ impl<G> Default for GrantState<G> {
         Self {
             written: None,
             last_poll: None,
-            heard: None,
+            notified_at: None,
             secret_version: None,
             upload: None,
             provider: None,
             failures: 0,
-            evidence: None,
+            status_evidence: None,
             evidence_generation: 0,
             status: None,
             unsigned: None,
@@ -169,7 +169,7 @@ impl<G: Grant> LocalState<G> {
         let generation = grant.meta().generation.unwrap_or_default();
         let remembered = recollection
             .filter(|r| r.evidence_generation <= generation)
-            .and_then(|r| r.evidence.as_deref());
+            .and_then(|r| r.status_evidence.as_deref());
         let known = self.records.known_status(subject, grant.grant_status(), remembered);
         match grant.grant_status() {
             Some(status) if !known.is_own && status.record_signature.is_none() => {
@@ -200,11 +200,18 @@ impl<G: Grant> LocalState<G> {
 
     /// Remembers a status that Valet wrote itself.
     fn remember(&self, uid: &str, status: &GrantStatus, generation: i64) {
-        let Some(evidence) = evidence(status) else { return };
+        let Some(status_evidence) = status_evidence(status) else {
+            return;
+        };
         self.of(uid, |r| {
             let is_restored = generation < r.evidence_generation;
-            if is_restored || !r.evidence.as_ref().is_some_and(|known| is_newer(known, &evidence)) {
-                r.evidence = Some(Box::new(evidence));
+            if is_restored
+                || !r
+                    .status_evidence
+                    .as_ref()
+                    .is_some_and(|known| is_newer(known, &status_evidence))
+            {
+                r.status_evidence = Some(Box::new(status_evidence));
                 r.evidence_generation = generation;
             }
         });
@@ -264,7 +271,7 @@ impl<G: Grant> LocalState<G> {
     }
 
     /// Changes the record of the Secret's restorations, and returns the new record.
-    pub fn keep_repairs(&self, uid: &str, change: impl FnOnce(&mut Repairs)) -> Repairs {
+    pub fn update_repairs(&self, uid: &str, change: impl FnOnce(&mut Repairs)) -> Repairs {
         self.of(uid, |r| {
             change(&mut r.repairs);
             r.repairs
@@ -278,7 +285,7 @@ impl<G: Grant> LocalState<G> {
 
     /// Removes the facts about all grants whose UIDs are not in `uids`. These grants were deleted while the watch was
     /// interrupted.
-    pub fn keep_only(&self, uids: &HashSet<String>) {
+    pub fn retain(&self, uids: &HashSet<String>) {
         self.lock().retain(|uid, _| uids.contains(uid));
     }
 
@@ -287,26 +294,26 @@ impl<G: Grant> LocalState<G> {
         self.lock().get(uid).and_then(|r| r.last_poll)
     }
 
-    /// Records the time of a poll. This poll also handles the notification that arrived at the time `heard`. If another
+    /// Records the time of a poll. This poll also handles the notification that arrived at the time `notified_at`. If another
     /// notification arrived later, Valet must poll again.
-    pub fn looked(&self, uid: &str, at: Timestamp, heard: Option<Instant>) {
+    pub fn polled(&self, uid: &str, at: Timestamp, notified_at: Option<Instant>) {
         self.of(uid, |r| {
             r.last_poll = Some(at);
-            if r.heard <= heard {
-                r.heard = None;
+            if r.notified_at <= notified_at {
+                r.notified_at = None;
             }
         });
     }
 
     /// Records the arrival time of a notification about the grant's object.
-    pub fn hear(&self, uid: &str, at: Instant) {
-        self.of(uid, |r| r.heard = Some(at));
+    pub fn notify(&self, uid: &str, at: Instant) {
+        self.of(uid, |r| r.notified_at = Some(at));
     }
 
     /// Returns the arrival time of the last notification about the grant's object. Returns `None` if Valet has polled
     /// the store since then.
-    pub fn heard(&self, uid: &str) -> Option<Instant> {
-        self.lock().get(uid).and_then(|r| r.heard)
+    pub fn notified_at(&self, uid: &str) -> Option<Instant> {
+        self.lock().get(uid).and_then(|r| r.notified_at)
     }
 
     /// Records the version of the grant Secret that this process wrote.
@@ -342,7 +349,7 @@ impl<G: Grant> LocalState<G> {
     }
 
     /// Remembers the connection to the store that has the grant's multipart upload. `None` removes the connection.
-    pub fn keep_provider(&self, uid: &str, provider: Option<Arc<dyn Provider>>) {
+    pub fn set_provider(&self, uid: &str, provider: Option<Arc<dyn Provider>>) {
         self.of(uid, |r| r.provider = provider);
     }
 
@@ -391,21 +398,21 @@ mod tests {
             }))
             .unwrap()
         };
-        let memory = LocalState::<UploadGrant>::new(RecordKey::new([0; 32]));
+        let local_state = LocalState::<UploadGrant>::new(RecordKey::new([0; 32]));
         let now = |second: i64| Timestamp::from_second(1_700_000_000 + second).unwrap();
         assert_eq!(
-            memory.foreign_status(&grant(1), now(0)),
+            local_state.foreign_status(&grant(1), now(0)),
             None,
             "before the first reconcile, no status must count as written by another client"
         );
-        let accept = |n| memory.accept_status("u", grant(n).status.as_ref());
+        let accept = |n| local_state.accept_status("u", grant(n).status.as_ref());
         accept(1);
-        assert_eq!(memory.foreign_status(&grant(1), now(0)), None);
+        assert_eq!(local_state.foreign_status(&grant(1), now(0)), None);
         let mut pauses = vec![];
         for _ in 0..12 {
-            pauses.push(memory.foreign_status(&grant(2), now(0)).unwrap().as_millis());
+            pauses.push(local_state.foreign_status(&grant(2), now(0)).unwrap().as_millis());
             assert_eq!(
-                memory.foreign_status(&grant(3), now(0)),
+                local_state.foreign_status(&grant(3), now(0)),
                 None,
                 "an enqueued reconcile must not be enqueued again"
             );
@@ -418,7 +425,7 @@ mod tests {
             ]
         );
         assert_eq!(
-            memory.foreign_status(&grant(2), now(600)),
+            local_state.foreign_status(&grant(2), now(600)),
             Some(Duration::ZERO),
             "after ten minutes without a write by another client, the pause must be zero"
         );
@@ -426,7 +433,7 @@ mod tests {
 
     #[test]
     fn record_of_a_later_generation_does_not_apply_to_a_restored_grant() {
-        let memory = LocalState::<UploadGrant>::new(RecordKey::new([0; 32]));
+        let local_state = LocalState::<UploadGrant>::new(RecordKey::new([0; 32]));
         let grant = |generation: i64, finished: Option<&str>| -> UploadGrant {
             let status = serde_json::json!({
                 "issuedTime": "2026-01-01T00:00:00Z", "expirationTime": "2026-01-01T01:00:00Z", "finishedTime": finished,
@@ -441,10 +448,10 @@ mod tests {
                 operation: UploadGrant::OPERATION,
             };
             let status = grant.status.as_mut().unwrap();
-            status.record_signature = Some(memory.records().sign_status(subject, status));
+            status.record_signature = Some(local_state.records().sign_status(subject, status));
             grant
         };
-        let is_finished = |grant: &UploadGrant| memory.facts(grant).status.finished_time.is_some();
+        let is_finished = |grant: &UploadGrant| local_state.facts(grant).status.finished_time.is_some();
         let revoked = grant(2, Some("2026-01-01T00:10:00Z"));
         assert!(is_finished(&revoked));
         assert!(
@@ -463,11 +470,11 @@ mod tests {
 
     #[test]
     fn state_of_unlisted_grants_is_removed() {
-        let memory = LocalState::<UploadGrant>::new(RecordKey::new([0; 32]));
+        let local_state = LocalState::<UploadGrant>::new(RecordKey::new([0; 32]));
         for uid in ["a", "b"] {
-            memory.failed(uid);
+            local_state.failed(uid);
         }
-        memory.keep_only(&HashSet::from(["b".to_owned(), "c".to_owned()]));
-        assert_eq!((memory.failed("a"), memory.failed("b")), (1, 2));
+        local_state.retain(&HashSet::from(["b".to_owned(), "c".to_owned()]));
+        assert_eq!((local_state.failed("a"), local_state.failed("b")), (1, 2));
     }
 }

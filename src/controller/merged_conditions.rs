@@ -115,12 +115,12 @@ pub fn join(previous: &StoreStatus, namespace: &str, mut own: StoreStatus, now: 
         status.credentials_expiration_time = None;
         status.conformance_check = None;
     }
-    let word = word(&status.conditions, generation, alone);
+    let own_ready = own_ready(&status.conditions, generation, alone);
     // A summary condition keeps its transition time if its status does not change.
     status
         .conditions
         .extend(summary.into_iter().filter(|c| SUMMARY.contains(&c.type_.as_str())));
-    if let Some((reason, message)) = word {
+    if let Some((reason, message)) = own_ready {
         set_ready(&mut status.conditions, (reason, &message), generation, now);
     }
     // Every operator sorts the conditions, so that all operators write them in the same order.
@@ -144,7 +144,7 @@ pub fn without(status: &StoreStatus, namespace: &str) -> StoreStatus {
 /// Returns the reason and message of the summary condition. Every operator must compute the same reason and message. If
 /// several operators can use the store, the message is therefore a fixed text. If one operator reports a failure, the
 /// message quotes this operator.
-fn word(conditions: &[Condition], generation: Option<i64>, alone: bool) -> Option<(Reason, String)> {
+fn own_ready(conditions: &[Condition], generation: Option<i64>, alone: bool) -> Option<(Reason, String)> {
     let mut voices: Vec<_> = conditions
         .iter()
         .filter(|c| c.observed_generation == generation)
@@ -179,7 +179,7 @@ mod tests {
     }
 
     /// Returns the store's status after the operator of one namespace has written its conditions.
-    fn says(previous: &StoreStatus, namespace: &str, reason: Reason, generation: i64, now: i64) -> StoreStatus {
+    fn reports(previous: &StoreStatus, namespace: &str, reason: Reason, generation: i64, now: i64) -> StoreStatus {
         let mut status = own(previous, namespace);
         status.observed_generation = Some(generation);
         let message = format!("operator {namespace} checked the store");
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn single_operator_sets_all_summary_conditions() {
-        let status = says(&fresh(), "a", Reason::Ready, 1, 1);
+        let status = reports(&fresh(), "a", Reason::Ready, 1, 1);
         assert_eq!(
             types(&status),
             [READY, ConditionType::UnsignedHeadersRefused.as_str(), "a/Ready"]
@@ -229,14 +229,14 @@ mod tests {
         assert_eq!(ready(&status), "True Ready: operator a checked the store");
         assert!(!status.capabilities.is_empty() && status.conformance_check.is_some());
         assert_eq!(status.credentials_expiration_time, Some(Time(at(1000))));
-        assert_eq!(says(&status, "a", Reason::Ready, 1, 9).conditions, status.conditions);
+        assert_eq!(reports(&status, "a", Reason::Ready, 1, 9).conditions, status.conditions);
     }
 
     #[test]
     fn operators_that_disagree_do_not_overwrite_each_other() {
-        let a = says(&fresh(), "a", Reason::Ready, 1, 1);
-        let b = says(&a, "b", Reason::CredentialsNotFound, 1, 2);
-        let settled = says(&b, "a", Reason::Ready, 1, 3);
+        let a = reports(&fresh(), "a", Reason::Ready, 1, 1);
+        let b = reports(&a, "b", Reason::CredentialsNotFound, 1, 2);
+        let settled = reports(&b, "a", Reason::Ready, 1, 3);
         assert_eq!(
             types(&settled),
             [
@@ -268,18 +268,18 @@ mod tests {
         // Both operators have written all their conditions. If they write the conditions again, the status does not
         // change.
         for now in [4, 5, 6] {
-            assert_eq!(says(&settled, "a", Reason::Ready, 1, now), settled);
-            assert_eq!(says(&settled, "b", Reason::CredentialsNotFound, 1, now), settled);
+            assert_eq!(reports(&settled, "a", Reason::Ready, 1, now), settled);
+            assert_eq!(reports(&settled, "b", Reason::CredentialsNotFound, 1, now), settled);
         }
-        let both = says(&settled, "b", Reason::Ready, 1, 7);
+        let both = reports(&settled, "b", Reason::Ready, 1, 7);
         assert_eq!(ready(&both), format!("True Ready: {ALL_CAN}"));
-        assert_eq!(says(&both, "a", Reason::Ready, 1, 8), both);
+        assert_eq!(reports(&both, "a", Reason::Ready, 1, 8), both);
     }
 
     #[test]
     fn outdated_conditions_do_not_count_and_foreign_ones_stay() {
-        let mut before = says(
-            &says(&fresh(), "a", Reason::Ready, 1, 1),
+        let mut before = reports(
+            &reports(&fresh(), "a", Reason::Ready, 1, 1),
             "gone",
             Reason::CredentialsNotFound,
             1,
@@ -290,7 +290,7 @@ mod tests {
             ..before.conditions[0].clone()
         };
         before.conditions.push(somebodys.clone());
-        let after = says(&before, "a", Reason::Ready, 2, 3);
+        let after = reports(&before, "a", Reason::Ready, 2, 3);
         assert_eq!(ready(&after), format!("True Ready: {ALL_CAN}"));
         assert!(after.conditions.contains(&somebodys));
         assert!(types(&after).contains(&"gone/Ready"));
@@ -302,8 +302,8 @@ mod tests {
     /// The test uses two namespaces. The name of the first namespace is a prefix of the name of the second namespace.
     #[test]
     fn conditions_of_namespaces_with_a_common_prefix_are_separate() {
-        let status = says(
-            &says(&fresh(), "team", Reason::Ready, 1, 1),
+        let status = reports(
+            &reports(&fresh(), "team", Reason::Ready, 1, 1),
             "team-a",
             Reason::Ready,
             1,

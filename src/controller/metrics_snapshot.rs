@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Returns the states of all grants of one kind.
-pub fn grants<G: Grant>(caller: &Requeuer<G>) -> Vec<GrantState> {
+pub fn grants<G: Grant>(requeuer: &Requeuer<G>) -> Vec<GrantState> {
     let state = |grant: &G| {
         let status = grant.grant_status().cloned().unwrap_or_default();
         let live = condition(&status.conditions, ConditionType::Active).is_some_and(|c| c.status == "True");
@@ -26,7 +26,7 @@ pub fn grants<G: Grant>(caller: &Requeuer<G>) -> Vec<GrantState> {
             renewal: status.renewal_time.filter(|_| live).map(|t| t.0.as_second()),
         }
     };
-    caller
+    requeuer
         .known()
         .iter()
         .filter_map(|g| g.0.as_ref().ok())

@@ -23,7 +23,7 @@ const OWN_TIMES: usize = 4;
 
 /// Normally Valet enqueues a waiting object when a running reconcile of its namespace ends. If this does not happen,
 /// the object tries again after 5 seconds.
-pub const IN_LINE: Duration = Duration::from_secs(5);
+pub const QUEUED_PAUSE: Duration = Duration::from_secs(5);
 
 /// The permits for reconciles of one kind of resource, for example UploadGrants.
 pub struct NamespaceLimiter {
@@ -104,8 +104,8 @@ mod tests {
 
     #[test]
     fn namespace_over_its_share_is_queued_and_others_are_not() {
-        let (turns, called) = limiter(8);
-        let take = |namespace: &str, name: &str| turns.take(SHARED, namespace, name);
+        let (namespace_limiter, called) = limiter(8);
+        let take = |namespace: &str, name: &str| namespace_limiter.take(SHARED, namespace, name);
         let (first, second) = (take("loud", "1"), take("loud", "2"));
         assert!(first.is_some() && second.is_some());
         for name in ["3", "gone", "4", "3"] {
@@ -129,7 +129,7 @@ mod tests {
             "each object must be enqueued once, and a deleted object must be skipped"
         );
         assert!(
-            turns.limiter.is_idle(),
+            namespace_limiter.limiter.is_idle(),
             "the limiter must remove entries without reconciles"
         );
     }
@@ -137,17 +137,17 @@ mod tests {
     /// The ObjectStores of many namespaces do not answer. Reconciles for ClusterObjectStores still receive permits.
     #[test]
     fn tenant_stores_take_no_permits_of_cluster_object_stores() {
-        let (turns, _) = limiter(32);
+        let (namespace_limiter, _) = limiter(32);
         let namespaces: Vec<_> = (0..100).map(|n| format!("loud-{n}")).collect();
         let mut held = Vec::new();
         for namespace in &namespaces {
             for name in ["1", "2", "3", "4", "5", "6"] {
-                held.extend(turns.take(OWN, namespace, name));
+                held.extend(namespace_limiter.take(OWN, namespace, name));
             }
         }
         assert_eq!(held.len(), 128, "the test must use the whole pool of 128 permits");
         let quiet: Vec<_> = (0..8)
-            .filter_map(|n| turns.take(SHARED, "quiet", &n.to_string()))
+            .filter_map(|n| namespace_limiter.take(SHARED, "quiet", &n.to_string()))
             .collect();
         assert_eq!(
             quiet.len(),
@@ -155,7 +155,7 @@ mod tests {
             "the other namespace must get its share of the shared pool"
         );
         let loud: Vec<_> = (0..9)
-            .filter_map(|n| turns.take(SHARED, "loud-0", &n.to_string()))
+            .filter_map(|n| namespace_limiter.take(SHARED, "loud-0", &n.to_string()))
             .collect();
         assert_eq!(
             loud.len(),
@@ -167,18 +167,18 @@ mod tests {
     /// If all permits of a pool are in use, the waiting namespaces receive the next permits in turn.
     #[test]
     fn waiting_namespaces_are_served_in_rotation() {
-        let (turns, called) = limiter(1);
+        let (namespace_limiter, called) = limiter(1);
         let taken: Vec<_> = ["a", "b", "c", "d"]
             .into_iter()
-            .filter_map(|n| turns.take(OWN, n, "1"))
+            .filter_map(|n| namespace_limiter.take(OWN, n, "1"))
             .collect();
         assert_eq!(taken.len(), 4);
         for (namespace, name) in [("e", "1"), ("e", "2"), ("e", "3"), ("f", "1")] {
-            assert!(turns.take(OWN, namespace, name).is_none());
+            assert!(namespace_limiter.take(OWN, namespace, name).is_none());
         }
         drop(taken);
         assert_eq!(*called.lock().unwrap(), ["e/1", "f/1", "e/2", "e/3"]);
-        assert!(turns.limiter.is_idle());
+        assert!(namespace_limiter.limiter.is_idle());
     }
 
     #[test]
@@ -190,8 +190,11 @@ mod tests {
             (5, false, 2, 1),
             (1, true, 1, 4),
         ] {
-            let turns = NamespaceLimiter::new(concurrency, one, |_, _| true);
-            assert_eq!((turns.shared.per_key, turns.own.per_key), (shared, own));
+            let namespace_limiter = NamespaceLimiter::new(concurrency, one, |_, _| true);
+            assert_eq!(
+                (namespace_limiter.shared.per_key, namespace_limiter.own.per_key),
+                (shared, own)
+            );
         }
     }
 }

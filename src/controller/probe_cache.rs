@@ -17,7 +17,7 @@ use super::slot::{FRESHNESS, lock};
 use crate::{
     api::{Reason, StoreKind, annotation},
     conformance::ConformanceReport,
-    core::{StoreId, Untried, is_skewed, skewed},
+    core::{NotProbedYet, StoreId, is_skewed, skewed},
     provider::{Finding, Probed, Provider},
 };
 
@@ -98,7 +98,7 @@ impl StoreProbe {
     }
 
     /// Returns a reason and a message if the first probe of the store takes too long. Returns `None` otherwise.
-    pub fn overdue(&self) -> Option<Problem> {
+    pub fn overdue_problem(&self) -> Option<Problem> {
         let state = self.lock();
         let is_overdue = state.last.is_none() && state.since.elapsed() > SILENCE;
         is_overdue.then(|| {
@@ -200,22 +200,22 @@ impl ProbeCache {
     pub fn outcome(
         self: &Arc<Self>,
         id: &StoreId,
-        trial: &Arc<StoreProbe>,
+        store_probe: &Arc<StoreProbe>,
         provider: &Arc<dyn Provider>,
         request: Option<&String>,
         age: fn(&Outcome) -> Duration,
     ) -> Option<Outcome> {
-        let mut state = trial.lock();
+        let mut state = store_probe.lock();
         let is_old = state
             .last
             .as_ref()
             .is_none_or(|o| o.when.elapsed() >= age(o) || o.is_of_another_time(provider.as_ref()));
         let is_due = is_old || state.needs_check(request) && self.may_check(id);
         if is_due && !std::mem::replace(&mut state.under_way, true) {
-            let under_way = UnderWay(trial.clone());
+            let under_way = UnderWay(store_probe.clone());
             let task = self
                 .clone()
-                .try_out(id.clone(), under_way, provider.clone(), request.cloned());
+                .probe_store(id.clone(), under_way, provider.clone(), request.cloned());
             tokio::spawn(task);
         }
         state.last.clone()
@@ -242,14 +242,14 @@ impl ProbeCache {
             .clone()
     }
 
-    async fn try_out(
+    async fn probe_store(
         self: Arc<Self>,
         id: StoreId,
         under_way: UnderWay,
         provider: Arc<dyn Provider>,
         request: Option<String>,
     ) {
-        let trial = under_way.0.clone();
+        let store_probe = under_way.0.clone();
         let permits = self.permits(&id);
         // Acquiring fails only if the semaphore is closed, which never happens.
         let Ok(_permit) = permits.acquire().await else { return };
@@ -260,30 +260,30 @@ impl ProbeCache {
             );
             Probed::of(Finding::Unreachable(why))
         });
-        let is_news = trial.probed(probed);
-        let request = request.filter(|request| trial.lock().needs_check(Some(request)) && self.may_check(&id));
+        let is_news = store_probe.probed(probed);
+        let request = request.filter(|request| store_probe.lock().needs_check(Some(request)) && self.may_check(&id));
         let Some(request) = request else {
             drop(under_way);
-            return self.tell(&id, is_news);
+            return self.notify_listener(&id, is_news);
         };
-        self.tell(&id, is_news);
+        self.notify_listener(&id, is_news);
         lock(&self.checks).insert(id.clone(), Instant::now());
         let found = timeout(CHECK_TIMEOUT, provider.check_conformance())
             .await
             .unwrap_or_else(|_| ConformanceReport {
-                untried: vec![format!(
+                not_tested: vec![format!(
                     "the conformance check did not finish within {seconds} s",
                     seconds = CHECK_TIMEOUT.as_secs()
                 )],
                 interrupted: true,
                 ..ConformanceReport::default()
             });
-        let is_news = trial.checked(&request, found);
+        let is_news = store_probe.checked(&request, found);
         drop(under_way);
-        self.tell(&id, is_news);
+        self.notify_listener(&id, is_news);
     }
 
-    fn tell(&self, id: &StoreId, is_news: bool) {
+    fn notify_listener(&self, id: &StoreId, is_news: bool) {
         let listener = lock(&self.listeners).get(&id.0).cloned();
         if let Some(listener) = listener {
             listener(id, is_news);
@@ -304,10 +304,10 @@ impl Outcome {
     /// If Valet must not sign a credential for this store, returns the reason and a message. `is_to_be_tried` is true
     /// if somebody has requested a conformance check.
     pub fn forbids(&self, is_to_be_tried: bool) -> Option<Problem> {
-        let worthless = self
+        let unenforced = self
             .conformance_check
             .as_ref()
-            .and_then(|tried| tried.found.worthless.as_ref());
+            .and_then(|tried| tried.found.unenforced.as_ref());
         match &self.probed.finding {
             Finding::Broken(reason, message) => Some((*reason, message.clone())),
             // The store does not answer, and a requested conformance check has no result yet. Valet signs no
@@ -326,14 +326,14 @@ impl Outcome {
                 ),
             )),
             Finding::Usable | Finding::Unreachable(_) => {
-                worthless.map(|message| (Reason::ConstraintsNotEnforced, message.clone()))
+                unenforced.map(|message| (Reason::ConstraintsNotEnforced, message.clone()))
             }
         }
     }
 
     /// Returns the reason why Valet does not know yet which constraints the store enforces. Returns `None` if a probe
     /// has shown which constraints the store enforces, or if the provider needs no probe.
-    pub fn untried(&self, provider: &dyn Provider) -> Option<Untried> {
+    pub fn not_probed(&self, provider: &dyn Provider) -> Option<NotProbedYet> {
         let only_write_once = !provider.requires_probe();
         if self.has_answered || only_write_once && !provider.write_once_requires_probe() {
             return None;
@@ -343,7 +343,7 @@ impl Outcome {
             (_, Some(skew)) => (Reason::ClockSkewed, skewed(skew)),
             _ => return None,
         };
-        Some(Untried {
+        Some(NotProbedYet {
             reason,
             why,
             only_write_once,

@@ -61,17 +61,17 @@ impl Quotas {
 
     /// Records a grant from the watch. If this process wrote a version of the grant that the watch has not delivered
     /// yet, the method uses the written version.
-    pub fn applied<G: Grant>(&self, grant: &G, memory: &LocalState<G>) {
-        match memory.written(grant) {
-            Some(written) => self.note(written.as_ref(), memory, None),
-            None => self.note(grant, memory, None),
+    pub fn applied<G: Grant>(&self, grant: &G, local_state: &LocalState<G>) {
+        match local_state.written(grant) {
+            Some(written) => self.note(written.as_ref(), local_state, None),
+            None => self.note(grant, local_state, None),
         }
     }
 
     /// `uids` contains the UIDs of all existing grants of this kind, which the watch has just listed. The method
     /// releases the quota of all other grants of this kind.
-    pub fn keep_only(&self, operation: Operation, uids: &HashSet<String>) {
-        let stores = self.table().keep_only(operation, uids);
+    pub fn retain(&self, operation: Operation, uids: &HashSet<String>) {
+        let stores = self.table().retain(operation, uids);
         for store in stores {
             self.call_next(&store);
         }
@@ -83,15 +83,15 @@ impl Quotas {
     ///
     /// If the grant was deleted during the reconcile, the grant uses no quota. The function `is_there` returns false as
     /// soon as the watch cache no longer contains the grant.
-    pub fn visited<G: Grant>(&self, grant: &G, memory: &LocalState<G>, is_there: impl Fn() -> bool) {
-        self.note(grant, memory, Some(&is_there));
+    pub fn reconciled<G: Grant>(&self, grant: &G, local_state: &LocalState<G>, is_there: impl Fn() -> bool) {
+        self.note(grant, local_state, Some(&is_there));
     }
 
     /// Releases the quota of a grant that was deleted or that fails repeatedly.
     pub fn gone(&self, uid: &str) {
         let mut table = self.table();
         if let Some(known) = table.known.remove(uid) {
-            table.store(&known.store, |places| places.leaves(&known.who));
+            table.store(&known.store, |quotas| quotas.remove(&known.who));
             drop(table);
             self.call_next(&known.store);
         }
@@ -99,7 +99,7 @@ impl Quotas {
 
     /// Requests quota for the grant. `most` contains the limits. `rules` contains the store's access rules, or is
     /// `None` if the rules are not known.
-    pub async fn ask(
+    pub async fn request(
         &self,
         grant: &GrantFacts,
         operation: Operation,
@@ -115,17 +115,17 @@ impl Quotas {
             since: grant.created.unwrap_or_default(),
         };
         let mut table = self.table();
-        table.know(Known {
+        table.remember(Known {
             store: store.clone(),
             who: who.clone(),
             name: grant.name.clone(),
             operation,
         });
-        let places = table.stores.entry(store).or_default();
+        let quotas = table.stores.entry(store).or_default();
         if let Some(rules) = rules {
-            places.judged_by(rules);
+            quotas.judged_by(rules);
         }
-        match places.ask(&who, most, Timestamp::now()) {
+        match quotas.request(&who, most, Timestamp::now()) {
             Ok(()) => QuotaFact::Given,
             Err(limit) => QuotaFact::Full(limit),
         }
@@ -134,12 +134,12 @@ impl Quotas {
     /// Returns the time at which a grant that waits for quota must request it again. For a limited time, grants that
     /// were never reconciled receive quota before all other grants. No event reports the end of this time, so the
     /// waiting grant must ask again.
-    pub fn ask_again(&self, grant: &GrantFacts) -> Option<Timestamp> {
+    pub fn retry_at(&self, grant: &GrantFacts) -> Option<Timestamp> {
         let store = store_id(&grant.terms.store_ref, &grant.namespace);
         self.table().stores.get(&store)?.new_until(Timestamp::now())
     }
 
-    fn note<G: Grant>(&self, grant: &G, memory: &LocalState<G>, visit_ended: Option<&dyn Fn() -> bool>) {
+    fn note<G: Grant>(&self, grant: &G, local_state: &LocalState<G>, reconcile_ended: Option<&dyn Fn() -> bool>) {
         let meta = grant.meta();
         let (Some(uid), Some(namespace), Some(name)) = (&meta.uid, &meta.namespace, &meta.name) else {
             return;
@@ -151,38 +151,38 @@ impl Quotas {
             since: meta.creation_timestamp.as_ref().map(|t| t.0).unwrap_or_default(),
         };
         let mut table = self.table();
-        let places = table.stores.get(&store);
-        if visit_ended.is_none() && places.is_some_and(|p| p.is_reserved(&who)) {
+        let quotas = table.stores.get(&store);
+        if reconcile_ended.is_none() && quotas.is_some_and(|p| p.is_reserved(&who)) {
             // A running reconcile of this grant has reserved quota. At its end, the reconcile itself records whether
             // the grant uses the quota.
             return;
         }
         // The table is locked during this check. If the grant is deleted after the check, the event of the deletion
         // waits for the lock and then removes the entry.
-        let is_gone = visit_ended.is_some_and(|is_there| !is_there());
-        let standing = if is_gone {
-            Standing::Without
+        let is_gone = reconcile_ended.is_some_and(|is_there| !is_there());
+        let quota_use = if is_gone {
+            QuotaUse::Without
         } else {
-            standing(grant, &memory.known_status(grant).status)
+            quota_use(grant, &local_state.known_status(grant).status)
         };
-        match standing {
-            Standing::Without => {
+        match quota_use {
+            QuotaUse::Without => {
                 if table.known.remove(uid).is_none() {
                     return;
                 }
-                table.store(&store, |places| places.leaves(&who));
+                table.store(&store, |quotas| quotas.remove(&who));
             }
-            standing => {
-                table.know(Known {
+            quota_use => {
+                table.remember(Known {
                     store: store.clone(),
                     who: who.clone(),
                     name: name.clone(),
                     operation: G::OPERATION,
                 });
-                table.store(&store, |places| match standing {
-                    Standing::Key(until) => places.holds(&who, until),
-                    Standing::New => places.is_new(&who, Timestamp::now()),
-                    Standing::Waits | Standing::Without => places.waits(&who),
+                table.store(&store, |quotas| match quota_use {
+                    QuotaUse::Key(until) => quotas.set_used(&who, until),
+                    QuotaUse::New => quotas.is_new(&who, Timestamp::now()),
+                    QuotaUse::Waits | QuotaUse::Without => quotas.waits(&who),
                 });
             }
         }
@@ -193,42 +193,42 @@ impl Quotas {
     /// Enqueues the waiting grants that can receive quota now.
     fn call_next(&self, store: &StoreId) {
         let mut table = self.table();
-        let Some(places) = table.stores.get_mut(store).filter(|p| p.has_waiting()) else {
+        let Some(quotas) = table.stores.get_mut(store).filter(|p| p.has_waiting()) else {
             return;
         };
-        let calls = places.calls(Timestamp::now());
-        let calls: Vec<_> = calls
+        let requeues = quotas.requeues(Timestamp::now());
+        let requeues: Vec<_> = requeues
             .iter()
             .filter_map(|(namespace, uid)| table.known.get(uid).map(|k| (k.operation, namespace, k.name.clone())))
             .collect();
         drop(table);
-        for (operation, namespace, name) in calls {
+        for (operation, namespace, name) in requeues {
             (self.call)(operation, namespace, &name);
         }
     }
 }
 
 impl Table {
-    fn know(&mut self, known: Known) {
+    fn remember(&mut self, known: Known) {
         self.known.insert(known.who.uid.clone(), known);
     }
 
     /// Changes the quota entry of a store. If no grant uses quota or waits for quota, removes the entry.
     fn store(&mut self, id: &StoreId, change: impl FnOnce(&mut core::QuotaLedger)) {
-        let places = self.stores.entry(id.clone()).or_default();
-        change(places);
-        if places.is_empty() {
+        let quotas = self.stores.entry(id.clone()).or_default();
+        change(quotas);
+        if quotas.is_empty() {
             self.stores.remove(id);
         }
     }
 
     /// Removes all grants of this kind whose UIDs are not in `uids`. Returns the stores of the removed grants.
-    fn keep_only(&mut self, operation: Operation, uids: &HashSet<String>) -> Vec<StoreId> {
+    fn retain(&mut self, operation: Operation, uids: &HashSet<String>) -> Vec<StoreId> {
         let is_gone = |uid: &String, known: &mut Known| known.operation == operation && !uids.contains(uid);
         let gone: Vec<_> = self.known.extract_if(is_gone).map(|(_, known)| known).collect();
         gone.into_iter()
             .map(|known| {
-                self.store(&known.store, |places| places.leaves(&known.who));
+                self.store(&known.store, |quotas| quotas.remove(&known.who));
                 known.store
             })
             .collect()
@@ -236,20 +236,20 @@ impl Table {
 }
 
 /// Whether a grant uses quota, waits for quota, or does not need quota. Valet finds this in the grant's status.
-enum Standing {
+enum QuotaUse {
     Key(Timestamp),
     New,
     Waits,
     Without,
 }
 
-fn standing(grant: &impl Grant, status: &GrantStatus) -> Standing {
+fn quota_use(grant: &impl Grant, status: &GrantStatus) -> QuotaUse {
     let is_going = grant.meta().deletion_timestamp.is_some();
     if status.observed_generation.is_none() {
-        return if is_going { Standing::Without } else { Standing::New };
+        return if is_going { QuotaUse::Without } else { QuotaUse::New };
     }
     match &status.expiration_time {
-        Some(end) if status.binding.is_some() && status.finished_time.is_none() => return Standing::Key(end.0),
+        Some(end) if status.binding.is_some() && status.finished_time.is_none() => return QuotaUse::Key(end.0),
         _ => {}
     }
     let waits = status
@@ -257,9 +257,9 @@ fn standing(grant: &impl Grant, status: &GrantStatus) -> Standing {
         .iter()
         .any(|c| c.type_ == ConditionType::Ready.as_str() && c.reason == Reason::TooManyGrants.as_str());
     if waits && !is_going {
-        Standing::Waits
+        QuotaUse::Waits
     } else {
-        Standing::Without
+        QuotaUse::Without
     }
 }
 
@@ -288,15 +288,17 @@ mod tests {
 
     /// Returns a quota table that has already received the lists of both kinds of grant.
     fn listed() -> (Quotas, LocalState<UploadGrant>) {
-        let memory = LocalState::new(RecordKey::new([0; 32]));
-        let places = Quotas::new(|_, _, _| true);
-        places.keep_only(Operation::Upload, &HashSet::new());
-        places.keep_only(Operation::Download, &HashSet::new());
-        (places, memory)
+        let local_state = LocalState::new(RecordKey::new([0; 32]));
+        let quotas = Quotas::new(|_, _, _| true);
+        quotas.retain(Operation::Upload, &HashSet::new());
+        quotas.retain(Operation::Download, &HashSet::new());
+        (quotas, local_state)
     }
 
-    async fn ask(places: &Quotas, grant: &UploadGrant) -> QuotaFact {
-        places.ask(&GrantFacts::of(grant), Operation::Upload, ONE, None).await
+    async fn request(quotas: &Quotas, grant: &UploadGrant) -> QuotaFact {
+        quotas
+            .request(&GrantFacts::of(grant), Operation::Upload, ONE, None)
+            .await
     }
 
     /// A grant that is deleted during its reconcile keeps no reservation. In one case the test deletes the grant before
@@ -304,25 +306,29 @@ mod tests {
     #[tokio::test]
     async fn deleted_grant_keeps_no_reservation() {
         for goes_before_it_asks in [true, false] {
-            let (places, memory) = listed();
+            let (quotas, local_state) = listed();
             let (first, second) = (grant("a"), grant("b"));
-            places.applied(&first, &memory);
-            let gone = || places.gone("uid-a");
+            quotas.applied(&first, &local_state);
+            let gone = || quotas.gone("uid-a");
             if goes_before_it_asks {
                 gone();
             }
-            assert_eq!(ask(&places, &first).await, QuotaFact::Given);
+            assert_eq!(request(&quotas, &first).await, QuotaFact::Given);
             if !goes_before_it_asks {
                 gone();
             }
-            places.visited(&first, &memory, || false);
-            places.applied(&second, &memory);
-            assert_eq!(ask(&places, &second).await, QuotaFact::Given, "{goes_before_it_asks}");
+            quotas.reconciled(&first, &local_state, || false);
+            quotas.applied(&second, &local_state);
+            assert_eq!(
+                request(&quotas, &second).await,
+                QuotaFact::Given,
+                "{goes_before_it_asks}"
+            );
             // A grant that already has quota keeps it.
-            places.visited(&second, &memory, || true);
+            quotas.reconciled(&second, &local_state, || true);
             let third = grant("c");
             assert_eq!(
-                ask(&places, &third).await,
+                request(&quotas, &third).await,
                 QuotaFact::Full(core::QuotaLimit::Namespace(1))
             );
         }

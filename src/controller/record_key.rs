@@ -67,7 +67,7 @@ impl RecordKeyStore {
     /// Checks the Secret with the record key at regular intervals. If somebody has deleted the Secret, creates the
     /// Secret again with the same record key. If the Secret contains a different record key, returns a message. The
     /// operator must then restart, because a process uses only one record key.
-    pub async fn keep(&self, key: &RecordKey) -> String {
+    pub async fn watch_for_change(&self, key: &RecordKey) -> String {
         loop {
             match self.read().await {
                 Ok(Some(found)) if found.expose() == key.expose() => {}

@@ -13,7 +13,7 @@ use super::{
     clock::watch_clock,
     cluster::check_crds,
     controllers::{GrantController, StoreController},
-    history::went_back,
+    history::wait_for_restored_history,
     leader_election::{Leadership, Lease},
     metrics_snapshot,
     options::Options,
@@ -22,7 +22,7 @@ use super::{
     shared_context::SharedContext,
     silent::went_silent,
     store_limiter::StoreLimiter,
-    stores::{Stores, scoped},
+    stores::{Stores, scoped_api},
     watch::{watch_namespaces, watch_secrets},
 };
 use crate::{
@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// Valet removes the metric series of deleted objects every 60 seconds.
-const FORGETTING: Duration = Duration::from_secs(60);
+const CLEANUP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The number of watches that must complete their first list before the operator is ready. The operator watches
 /// UploadGrants, DownloadGrants, ObjectStores, ClusterObjectStores and namespaces. With [`Options::watch_secrets`], the
@@ -49,7 +49,7 @@ const WATCHES: usize = 5;
 pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), String> {
     let apiserver = Apiserver::connect(&options).await?;
     let (client, contact) = (apiserver.client.clone(), apiserver.contact.clone());
-    let connection = apiserver.keep(options.clone());
+    let connection = apiserver.watch_for_change(options.clone());
     check_crds(&client, options.namespace.as_deref()).await?;
 
     let progress = Arc::new(Progress::default());
@@ -57,19 +57,19 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
     let records = kept.open().await?;
     let uploads = GrantController::<UploadGrant>::new(records.clone(), progress.clone());
     let downloads = GrantController::<DownloadGrant>::new(records.clone(), progress.clone());
-    let callers = (uploads.caller.clone(), downloads.caller.clone());
+    let requeuers = (uploads.requeuer.clone(), downloads.requeuer.clone());
     let (own, shared) = (
         StoreController::<ObjectStore>::new(),
         StoreController::<ClusterObjectStore>::new(),
     );
     let call = {
-        let (uploads, downloads) = callers.clone();
+        let (uploads, downloads) = requeuers.clone();
         move |operation, namespace: &str, name: &str| match operation {
-            Operation::Upload => uploads.call(name, namespace),
-            Operation::Download => downloads.call(name, namespace),
+            Operation::Upload => uploads.enqueue(name, namespace),
+            Operation::Download => downloads.enqueue(name, namespace),
         }
     };
-    let requests = Arc::new(StoreLimiter::new(options.concurrency, call.clone()));
+    let store_limiter = Arc::new(StoreLimiter::new(options.concurrency, call.clone()));
     let stores = Arc::new(Stores::new(
         client.clone(),
         options.operator_namespace.clone(),
@@ -77,12 +77,12 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
         EgressPolicy::new(options.private_endpoints.clone())
             .denying(options.denied_endpoints.clone())
             .changing(options.tenants_change),
-        requests.clone(),
+        store_limiter.clone(),
     ));
     let term = Arc::new(Leadership::default());
     let metrics = Metrics::new(progress.clone(), {
         let (term, stores) = (term.clone(), stores.clone());
-        let ((uploads, downloads), own, shared) = (callers.clone(), own.reader.clone(), shared.reader.clone());
+        let ((uploads, downloads), own, shared) = (requeuers.clone(), own.reader.clone(), shared.reader.clone());
         let scope = options.namespace.clone();
         move || match term.is_on(tokio::time::Instant::now()) {
             false => States::default(),
@@ -99,17 +99,17 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
     });
     let parts = SharedContext {
         stores,
-        places: Arc::new(Quotas::new(call)),
-        requests,
+        quotas: Arc::new(Quotas::new(call)),
+        store_limiter,
         client: client.clone(),
         metrics: Arc::new(metrics),
         progress,
         health: Health::waiting_for(WATCHES + usize::from(options.watch_secrets), contact),
-        awaited: options.notifications.is_some().then(Arc::default),
+        upload_index: options.notifications.is_some().then(Arc::default),
         options,
         stop: stop.boxed().shared(),
     };
-    parts.health.standing_by(parts.options.leader_elect);
+    parts.health.standby(parts.options.leader_elect);
     let namespace = parts.options.namespace.as_deref();
     parts.options.log();
 
@@ -153,64 +153,70 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
             () = parts.stop.clone() => return Ok(()),
             lease = candidate.acquire() => held = Some(lease),
         }
-        parts.health.standing_by(false);
+        parts.health.standby(false);
     } else {
         term.for_ever();
     }
     let namespace = namespace.map(str::to_owned);
     let secrets = async {
         if parts.options.watch_secrets {
-            watch_secrets(client.clone(), namespace.clone(), callers.clone(), parts.health.clone()).await;
+            watch_secrets(
+                client.clone(),
+                namespace.clone(),
+                requeuers.clone(),
+                parts.health.clone(),
+            )
+            .await;
         } else {
             std::future::pending().await
         }
     };
-    let calls = async {
-        match &parts.awaited {
-            Some(awaited) => awaited.serve(|call| callers.0.heard(&call)).await,
+    let requeues = async {
+        match &parts.upload_index {
+            Some(upload_index) => upload_index.serve(|call| requeuers.0.notified(&call)).await,
             None => std::future::pending().await,
         }
     };
     let forgets = async {
         loop {
-            sleep(FORGETTING).await;
+            sleep(CLEANUP_INTERVAL).await;
             parts.metrics.forget_gone(Instant::now());
         }
     };
     let clock = watch_clock(|| {
-        callers.0.clock_stepped();
-        callers.1.clock_stepped();
+        requeuers.0.clock_stepped();
+        requeuers.1.clock_stepped();
     });
     let watches = futures::future::join5(
-        calls,
+        requeues,
         secrets,
         watch_namespaces(
             client.clone(),
             namespace.clone(),
             parts.stores.clone(),
-            callers.clone(),
+            requeuers.clone(),
             parts.health.clone(),
         ),
-        shared.keep(&parts, Api::all(client.clone()), |c, _| Api::all(c), callers.clone()),
-        own.keep(
+        shared.run(&parts, Api::all(client.clone()), |c, _| Api::all(c), requeuers.clone()),
+        own.run(
             &parts,
-            scoped(client.clone(), namespace.as_deref()),
+            scoped_api(client.clone(), namespace.as_deref()),
             Api::namespaced,
-            callers.clone(),
+            requeuers.clone(),
         ),
     );
     let work = futures::future::join(uploads.work(&parts), downloads.work(&parts));
     let lost = async {
         match &mut held {
-            Some(held) => candidate.keep(held).await,
+            Some(held) => candidate.renew_until_lost(held).await,
             None => std::future::pending().await,
         }
     };
-    let backwards = went_back(client.clone(), namespace.as_deref());
+    let backwards = wait_for_restored_history(client.clone(), namespace.as_deref());
     let silent = went_silent(
         client.clone(),
         namespace.as_deref(),
-        callers.clone(),
+        requeuers.clone(),
         parts.health.clone(),
     );
     let restart = tokio::select! {
@@ -219,7 +225,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
         why = backwards => Some(why),
         why = silent => Some(why),
         () = forgets => None,
-        why = kept.keep(&records) => Some(why),
+        why = kept.watch_for_change(&records) => Some(why),
         () = clock => None,
         _ = watches => return Err("a watch ended unexpectedly".into()),
         why = lost => return Err(format!("this replica has lost the Lease, and another replica takes over: {why}")),
@@ -263,8 +269,8 @@ async fn receive(
     parts: &SharedContext,
     leader: Arc<Leader>,
 ) -> Result<impl Future<Output = Result<(), String>> + use<>, String> {
-    let wanted = match (&parts.options.notifications, &parts.awaited) {
-        (Some(options), Some(awaited)) => {
+    let wanted = match (&parts.options.notifications, &parts.upload_index) {
+        (Some(options), Some(upload_index)) => {
             let receiver = Receiver {
                 tokens: Tokens::open(options.token_file.clone()).await?,
                 topics: Topics::new(options.sns_topics.clone()),
@@ -272,7 +278,7 @@ async fn receive(
                     let certificates = http::Uri::from_static(GOOGLE_CERTIFICATES);
                     GoogleTokens::new(accounts, audience, certificates)
                 }),
-                awaited: awaited.clone(),
+                upload_index: upload_index.clone(),
                 health: parts.health.clone(),
                 leader,
                 metrics: parts.metrics.clone(),

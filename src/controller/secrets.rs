@@ -190,7 +190,7 @@ impl Secrets {
     ///
     /// Returns [`Error::Conflict`] if the Secret has changed since Valet read it. Otherwise returns the errors of
     /// [`call`].
-    pub async fn retouch(
+    pub async fn update_metadata(
         &self,
         grant: &GrantFacts,
         uid: &str,
@@ -199,7 +199,7 @@ impl Secrets {
         annotations: BTreeMap<String, String>,
     ) -> Result<SecretView, Error> {
         let requests = NamedSecrets::requests(&grant.namespace);
-        let mut secret = self.judged(grant, uid, resource_version).await?;
+        let mut secret = self.read_for_update(grant, uid, resource_version).await?;
         let meta = &mut secret.metadata;
         meta.labels = Some(labels);
         meta.annotations = Some(annotations);
@@ -214,7 +214,7 @@ impl Secrets {
 
     /// Reads the whole Secret before Valet updates the Secret. Returns an error if the Secret has changed since Valet
     /// decided to update it.
-    async fn judged(&self, grant: &GrantFacts, uid: &str, resource_version: &str) -> Result<Secret, Error> {
+    async fn read_for_update(&self, grant: &GrantFacts, uid: &str, resource_version: &str) -> Result<Secret, Error> {
         let requests = NamedSecrets::requests(&grant.namespace);
         let secret = self
             .api
@@ -236,7 +236,7 @@ impl Secrets {
     /// [`call`].
     pub async fn empty(&self, grant: &GrantFacts, uid: &str, resource_version: &str) -> Result<SecretView, Error> {
         let requests = NamedSecrets::requests(&grant.namespace);
-        let mut secret = self.judged(grant, uid, resource_version).await?;
+        let mut secret = self.read_for_update(grant, uid, resource_version).await?;
         let meta = &mut secret.metadata;
         meta.managed_fields = None;
         (secret.data, secret.string_data) = (None, None);
@@ -255,11 +255,11 @@ impl Secrets {
     ///
     /// Returns [`Error::Conflict`] if the Secret was replaced or no longer belongs to the grant. Otherwise returns
     /// the errors of [`call`].
-    pub async fn withdraw(&self, grant: &GrantFacts, uid: &str, resource_version: &str) -> Result<(), Error> {
+    pub async fn delete(&self, grant: &GrantFacts, uid: &str, resource_version: &str) -> Result<(), Error> {
         let mut version = resource_version.to_owned();
         for attempt in 1.. {
             let precondition = (attempt <= DELETIONS_BY_VERSION).then_some(version);
-            match self.delete(grant, uid, precondition).await {
+            match self.send_delete(grant, uid, precondition).await {
                 Err(Error::Conflict(what)) if attempt <= DELETIONS_BY_VERSION => match self.view(grant).await? {
                     None => return Ok(()),
                     Some(now) if now.uid == uid && now.owner == Owner::ThisGrant && !now.deleting => {
@@ -273,7 +273,12 @@ impl Secrets {
         unreachable!("the last attempt returns")
     }
 
-    async fn delete(&self, grant: &GrantFacts, uid: &str, resource_version: Option<String>) -> Result<(), Error> {
+    async fn send_delete(
+        &self,
+        grant: &GrantFacts,
+        uid: &str,
+        resource_version: Option<String>,
+    ) -> Result<(), Error> {
         const WHAT: &str = "deleting the grant's Secret";
         let params = DeleteParams::background().preconditions(Preconditions {
             uid: Some(uid.to_owned()),

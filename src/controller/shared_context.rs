@@ -19,9 +19,9 @@ pub struct SharedContext {
     /// The cached stores and their connections.
     pub stores: Arc<Stores>,
     /// Limits the number of live grants, if an access rule sets a limit.
-    pub places: Arc<Quotas>,
+    pub quotas: Arc<Quotas>,
     /// Limits how many reconciles may wait for answers from one store at the same time.
-    pub requests: Arc<StoreLimiter>,
+    pub store_limiter: Arc<StoreLimiter>,
     pub metrics: Arc<Metrics>,
     /// Records the ends of reconciles, for the liveness probe.
     pub progress: Arc<Progress>,
@@ -29,7 +29,7 @@ pub struct SharedContext {
     pub health: Health,
     /// The index of expected uploads. When a notification about an object arrives, Valet looks up the grant of this
     /// object in the index. The value is `None` if the notification receiver is off.
-    pub awaited: Option<Arc<UploadIndex>>,
+    pub upload_index: Option<Arc<UploadIndex>>,
     /// The settings from the command line.
     pub options: Options,
     /// Resolves when the operator must stop.

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use super::{
     error::{Error, call},
-    stores::scoped,
+    stores::scoped_api,
     watch::Requeuer,
 };
 use crate::{
@@ -38,7 +38,7 @@ impl Comparison {
     ///
     /// A listed object counts if its version has not changed since the last list, but the watch cache has a different
     /// version. An object in the watch cache also counts if the last two lists did not contain it.
-    fn missed(&mut self, listed: Versions, watched: Versions) -> usize {
+    fn count_missed(&mut self, listed: Versions, watched: Versions) -> usize {
         let unchanged = |(uid, version): &(&String, &String)| self.listed.get(*uid) == Some(version);
         let otherwise = listed
             .iter()
@@ -49,9 +49,9 @@ impl Comparison {
             .keys()
             .filter(is_gone)
             .filter(|uid| self.watched.contains_key(*uid));
-        let missed = otherwise.count() + gone.count();
+        let count_missed = otherwise.count() + gone.count();
         *self = Self { listed, watched };
-        missed
+        count_missed
     }
 }
 
@@ -65,10 +65,10 @@ pub async fn went_silent(
     let (mut of_uploads, mut of_downloads) = (Comparison::default(), Comparison::default());
     loop {
         sleep(PERIOD).await;
-        if !health.works() {
+        if !health.is_working() {
             continue;
         }
-        let missed = [
+        let count_missed = [
             (
                 UploadGrant::OPERATION,
                 compare(&mut of_uploads, &client, namespace, &uploads).await,
@@ -78,7 +78,7 @@ pub async fn went_silent(
                 compare(&mut of_downloads, &client, namespace, &downloads).await,
             ),
         ];
-        for (operation, number) in missed {
+        for (operation, number) in count_missed {
             if number > 0 {
                 let (kind, minutes) = (operation.kind(), PERIOD.as_secs() / 60);
                 return format!(
@@ -93,15 +93,15 @@ async fn compare<G: Grant>(
     comparison: &mut Comparison,
     client: &Client,
     namespace: Option<&str>,
-    caller: &Requeuer<G>,
+    requeuer: &Requeuer<G>,
 ) -> usize {
     match listed::<G>(client, namespace).await {
         // Valet first lists the grants and then reads the watch cache. A correct watch cache is therefore at least as
         // new as the list.
         Ok(listed) => {
-            let known = caller.known();
+            let known = requeuer.known();
             let watched = known.iter().filter_map(|grant| version(grant.as_ref())).collect();
-            comparison.missed(listed, watched)
+            comparison.count_missed(listed, watched)
         }
         Err(error) => {
             warn_once!(
@@ -115,7 +115,7 @@ async fn compare<G: Grant>(
 }
 
 async fn listed<G: Grant>(client: &Client, namespace: Option<&str>) -> Result<Versions, Error> {
-    let api: Api<DeserializeGuard<G>> = scoped(client.clone(), namespace);
+    let api: Api<DeserializeGuard<G>> = scoped_api(client.clone(), namespace);
     let (mut versions, mut params) = (Versions::new(), ListParams::default().limit(PAGE));
     loop {
         let page = call("listing grants", api.list_metadata(&params)).await?;
@@ -144,22 +144,23 @@ mod tests {
     /// The UIDs and versions of several objects.
     type Objects = &'static [(&'static str, u32)];
 
-    fn missed(rounds: &[(Objects, Objects)]) -> Vec<usize> {
+    fn count_missed(rounds: &[(Objects, Objects)]) -> Vec<usize> {
         let mut comparison = Comparison::default();
-        let round = |(listed, watched): &(Objects, Objects)| comparison.missed(versions(listed), versions(watched));
+        let round =
+            |(listed, watched): &(Objects, Objects)| comparison.count_missed(versions(listed), versions(watched));
         rounds.iter().map(round).collect()
     }
 
     #[test]
     fn watch_with_a_short_delay_has_missed_nothing() {
         assert_eq!(
-            missed(&[(&[("a", 1)], &[("a", 1)]), (&[("a", 1)], &[("a", 1)])]),
+            count_missed(&[(&[("a", 1)], &[("a", 1)]), (&[("a", 1)], &[("a", 1)])]),
             [0, 0]
         );
         // Shortly before each comparison, one object was changed, one was created and one was deleted. The watch has
         // not delivered these events yet.
         assert_eq!(
-            missed(&[
+            count_missed(&[
                 (&[("a", 2), ("b", 3)], &[("a", 1), ("c", 1)]),
                 (&[("a", 4), ("d", 5)], &[("a", 2), ("b", 3)])
             ]),
@@ -167,7 +168,7 @@ mod tests {
         );
         // The watch cache is newer than the list.
         assert_eq!(
-            missed(&[(&[("a", 1)], &[("a", 2)]), (&[("a", 2)], &[("a", 3), ("b", 4)])]),
+            count_missed(&[(&[("a", 1)], &[("a", 2)]), (&[("a", 2)], &[("a", 3), ("b", 4)])]),
             [0, 0]
         );
     }
@@ -177,22 +178,22 @@ mod tests {
         // The watch cache has missed a change, a new object or a reset to an older version. The difference exists in
         // two consecutive lists.
         assert_eq!(
-            missed(&[(&[("a", 2)], &[("a", 1)]), (&[("a", 2)], &[("a", 1)])]),
+            count_missed(&[(&[("a", 2)], &[("a", 1)]), (&[("a", 2)], &[("a", 1)])]),
             [0, 1]
         );
-        assert_eq!(missed(&[(&[("a", 2)], &[]), (&[("a", 2)], &[])]), [0, 1]);
+        assert_eq!(count_missed(&[(&[("a", 2)], &[]), (&[("a", 2)], &[])]), [0, 1]);
         assert_eq!(
-            missed(&[(&[("a", 2)], &[("a", 9)]), (&[("a", 2)], &[("a", 9)])]),
+            count_missed(&[(&[("a", 2)], &[("a", 9)]), (&[("a", 2)], &[("a", 9)])]),
             [0, 1]
         );
         // The objects were deleted, but the watch cache still has them at two consecutive comparisons.
         assert_eq!(
-            missed(&[(&[], &[("a", 1), ("b", 1)]), (&[], &[("a", 1), ("b", 1)])]),
+            count_missed(&[(&[], &[("a", 1), ("b", 1)]), (&[], &[("a", 1), ("b", 1)])]),
             [0, 2]
         );
         // The watch delivered the missing change between the two comparisons.
         assert_eq!(
-            missed(&[(&[("a", 2)], &[("a", 1)]), (&[("a", 2)], &[("a", 2)])]),
+            count_missed(&[(&[("a", 2)], &[("a", 1)]), (&[("a", 2)], &[("a", 2)])]),
             [0, 0]
         );
     }

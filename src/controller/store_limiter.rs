@@ -98,8 +98,8 @@ impl StoreLimiter {
     /// Records that a reconcile of this grant has ended. Valet may have reserved a permit for the grant that the
     /// reconcile did not use. In this case, the next grant in the queue receives the permit. For example, the reconcile
     /// of a suspended grant needs no permit.
-    pub fn visited(&self, id: &StoreId, (operation, namespace, name): (Operation, &str, &str)) {
-        self.limiter.give_up(id, namespace, &(operation, name.to_owned()));
+    pub fn reconciled(&self, id: &StoreId, (operation, namespace, name): (Operation, &str, &str)) {
+        self.limiter.cancel(id, namespace, &(operation, name.to_owned()));
     }
 }
 
@@ -183,13 +183,13 @@ mod tests {
         assert!(second.is_ok());
         drop(second);
         assert_eq!(called.lock().unwrap().last().unwrap(), "a/held back");
-        requests.visited(&id, (Operation::Upload, "b", "1"));
+        requests.reconciled(&id, (Operation::Upload, "b", "1"));
         assert_eq!(
             called.lock().unwrap().len(),
             3,
             "the end of an ordinary reconcile must not enqueue another grant"
         );
-        requests.visited(&id, (Operation::Upload, "a", "held back"));
+        requests.reconciled(&id, (Operation::Upload, "a", "held back"));
         assert_eq!(
             called.lock().unwrap().last().unwrap(),
             "b/2",

@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 use super::{
     error::{DEADLINE, Error},
     merged_conditions,
-    namespace_limiter::{IN_LINE, NamespaceLimiter},
+    namespace_limiter::{NamespaceLimiter, QUEUED_PAUSE},
     probe_cache::ProbeResult,
     status_writer::write_status,
     stores::{Condition, Stores},
@@ -40,11 +40,11 @@ pub struct Context<S> {
     /// cluster-scoped.
     pub api: fn(Client, &str) -> Api<S>,
     /// Enqueues every grant of the given store.
-    pub judge_anew: Box<dyn Fn(&StoreId) + Send + Sync>,
+    pub requeue_grants: Box<dyn Fn(&StoreId) + Send + Sync>,
     /// Writes Kubernetes Events.
     pub recorder: Recorder,
     /// Distributes reconciles fairly among namespaces.
-    pub turns: NamespaceLimiter,
+    pub namespace_limiter: NamespaceLimiter,
 }
 
 /// Valet reconciles at most 16 ClusterObjectStores at the same time. For ObjectStores, the limit is four times this
@@ -76,8 +76,8 @@ pub async fn reconcile<S: Store>(store: Arc<DeserializeGuard<S>>, context: Arc<C
     // The limiter has one limit for each namespace, but a ClusterObjectStore has no namespace. For the limiter, each
     // ClusterObjectStore therefore counts as a separate namespace.
     let share = if namespace.is_empty() { &name } else { &namespace };
-    let Some(_turn) = context.turns.take(S::KIND, share, &name) else {
-        return Ok(Action::requeue(IN_LINE));
+    let Some(_turn) = context.namespace_limiter.take(S::KIND, share, &name) else {
+        return Ok(Action::requeue(QUEUED_PAUSE));
     };
     match tokio::time::timeout(DEADLINE, describe_now(store, &context, (&namespace, &name))).await {
         Ok(result) => result,
@@ -126,7 +126,7 @@ async fn describe_now<S: Store>(
     match &found {
         Ok(condition) => {
             if condition.is_news {
-                (context.judge_anew)(&id);
+                (context.requeue_grants)(&id);
             }
             describe(&mut status, condition, Timestamp::now());
             describe_conformance(&mut status, condition, Timestamp::now());
@@ -142,12 +142,12 @@ async fn describe_now<S: Store>(
             set_ready(&mut status.conditions, (*reason, why), generation, Timestamp::now());
         }
     }
-    let changes = verdicts::changes(&before, &status.conditions);
+    let changed_conditions = verdicts::changed_conditions(&before, &status.conditions);
     if let Some(scope) = shared {
         status = merged_conditions::join(&previous, scope, status, Timestamp::now());
     }
     write(&api, store, &previous, status).await?;
-    verdicts::tell(&context.recorder, store, context.scope.as_deref(), changes).await;
+    verdicts::publish(&context.recorder, store, context.scope.as_deref(), changed_conditions).await;
     Ok(Action::requeue(STORE_RESYNC))
 }
 
@@ -171,7 +171,7 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
         conformance_check,
         ..
     } = condition;
-    let worthless = conformance_check.as_ref().and_then(|c| c.found.worthless.as_ref());
+    let unenforced = conformance_check.as_ref().and_then(|c| c.found.unenforced.as_ref());
     status.credentials_expiration_time = credentials_expire.map(|end| Time(second(end)));
     status.capabilities = capabilities.listed();
     let generation = status.observed_generation;
@@ -182,10 +182,10 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
     let was_seen = seen.is_some_and(|c| c.status != "Unknown");
     let was_unsafe = seen.is_some_and(|c| c.status == "False");
     let (reason, message) = match &probed.finding {
-        Finding::Usable if let Some(why) = worthless => (Reason::ConstraintsNotEnforced, why.clone()),
+        Finding::Usable if let Some(why) = unenforced => (Reason::ConstraintsNotEnforced, why.clone()),
         Finding::Usable => {
             let known = ["the store answers and accepts the credentials"].into_iter();
-            let all: Vec<_> = known.chain(probed.remarks.iter().map(String::as_str)).collect();
+            let all: Vec<_> = known.chain(probed.notices.iter().map(String::as_str)).collect();
             (Reason::Ready, all.join("; "))
         }
         Finding::Broken(reason, why) => (*reason, why.clone()),
@@ -240,7 +240,7 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
         (None, _) if was_unsafe => {}
         (None, _) => {
             let why = probed
-                .untold
+                .not_reported
                 .as_deref()
                 .unwrap_or("the probe did not test unsigned headers");
             let then = match is_safe {
@@ -303,7 +303,7 @@ fn describe_conformance(status: &mut StoreStatus, condition: &Condition, now: Ti
             .retain(|c| c.type_ != ConditionType::ConstraintsEnforced.as_str());
         return;
     };
-    let (value, reason, mut message) = match &found.worthless {
+    let (value, reason, mut message) = match &found.unenforced {
         Some(why) => ("False", Reason::ConstraintsNotEnforced, why.clone()),
         None if !found.missing.is_empty() => {
             let names = found.missing_names();
@@ -312,7 +312,7 @@ fn describe_conformance(status: &mut StoreStatus, condition: &Condition, now: Ti
             );
             ("False", Reason::ConstraintsNotEnforced, message)
         }
-        None if found.held.is_empty() || found.interrupted => (
+        None if found.enforced.is_empty() || found.interrupted => (
             "Unknown",
             Reason::NotObservable,
             "the conformance check has no result".to_owned(),
@@ -320,7 +320,7 @@ fn describe_conformance(status: &mut StoreStatus, condition: &Condition, now: Ti
         None => {
             let message = format!(
                 "the conformance check found that the store enforces {names}",
-                names = found.held.join(", ")
+                names = found.enforced.join(", ")
             );
             ("True", Reason::ConstraintsEnforced, message)
         }
@@ -328,12 +328,12 @@ fn describe_conformance(status: &mut StoreStatus, condition: &Condition, now: Ti
     for lacking in &found.without {
         message += &format!("; without {lacking}");
     }
-    for untried in &found.untried {
-        message += &format!("; not tested: {untried}");
+    for not_tested in &found.not_tested {
+        message += &format!("; not tested: {not_tested}");
     }
-    let untried = found.untried_names(&condition.capabilities);
-    if found.worthless.is_none() && !found.held.is_empty() && !found.interrupted && !untried.is_empty() {
-        message += &format!("; not tested: {}", untried.join(", "));
+    let not_tested = found.not_tested_names(&condition.capabilities);
+    if found.unenforced.is_none() && !found.enforced.is_empty() && !found.interrupted && !not_tested.is_empty() {
+        message += &format!("; not tested: {}", not_tested.join(", "));
     }
     if let Some(left) = &found.left {
         message += &format!("; {left}");

@@ -17,7 +17,7 @@ use kube::{
     core::{NamespaceResourceScope, ObjectMeta},
 };
 
-use connection::{CachedStore, ConnectError, Connection, in_time, told};
+use connection::{CachedStore, ConnectError, Connection, in_time, problem_as_value};
 use labels::NamespaceLabels;
 
 use super::{
@@ -45,9 +45,9 @@ pub struct Stores {
     /// True if an ObjectStore is allowed to use the operator's own credentials.
     share_environment: bool,
     /// Decides which endpoints an ObjectStore is allowed to have.
-    outward: EgressPolicy,
+    egress: EgressPolicy,
     /// Limits how many reconciles may wait for answers from one store at the same time.
-    requests: Arc<StoreLimiter>,
+    store_limiter: Arc<StoreLimiter>,
     environment: Environment,
     known: Mutex<HashMap<StoreId, Arc<Slot<CachedStore>>>>,
     labels: NamespaceLabels,
@@ -57,7 +57,7 @@ pub struct Stores {
     /// The time at which each store's credentials expire, as this operator last read it.
     ends: Mutex<HashMap<StoreId, Timestamp>>,
     /// Runs probes and conformance checks.
-    pub trials: Arc<ProbeCache>,
+    pub probe_cache: Arc<ProbeCache>,
 }
 
 /// The maximum length in bytes of the annotation value that requests a conformance check. Valet copies this value
@@ -110,13 +110,13 @@ impl ResolvedStore {
 
 impl Stores {
     /// Creates an empty cache. The namespace `operator_namespace` contains the credentials of ClusterObjectStores.
-    /// `outward` limits the endpoints of ObjectStores.
+    /// `egress` limits the endpoints of ObjectStores.
     pub fn new(
         client: Client,
         operator_namespace: String,
         share_environment: bool,
-        outward: EgressPolicy,
-        requests: Arc<StoreLimiter>,
+        egress: EgressPolicy,
+        store_limiter: Arc<StoreLimiter>,
     ) -> Self {
         Self {
             secrets: NamedSecrets::new(client.clone()),
@@ -124,13 +124,13 @@ impl Stores {
             client,
             operator_namespace,
             share_environment,
-            outward,
-            requests,
+            egress,
+            store_limiter,
             environment: Environment::default(),
             known: Mutex::default(),
             signers: Signers::default(),
             ends: Mutex::default(),
-            trials: Arc::default(),
+            probe_cache: Arc::default(),
         }
     }
 
@@ -174,7 +174,7 @@ impl Stores {
                 });
             }
             (CachedStore::Usable(connection), None) => {
-                told(connection.usable(&id, &self.trials, wanted_until).await)?
+                problem_as_value(connection.usable(&id, &self.probe_cache, wanted_until).await)?
             }
             (CachedStore::Unusable { reason, message, .. }, _) => Err((reason, message)),
             (CachedStore::Missing, _) => return Ok(ResolvedStore::of(StoreFact::Missing)),
@@ -190,7 +190,7 @@ impl Stores {
                     short_sessions: usable.connection.short_sessions,
                     signer: usable.connection.signer,
                     skew: usable.connection.provider.skew(),
-                    untried: usable.untried,
+                    not_probed: usable.not_probed,
                 }),
                 provider: Some(usable.connection.provider),
                 rules: None,
@@ -218,11 +218,11 @@ impl Stores {
         Ok(match self.known(id).await? {
             CachedStore::Missing => None,
             CachedStore::Unusable { reason, message, .. } => Some(Err((reason, message))),
-            CachedStore::Usable(connection) => Some(told(self.try_out(id, &connection).await)?),
+            CachedStore::Usable(connection) => Some(problem_as_value(self.probe_store(id, &connection).await)?),
         })
     }
 
-    async fn try_out(&self, id: &StoreId, connection: &Connection) -> Result<Condition, ConnectError> {
+    async fn probe_store(&self, id: &StoreId, connection: &Connection) -> Result<Condition, ConnectError> {
         let credentials_expire = in_time(connection.provider.source_expiry()).await?;
         match credentials_expire {
             Some(end) => lock(&self.ends).insert(id.clone(), end),
@@ -233,8 +233,12 @@ impl Stores {
             return Err((Reason::CredentialsExpired, message).into());
         }
         let request = connection.check_request.as_ref();
-        let Connection { trial, provider, .. } = connection;
-        let outcome = self.trials.outcome(id, trial, provider, request, age_for_status);
+        let Connection {
+            store_probe, provider, ..
+        } = connection;
+        let outcome = self
+            .probe_cache
+            .outcome(id, store_probe, provider, request, age_for_status);
         let outcome = outcome.ok_or(Error::NotProbed)?;
         Ok(Condition {
             capabilities: connection.provider.capabilities(),
@@ -280,11 +284,11 @@ impl Stores {
             slot.changed();
         }
         self.forget_rest(id);
-        self.requests.limit(id, None);
+        self.store_limiter.limit(id, None);
     }
 
     /// Marks the cached labels of a namespace as stale.
-    pub fn relabelled(&self, namespace: &str) {
+    pub fn labels_changed(&self, namespace: &str) {
         self.labels.changed(namespace);
     }
 
@@ -322,7 +326,7 @@ impl Stores {
 }
 
 /// Returns the `Api` of a namespaced kind, for one namespace or for all namespaces.
-pub fn scoped<K>(client: Client, namespace: Option<&str>) -> Api<K>
+pub fn scoped_api<K>(client: Client, namespace: Option<&str>) -> Api<K>
 where
     K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
@@ -379,14 +383,14 @@ mod tests {
     /// After a store was deleted, Valet removes the store's connection and signer from the cache.
     #[tokio::test]
     async fn deleted_store_is_removed_from_the_cache() {
-        let requests = Arc::new(StoreLimiter::new(8, |_, _, _| true));
+        let store_limiter = Arc::new(StoreLimiter::new(8, |_, _, _| true));
         let client = Client::new(Server, "default");
         let stores = Stores::new(
             client,
             "valet-system".into(),
             false,
             EgressPolicy::new(Vec::new()),
-            requests,
+            store_limiter,
         );
         let id = (StoreKind::ClusterObjectStore, String::new(), "media".to_owned());
         let CachedStore::Usable(connection) = stores.known(&id).await.unwrap() else {

@@ -26,27 +26,27 @@ const LONGEST_NAME: usize = 1024;
 
 /// Removes data that Valet does not need from an object that a watch delivered. The function also handles an object
 /// that Valet cannot parse.
-pub fn lighten_watched<K: Resource<DynamicType = ()>>(object: &mut DeserializeGuard<K>, lighten_read: fn(&mut K)) {
+pub fn strip_watched<K: Resource<DynamicType = ()>>(object: &mut DeserializeGuard<K>, lighten_read: fn(&mut K)) {
     match &mut object.0 {
         Ok(read) => lighten_read(read),
         Err(invalid) => {
             invalid.error = printable(&invalid.error).into_owned();
-            lighten(&mut invalid.metadata);
+            strip(&mut invalid.metadata);
         }
     }
 }
 
 /// Removes data that Valet does not read from a grant, and shortens the grant's status.
-pub fn lighten_grant<G: Grant>(grant: &mut G) {
-    lighten(grant.meta_mut());
+pub fn strip_grant<G: Grant>(grant: &mut G) {
+    strip(grant.meta_mut());
     if let Some(status) = grant.grant_status_mut() {
         shorten(status);
     }
 }
 
 /// Removes data that Valet does not read from a store, and shortens the store's status.
-pub fn lighten_store<S: Store>(store: &mut S) {
-    lighten(store.meta_mut());
+pub fn strip_store<S: Store>(store: &mut S) {
+    strip(store.meta_mut());
     if let Some(StoreStatus {
         conditions,
         capabilities,
@@ -96,7 +96,7 @@ fn cut(text: &mut String, most: usize) {
 /// Removes metadata that Valet does not read: the managed fields, and all annotations that Valet does not use. These
 /// annotations can be large. For example, `kubectl apply` writes a copy of the object into an annotation. The apiserver
 /// allows 256 KiB of annotations for one object.
-fn lighten(meta: &mut ObjectMeta) {
+fn strip(meta: &mut ObjectMeta) {
     meta.managed_fields = None;
     let Some(annotations) = &mut meta.annotations else {
         return;
@@ -134,7 +134,7 @@ mod tests {
             },
         });
         let mut grant: DeserializeGuard<UploadGrant> = serde_json::from_value(grant).unwrap();
-        lighten_watched(&mut grant, lighten_grant);
+        strip_watched(&mut grant, strip_grant);
         let kept = serde_json::to_string(&grant.0.unwrap()).unwrap();
         assert!(kept.len() < 120_000, "{} bytes", kept.len());
         assert!(kept.contains(r#""size":3"#), "{kept}");
@@ -147,14 +147,14 @@ mod tests {
             },
         });
         let mut store: DeserializeGuard<ClusterObjectStore> = serde_json::from_value(store).unwrap();
-        lighten_watched(&mut store, lighten_store);
+        strip_watched(&mut store, strip_store);
         let kept = serde_json::to_string(&store.0.unwrap()).unwrap();
         assert!(kept.len() < 50_000, "{} bytes", kept.len());
 
         // The parse error quotes the object, so Valet also shortens the error.
         let unreadable = json!({"metadata": metadata, "spec": long});
         let mut unreadable: DeserializeGuard<UploadGrant> = serde_json::from_value(unreadable).unwrap();
-        lighten_watched(&mut unreadable, lighten_grant);
+        strip_watched(&mut unreadable, strip_grant);
         assert!(unreadable.0.unwrap_err().error.len() <= 1024);
     }
 
@@ -171,7 +171,7 @@ mod tests {
             },
         });
         let mut meta: ObjectMeta = serde_json::from_value(meta).unwrap();
-        lighten(&mut meta);
+        strip(&mut meta);
         let kept = serde_json::to_value(&meta).unwrap();
         assert_eq!(
             kept,

@@ -33,7 +33,7 @@ pub struct Change {
 
 /// Returns the conditions whose status or reason has changed. A new message alone does not count as a change, because
 /// a message may contain a time.
-pub fn changes(before: &[Condition], now: &[Condition]) -> Vec<Change> {
+pub fn changed_conditions(before: &[Condition], now: &[Condition]) -> Vec<Change> {
     let find = |conditions: &[Condition], type_: &str| conditions.iter().find(|c| c.type_ == type_).cloned();
     let changed = |type_: &&str| {
         let (before, now) = (find(before, type_), find(now, type_)?);
@@ -50,8 +50,8 @@ pub fn changes(before: &[Condition], now: &[Condition]) -> Vec<Change> {
 
 /// Logs the changes and writes an Event for each change. An operator that serves one namespace writes no Events about
 /// ClusterObjectStores. Such Events belong to the namespace `default`, and this operator has no permissions there.
-pub async fn tell<S: Store>(recorder: &Recorder, store: &S, scope: Option<&str>, changes: Vec<Change>) {
-    for Change { before, now } in changes {
+pub async fn publish<S: Store>(recorder: &Recorder, store: &S, scope: Option<&str>, changed_conditions: Vec<Change>) {
+    for Change { before, now } in changed_conditions {
         let message = &now.message;
         info!(
             kind = S::KIND.as_str(),
@@ -111,7 +111,7 @@ mod tests {
             now,
         );
         let seen = |before: &[Condition], after: &[Condition]| {
-            changes(before, after)
+            changed_conditions(before, after)
                 .into_iter()
                 .map(|c| (c.now.type_, c.before, c.now.status, c.now.reason))
                 .collect::<Vec<_>>()

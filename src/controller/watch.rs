@@ -21,8 +21,8 @@ use tokio::time::sleep;
 use super::{
     list_gate::ListGate,
     local_state::LocalState,
-    stores::{Stores, check_request, scoped},
-    strip_metadata::{lighten_store, lighten_watched},
+    stores::{Stores, check_request, scoped_api},
+    strip_metadata::{strip_store, strip_watched},
 };
 use crate::{
     api::{GROUP, Grant, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Store, StoreKind},
@@ -39,18 +39,18 @@ pub type Watched<G> = DeserializeGuard<G>;
 /// Enqueues grants of one kind. The controller reconciles an enqueued grant soon.
 pub struct Requeuer<G: Grant> {
     known: reflector::Store<Watched<G>>,
-    memory: Arc<LocalState<G>>,
+    local_state: Arc<LocalState<G>>,
     progress: Arc<Progress>,
-    calls: mpsc::UnboundedSender<ObjectRef<Watched<G>>>,
+    requeues: mpsc::UnboundedSender<ObjectRef<Watched<G>>>,
 }
 
 impl<G: Grant> Clone for Requeuer<G> {
     fn clone(&self) -> Self {
         Self {
             known: self.known.clone(),
-            memory: self.memory.clone(),
+            local_state: self.local_state.clone(),
             progress: self.progress.clone(),
-            calls: self.calls.clone(),
+            requeues: self.requeues.clone(),
         }
     }
 }
@@ -59,28 +59,28 @@ impl<G: Grant> Requeuer<G> {
     /// Creates the `Requeuer`, and the stream of grants that it enqueues.
     pub fn new(
         known: reflector::Store<Watched<G>>,
-        memory: Arc<LocalState<G>>,
+        local_state: Arc<LocalState<G>>,
         progress: Arc<Progress>,
     ) -> (Self, impl Stream<Item = ObjectRef<Watched<G>>> + Send + 'static) {
-        let (calls, receiver) = mpsc::unbounded();
-        let caller = Self {
+        let (requeues, receiver) = mpsc::unbounded();
+        let requeuer = Self {
             known,
-            memory,
+            local_state,
             progress,
-            calls,
+            requeues,
         };
-        (caller, receiver)
+        (requeuer, receiver)
     }
 
     /// Enqueues one grant. Returns true if the watch cache has a grant with this name.
-    pub fn call(&self, name: &str, namespace: &str) -> bool {
+    pub fn enqueue(&self, name: &str, namespace: &str) -> bool {
         let reference = ObjectRef::new(name).within(namespace);
         let is_there = self.known.get(&reference).is_some();
         if is_there {
             self.progress.due();
         }
         // Sending fails only while the operator stops. In this case nobody needs the reconcile.
-        let _ = self.calls.unbounded_send(reference);
+        let _ = self.requeues.unbounded_send(reference);
         is_there
     }
 
@@ -100,18 +100,18 @@ impl<G: Grant> Requeuer<G> {
     /// Processes a grant from the watch. If a client other than Valet has changed the status of the grant, this
     /// method enqueues a reconcile that corrects the status.
     pub fn status_seen(&self, grant: &G) {
-        let Some(pause) = self.memory.foreign_status(grant, Timestamp::now()) else {
+        let Some(pause) = self.local_state.foreign_status(grant, Timestamp::now()) else {
             return;
         };
         let (name, namespace) = (grant.name_any(), grant.namespace().unwrap_or_default());
         if pause.is_zero() {
-            self.call(&name, &namespace);
+            self.enqueue(&name, &namespace);
             return;
         }
-        let caller = self.clone();
+        let requeuer = self.clone();
         tokio::spawn(async move {
             sleep(pause).await;
-            caller.call(&name, &namespace);
+            requeuer.enqueue(&name, &namespace);
         });
     }
 
@@ -119,14 +119,14 @@ impl<G: Grant> Requeuer<G> {
     /// started before the step may fire too late.
     pub fn clock_stepped(&self) {
         for grant in self.known.state() {
-            self.call(&grant.name_any(), &grant.namespace().unwrap_or_default());
+            self.enqueue(&grant.name_any(), &grant.namespace().unwrap_or_default());
         }
     }
 
     /// Enqueues the grant of the object that a notification names. The reconcile then polls the store for this object.
-    pub fn heard(&self, notified: &NotifiedGrant) {
-        self.memory.hear(&notified.uid, notified.heard);
-        self.call(&notified.name, &notified.namespace);
+    pub fn notified(&self, notified: &NotifiedGrant) {
+        self.local_state.notify(&notified.uid, notified.notified_at);
+        self.enqueue(&notified.name, &notified.namespace);
     }
 
     /// Enqueues all grants of a store that has changed.
@@ -135,7 +135,7 @@ impl<G: Grant> Requeuer<G> {
             if let Ok(g) = &grant.0 {
                 let namespace = g.namespace().unwrap_or_default();
                 if store_id(&g.terms().store_ref, &namespace) == *id {
-                    self.call(&g.name_any(), &namespace);
+                    self.enqueue(&g.name_any(), &namespace);
                 }
             }
         }
@@ -149,15 +149,15 @@ impl<G: Grant> Requeuer<G> {
                 && g.terms().store_ref.kind == StoreKind::ClusterObjectStore
                 && g.namespace().as_deref() == Some(namespace)
             {
-                self.call(&g.name_any(), namespace);
+                self.enqueue(&g.name_any(), namespace);
             }
         }
     }
 
     /// Enqueues the grant of a Secret that a client other than Valet has changed or deleted.
     fn secret_changed(&self, owner_name: &str, owner_uid: &str, namespace: &str, version: Option<&str>) {
-        if !version.is_some_and(|v| self.memory.is_own_secret(owner_uid, v)) {
-            self.call(owner_name, namespace);
+        if !version.is_some_and(|v| self.local_state.is_own_secret(owner_uid, v)) {
+            self.enqueue(owner_name, namespace);
         }
     }
 
@@ -187,8 +187,8 @@ pub async fn watch_stores<S, U, D>(
     stores: Arc<Stores>,
     changed: mpsc::UnboundedSender<ObjectRef<DeserializeGuard<S>>>,
     writer: reflector::store::Writer<DeserializeGuard<S>>,
-    callers: (Requeuer<U>, Requeuer<D>),
-    awaited: Option<Arc<UploadIndex>>,
+    requeuers: (Requeuer<U>, Requeuer<D>),
+    upload_index: Option<Arc<UploadIndex>>,
     health: Health,
 ) where
     S: Store,
@@ -197,7 +197,7 @@ pub async fn watch_stores<S, U, D>(
 {
     let mut health = Some(health);
     let stores_seen = watcher(api, config()).default_backoff();
-    let light = stores_seen.modify(|store: &mut DeserializeGuard<S>| lighten_watched(store, lighten_store));
+    let light = stores_seen.modify(|store: &mut DeserializeGuard<S>| strip_watched(store, strip_store));
     let mut events = std::pin::pin!(light.reflect(writer));
     // A store counts as changed only if it has a new generation or a new request for a conformance check. A new
     // status does not count, because the decisions about grants do not depend on the status of a store.
@@ -226,11 +226,11 @@ pub async fn watch_stores<S, U, D>(
         } else {
             stores.changed(&id);
         }
-        if let Some(awaited) = &awaited {
-            awaited.store(&id, store.0.as_ref().ok().filter(|_| !gone).and_then(bucket));
+        if let Some(upload_index) = &upload_index {
+            upload_index.store(&id, store.0.as_ref().ok().filter(|_| !gone).and_then(bucket));
         }
-        callers.0.store_changed(&id);
-        callers.1.store_changed(&id);
+        requeuers.0.store_changed(&id);
+        requeuers.1.store_changed(&id);
         if let Some(reference) = gate.pass(reference) {
             let _ = changed.unbounded_send(reference);
         }
@@ -242,7 +242,7 @@ pub async fn watch_namespaces<U: Grant, D: Grant>(
     client: Client,
     namespace: Option<String>,
     stores: Arc<Stores>,
-    callers: (Requeuer<U>, Requeuer<D>),
+    requeuers: (Requeuer<U>, Requeuer<D>),
     health: Health,
 ) {
     let api: Api<PartialObjectMeta<Namespace>> = Api::all(client);
@@ -267,9 +267,9 @@ pub async fn watch_namespaces<U: Grant, D: Grant>(
         let (name, now) = (namespace.name_any(), namespace.labels().clone());
         let before = labels.insert(name.clone(), now.clone());
         if before.is_some_and(|before| before != now) {
-            stores.relabelled(&name);
-            callers.0.namespace_changed(&name);
-            callers.1.namespace_changed(&name);
+            stores.labels_changed(&name);
+            requeuers.0.namespace_changed(&name);
+            requeuers.1.namespace_changed(&name);
         }
     }
 }
@@ -279,10 +279,10 @@ pub async fn watch_namespaces<U: Grant, D: Grant>(
 pub async fn watch_secrets<U: Grant, D: Grant>(
     client: Client,
     namespace: Option<String>,
-    callers: (Requeuer<U>, Requeuer<D>),
+    requeuers: (Requeuer<U>, Requeuer<D>),
     health: Health,
 ) {
-    let api: Api<PartialObjectMeta<Secret>> = scoped(client, namespace.as_deref());
+    let api: Api<PartialObjectMeta<Secret>> = scoped_api(client, namespace.as_deref());
     let config = config().labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY_VALUE}"));
     let mut health = Some(health);
     let mut events = std::pin::pin!(watcher(api, config).default_backoff());
@@ -297,11 +297,11 @@ pub async fn watch_secrets<U: Grant, D: Grant>(
                 continue;
             }
             if owner.kind == U::OPERATION.kind() {
-                callers
+                requeuers
                     .0
                     .secret_changed(&owner.name, &owner.uid, &namespace, version.as_deref());
             } else if owner.kind == D::OPERATION.kind() {
-                callers
+                requeuers
                     .1
                     .secret_changed(&owner.name, &owner.uid, &namespace, version.as_deref());
             }
@@ -336,7 +336,7 @@ fn change<K>(
 /// Logs a failed watch. If several watches fail for the same reason, Valet logs the first failure, and later one
 /// summary of all failures.
 pub fn watch_failed(kind: &str, error: &watcher::Error) {
-    let why = brief(error);
+    let why = short_cause(error);
     // Only the text before " version" describes the cause. The text after it contains numbers that are different for
     // each failure.
     let cause = why.split_once(" version").map_or(why.as_str(), |(cause, _)| cause);
@@ -349,7 +349,7 @@ pub fn watch_failed(kind: &str, error: &watcher::Error) {
 
 /// Returns a short description of a watch error. The description does not contain the apiserver's answer, which the
 /// error may quote.
-fn brief(error: &watcher::Error) -> String {
+fn short_cause(error: &watcher::Error) -> String {
     let kind = match error {
         watcher::Error::InitialListFailed(_) => "listing failed",
         watcher::Error::WatchStartFailed(_) => "starting the watch failed",

@@ -1,6 +1,6 @@
 use super::{
-    enforce::largest, grant_facts::GrantFacts, key::ObjectKey, lending::lends, media_type::matches_type,
-    refusal::Refusal,
+    enforce::largest, grant_facts::GrantFacts, key::ObjectKey, media_type::matches_type, refusal::Refusal,
+    temporary_credentials::allows_temporary_credentials,
 };
 use crate::api::{AccessRule, OperationSpec, Reason, RenewalPermission, UploadMode};
 
@@ -14,11 +14,11 @@ fn prefix(rule: &AccessRule, namespace: &str) -> String {
 
 /// Checks the grant against one access rule. If the rule refuses the grant, the error contains two values: the number
 /// of checks that the grant passed, and the refusal.
-pub(super) fn examine(
+pub(super) fn check_rule(
     grant: &GrantFacts,
     key: &ObjectKey,
     rule: &AccessRule,
-    mine: &[&AccessRule],
+    own_rules: &[&AccessRule],
 ) -> Result<(), (usize, Refusal)> {
     let (store, namespace, terms) = (&grant.terms.store_ref, &grant.namespace, &grant.terms);
     let operation = grant.operation_spec.operation();
@@ -33,7 +33,7 @@ pub(super) fn examine(
         return refuse(0, Reason::OperationNotAllowed, message);
     }
     if !key.is_below(&prefix(rule, namespace)) {
-        let prefixes: Vec<_> = mine
+        let prefixes: Vec<_> = own_rules
             .iter()
             .filter(|r| r.operations.contains(&operation))
             .map(|r| format!("'{}/'", prefix(r, namespace).trim_end_matches('/')))
@@ -70,7 +70,7 @@ pub(super) fn examine(
         return refuse(4, Reason::RenewalNotAllowed, message);
     }
     if grant.operation_spec.is_for_credentials() {
-        return lends(grant, rule).map_err(|message| (5, message));
+        return allows_temporary_credentials(grant, rule).map_err(|message| (5, message));
     }
     let OperationSpec::Upload { mode, constraints, .. } = &grant.operation_spec else {
         return Ok(());

@@ -49,7 +49,7 @@ pub fn decide(facts: &Facts, now: Timestamp) -> Step {
         allowance: OnceCell::new(),
     };
     if facts.grant.deleting {
-        return evaluator.leave();
+        return evaluator.delete();
     }
     evaluator.next()
 }
@@ -71,26 +71,26 @@ impl Evaluator<'_> {
         }
         // The grant's spec may name a Secret that does not belong to this grant. Valet does not change such a Secret. A
         // user can still suspend or revoke the grant.
-        let key = self.key();
+        let credential = self.credential();
         let is_suspended = self.g.terms.is_suspended();
-        if !is_suspended && let Some(refusal) = self.past_total(key) {
+        if !is_suspended && let Some(refusal) = self.total_time_refusal(credential) {
             return self.foreign_secret().unwrap_or_else(|| self.refuse(refusal));
         }
-        if self.over_at(key).is_some_and(|end| end <= self.now) {
-            return self.expired(key);
+        if self.expired_at(credential).is_some_and(|end| end <= self.now) {
+            return self.expired(credential);
         }
         if !is_suspended && let Some(step) = self.foreign_secret() {
             return step;
         }
         if is_suspended {
-            return self.suspended(key);
+            return self.suspended(credential);
         }
         if !self.g.broken_rules.is_empty() {
-            return self.without_key(Reason::InvalidSpec, self.g.broken_rules.join("; "));
+            return self.without_credential(Reason::InvalidSpec, self.g.broken_rules.join("; "));
         }
         if let Some(refusal) = self.f.settings.secret_metadata.refusal(&self.g.template()) {
             return self.refuse(refusal);
         }
-        self.issue(key)
+        self.issue(credential)
     }
 }

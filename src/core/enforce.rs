@@ -73,7 +73,7 @@ fn needs(grant: &GrantFacts) -> Vec<(Capability, &'static str)> {
         ],
     };
     all.iter()
-        .filter_map(|(asked, capability, field)| asked.then_some((*capability, *field)))
+        .filter_map(|(recorded_seconds, capability, field)| recorded_seconds.then_some((*capability, *field)))
         .collect()
 }
 
@@ -183,7 +183,7 @@ fn other_checksum(missing: Capability, constraints: &UploadConstraints) -> Optio
 
 /// Returns the message for a store that does not support the grant's mode. The message says which feature the store
 /// does not have and what the user can do.
-fn without_mode(grant: &GrantFacts, can: &Capabilities) -> String {
+fn remedy_for_mode(grant: &GrantFacts, can: &Capabilities) -> String {
     let is_prefix = grant.terms.is_prefix();
     let is_upload = grant.operation_spec.operation() == Operation::Upload;
     // A signed URL is always for one object. A POST form can be for all object keys with one prefix.
@@ -239,7 +239,7 @@ fn without_mode(grant: &GrantFacts, can: &Capabilities) -> String {
 
 /// Returns advice for the user if the store requires a checksum and the upload has no checksum. Returns `None` if the
 /// grant sets a checksum or the client always sends a checksum.
-fn without_checksum(operation_spec: &OperationSpec) -> Option<&'static str> {
+fn remedy_for_checksum(operation_spec: &OperationSpec) -> Option<&'static str> {
     let OperationSpec::Upload { mode, constraints, .. } = operation_spec else {
         return None;
     };
@@ -271,10 +271,10 @@ fn without_checksum(operation_spec: &OperationSpec) -> Option<&'static str> {
 pub(super) fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), Refusal> {
     let store = &grant.terms.store_ref;
     let Some(enforced) = can.of(&grant.operation_spec) else {
-        return Err(Refusal::new(Reason::CapabilityMissing, without_mode(grant, can)));
+        return Err(Refusal::new(Reason::CapabilityMissing, remedy_for_mode(grant, can)));
     };
     if can.wants_checksums
-        && let Some(remedy) = without_checksum(&grant.operation_spec)
+        && let Some(remedy) = remedy_for_checksum(&grant.operation_spec)
     {
         let message = format!(
             "{store} accepts an upload only with a checksum, because its bucket has Object Lock with a default retention; {remedy}"
@@ -323,12 +323,12 @@ pub(super) fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), 
             ),
         ));
     }
-    let asked = grant.terms.expiration_seconds;
-    if asked > can.max_expiration_seconds {
+    let recorded_seconds = grant.terms.expiration_seconds;
+    if recorded_seconds > can.max_expiration_seconds {
         return Err(Refusal::new(
             Reason::ExpirationTooLong,
             format!(
-                "spec.expirationSeconds is {asked}; {store} can sign credentials for at most {max} seconds; reduce spec.expirationSeconds to {max} or less",
+                "spec.expirationSeconds is {recorded_seconds}; {store} can sign credentials for at most {max} seconds; reduce spec.expirationSeconds to {max} or less",
                 max = can.max_expiration_seconds
             ),
         ));
@@ -339,7 +339,7 @@ pub(super) fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), 
         ..
     } = &grant.operation_spec
     {
-        return in_parts(grant, constraints);
+        return check_parts(grant, constraints);
     }
     if let OperationSpec::Upload { constraints, .. } = &grant.operation_spec
         && let Some((field, length)) = largest(constraints)
@@ -350,7 +350,7 @@ pub(super) fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), 
             format!(
                 "{field} is {length} bytes; {store} accepts at most {max} bytes in one request; {remedy}",
                 max = can.max_upload_bytes,
-                remedy = instead_of_one(can)
+                remedy = alternative_to_prefix(can)
             ),
         ));
     }
@@ -358,7 +358,7 @@ pub(super) fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), 
 }
 
 /// Returns the advice for a grant whose object is too large for one request to the store.
-fn instead_of_one(can: &Capabilities) -> &'static str {
+fn alternative_to_prefix(can: &Capabilities) -> &'static str {
     match (can.multipart.is_some(), can.resumable.is_some()) {
         (true, _) => "set spec.mode to Multipart, or split the object into smaller objects",
         (false, true) => "set spec.mode to Resumable, or split the object into smaller objects",
@@ -368,7 +368,7 @@ fn instead_of_one(can: &Capabilities) -> &'static str {
 
 /// Checks that Valet can compute the number of parts of a multipart upload from the grant's spec, and that this
 /// number is at most [`MAX_PARTS`].
-fn in_parts(grant: &GrantFacts, constraints: &UploadConstraints) -> Result<(), Refusal> {
+fn check_parts(grant: &GrantFacts, constraints: &UploadConstraints) -> Result<(), Refusal> {
     let (Some(parts), Some((field, length))) = (grant.operation_spec.parts(), largest(constraints)) else {
         return Err(Refusal::new(
             Reason::InvalidSpec,

@@ -36,7 +36,7 @@ pub struct Facts {
     /// secrets.
     pub completion_refused: Option<String>,
     /// Says if the quota allows one more live grant.
-    pub place: QuotaFact,
+    pub quota: QuotaFact,
     /// The time at which this process last polled the store for the object.
     pub last_poll: Option<Timestamp>,
     /// True if this process has received a notification about the object and has not polled the store since then.
@@ -78,7 +78,7 @@ impl Facts {
             uploads: UploadsFact::Unread,
             own_upload: None,
             completion_refused: None,
-            place: QuotaFact::Unasked,
+            quota: QuotaFact::Unasked,
             last_poll: None,
             poll_requested: false,
             repairs: Repairs::default(),
@@ -128,14 +128,14 @@ pub struct StoreView {
     /// The reason why Valet does not know yet which constraints the store enforces. For example, the store does not
     /// answer, or the store's clock is wrong. The value is `None` if Valet knows the constraints, or if the store
     /// needs no probe.
-    pub untried: Option<Untried>,
+    pub not_probed: Option<NotProbedYet>,
     /// The time by which the store's clock is ahead of the operator's clock, if it is known.
     pub skew: Option<SignedDuration>,
 }
 
 /// The reason why Valet does not know yet which constraints a store enforces.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Untried {
+pub struct NotProbedYet {
     pub reason: Reason,
     /// Explains why Valet does not know yet which constraints the store enforces. The text is a clause of a message.
     pub why: String,

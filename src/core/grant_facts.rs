@@ -35,7 +35,7 @@ pub struct GrantFacts {
     /// True if the cluster has exactly the status that Valet last wrote. Otherwise Valet must write the status again.
     pub status_is_own: bool,
     /// The GitOps tool that would create the grant again if Valet deleted the grant.
-    pub tracked_by: Option<&'static str>,
+    pub gitops_tool: Option<&'static str>,
     /// The request for a new credential, from the annotation `renew-requested-at`.
     pub renew_requested: RenewRequest,
     /// The schema rules that the spec violates. The list is always empty if the installed CRD is at least as new as
@@ -64,7 +64,7 @@ impl GrantFacts {
             operation_spec,
             status: GrantStatus::default(),
             status_is_own: false,
-            tracked_by: tracked_by(meta.labels.as_ref(), meta.annotations.as_ref()),
+            gitops_tool: gitops_tool(meta.labels.as_ref(), meta.annotations.as_ref()),
             renew_requested: RenewRequest::parse(
                 meta.annotations
                     .as_ref()
@@ -107,7 +107,7 @@ pub fn is_read(annotation: &str) -> bool {
 
 /// Returns the name of the GitOps tool that manages the resource. The labels and annotations of the resource show
 /// which tool this is.
-fn tracked_by(
+fn gitops_tool(
     labels: Option<&BTreeMap<String, String>>,
     annotations: Option<&BTreeMap<String, String>>,
 ) -> Option<&'static str> {

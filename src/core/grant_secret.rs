@@ -83,7 +83,7 @@ fn parts_json(parts: &[SignedPart]) -> String {
                 part.number,
                 part.offset,
                 part.size.max,
-                part.exactly().is_some(),
+                part.exact_size().is_some(),
                 serde_json::Value::from(url.expose()),
                 serde_json::Value::from(headers),
             )

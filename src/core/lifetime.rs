@@ -8,9 +8,9 @@ pub const POLL_PATIENCE: SignedDuration = SignedDuration::from_hours(1);
 /// A grant's credential expires at least 5 seconds before the store's signing credentials, because clocks can differ.
 const CREDENTIALS_MARGIN: SignedDuration = SignedDuration::from_secs(5);
 
-/// `FIRST_LOOK` is the time between the issue of an upload credential and the first poll for the object.
+/// `FIRST_POLL` is the time between the issue of an upload credential and the first poll for the object.
 /// `LONGEST_PAUSE` is the maximum pause between two polls.
-const FIRST_LOOK: SignedDuration = SignedDuration::from_secs(2);
+const FIRST_POLL: SignedDuration = SignedDuration::from_secs(2);
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_secs(60);
 
 /// The times of additional polls, in seconds after a grant finished without an upload. Valet needs these polls,
@@ -18,7 +18,7 @@ const LONGEST_PAUSE: SignedDuration = SignedDuration::from_secs(60);
 ///
 /// Most uploads need less than one minute, and the last poll follows after 15 minutes. In 15 minutes, a client can
 /// upload 5 GiB at 6 MB/s.
-const LATE_LOOKS: [i64; 3] = [60, 300, 900];
+const LATE_POLLS: [i64; 3] = [60, 300, 900];
 
 /// The start and the end of the time in which a credential is valid. Both times are whole seconds, because times in
 /// signatures are whole seconds.
@@ -60,7 +60,7 @@ impl Lifetime {
         credentials_expire: Option<Timestamp>,
     ) -> Result<Self, NoTime> {
         let issued_at = second(now);
-        let asked = add(issued_at, SignedDuration::from_secs(expiration_seconds));
+        let recorded_seconds = add(issued_at, SignedDuration::from_secs(expiration_seconds));
         if deadline.is_some_and(|d| second(d) <= issued_at) {
             return Err(NoTime::DeadlinePassed);
         }
@@ -70,11 +70,15 @@ impl Lifetime {
         {
             return Err(NoTime::CredentialsExpired(end));
         }
-        let expires_at = [Some(asked), deadline.map(second), session.map(|(_, usable)| usable)]
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or(asked);
+        let expires_at = [
+            Some(recorded_seconds),
+            deadline.map(second),
+            session.map(|(_, usable)| usable),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(recorded_seconds);
         Ok(Self { issued_at, expires_at })
     }
 
@@ -98,21 +102,21 @@ impl Lifetime {
 
     /// Returns true if the credential has expired at the time `now`. At exactly its expiry time, the credential has
     /// expired.
-    pub fn is_over(&self, now: Timestamp) -> bool {
+    pub fn has_expired(&self, now: Timestamp) -> bool {
         self.expires_at <= now
     }
 
     /// Returns the time at which the user wants the credential to expire. This is the issue time plus the requested
     /// number of seconds, or the deadline if the deadline is earlier.
-    pub fn end_asked(&self, expiration_seconds: i64, deadline: Option<Timestamp>) -> Timestamp {
-        let asked = add(self.issued_at, SignedDuration::from_secs(expiration_seconds));
-        deadline.map_or(asked, |d| asked.min(second(d)))
+    pub fn requested_end(&self, expiration_seconds: i64, deadline: Option<Timestamp>) -> Timestamp {
+        let recorded_seconds = add(self.issued_at, SignedDuration::from_secs(expiration_seconds));
+        deadline.map_or(recorded_seconds, |d| recorded_seconds.min(second(d)))
     }
 
     /// Returns true if the credential expires earlier than the user requested, because the store's signing
     /// credentials expire.
     pub fn is_truncated(&self, expiration_seconds: i64, deadline: Option<Timestamp>) -> bool {
-        self.expires_at < self.end_asked(expiration_seconds, deadline)
+        self.expires_at < self.requested_end(expiration_seconds, deadline)
     }
 }
 
@@ -131,31 +135,31 @@ pub fn add(t: Timestamp, d: SignedDuration) -> Timestamp {
 /// The time of the next poll depends only on the issue time and the last poll. Valet therefore stores no poll times
 /// in the API.
 pub fn next_poll(issued_at: Timestamp, last: Option<Timestamp>) -> Timestamp {
-    let mut pause = FIRST_LOOK;
-    let mut look = add(issued_at, pause);
-    let Some(last) = last else { return look };
-    while look <= last && pause < LONGEST_PAUSE {
+    let mut pause = FIRST_POLL;
+    let mut poll = add(issued_at, pause);
+    let Some(last) = last else { return poll };
+    while poll <= last && pause < LONGEST_PAUSE {
         pause = (pause * 2).min(LONGEST_PAUSE);
-        look = add(look, pause);
+        poll = add(poll, pause);
     }
-    if look <= last {
-        let late = last.duration_since(look).as_secs() / LONGEST_PAUSE.as_secs() + 1;
-        look = add(look, SignedDuration::from_secs(late * LONGEST_PAUSE.as_secs()));
+    if poll <= last {
+        let late = last.duration_since(poll).as_secs() / LONGEST_PAUSE.as_secs() + 1;
+        poll = add(poll, SignedDuration::from_secs(late * LONGEST_PAUSE.as_secs()));
     }
-    look
+    poll
 }
 
 /// Returns the time of the next additional poll after a grant finished without an upload. An upload may have been in
 /// progress when the grant finished. Returns `None` after the last additional poll, or if the grant finished at least
 /// one hour ago.
-pub fn late_look(finished: Timestamp, last: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
+pub fn late_poll(finished: Timestamp, last: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
     if add(finished, POLL_PATIENCE) <= now {
         return None;
     }
-    let mut looks = LATE_LOOKS
+    let mut polls = LATE_POLLS
         .map(|s| add(finished, SignedDuration::from_secs(s)))
         .into_iter();
-    looks.find(|look| last.is_none_or(|last| last < *look))
+    polls.find(|poll| last.is_none_or(|last| last < *poll))
 }
 
 /// Returns the time of the next retry after a problem that started at `since`. The pause before the retry equals the
@@ -192,9 +196,9 @@ mod tests {
     #[test]
     fn lifetime_is_over_exactly_at_the_expiry() {
         let l = Lifetime::new(at(0, 0), 10, None, None).unwrap();
-        assert!(!l.is_over(Timestamp::new(1_700_000_009, 999_999_999).unwrap()));
-        assert!(l.is_over(at(10, 0)));
-        assert!(l.is_over(at(11, 0)));
+        assert!(!l.has_expired(Timestamp::new(1_700_000_009, 999_999_999).unwrap()));
+        assert!(l.has_expired(at(10, 0)));
+        assert!(l.has_expired(at(11, 0)));
     }
 
     #[test]
@@ -212,11 +216,11 @@ mod tests {
 
     #[test]
     fn poll_interval_doubles_up_to_one_minute() {
-        let mut looks = vec![next_poll(at(0, 0), None)];
+        let mut polls = vec![next_poll(at(0, 0), None)];
         for _ in 0..9 {
-            looks.push(next_poll(at(0, 0), looks.last().copied()));
+            polls.push(next_poll(at(0, 0), polls.last().copied()));
         }
-        let seconds: Vec<_> = looks.iter().map(|t| t.as_second() - 1_700_000_000).collect();
+        let seconds: Vec<_> = polls.iter().map(|t| t.as_second() - 1_700_000_000).collect();
         assert_eq!(seconds, [2, 6, 14, 30, 62, 122, 182, 242, 302, 362]);
         // If a poll is late, the next poll follows after the usual pause. Valet does not send several polls in a
         // short time.
@@ -227,7 +231,7 @@ mod tests {
 
     #[test]
     fn late_polls_run_three_times_within_one_hour() {
-        let of = |last: Option<i64>, now| late_look(at(0, 0), last.map(|l| at(l, 0)), at(now, 0));
+        let of = |last: Option<i64>, now| late_poll(at(0, 0), last.map(|l| at(l, 0)), at(now, 0));
         assert_eq!(of(Some(0), 0), Some(at(60, 0)));
         assert_eq!(of(Some(59), 59), Some(at(60, 0)));
         assert_eq!(of(Some(60), 60), Some(at(300, 0)));

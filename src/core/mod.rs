@@ -43,8 +43,8 @@ mod grant_facts;
 // The access rules.
 mod access_rule;
 mod enforce;
-mod lending;
 mod policy;
+mod temporary_credentials;
 
 // What Valet executes next.
 mod grant_secret;
@@ -56,8 +56,8 @@ mod decide;
 pub use credential::{Credential, Entries, Form, Headers, SignError, Signed, SignedPart, SignedUrl};
 pub use decide::{decide, renewal::renewal_due, rotation::RESIGN_SPREAD};
 pub use facts::{
-    Facts, ObjectFact, Owner, QuotaFact, RulesView, SecretFact, SecretView, Settings, Signer, StoreFact, StoreView,
-    Untried, UploadFact, UploadsFact,
+    Facts, NotProbedYet, ObjectFact, Owner, QuotaFact, RulesView, SecretFact, SecretView, Settings, Signer,
+    StoreFact, StoreView, UploadFact, UploadsFact,
 };
 pub use grant_facts::{GrantFacts, is_read};
 pub use grant_secret::{SECRET_CAPACITY, secret_bytes, secret_data, secret_object, secret_owner};

@@ -8,7 +8,7 @@ pub struct OpenUpload {
     /// The store's ID of the upload.
     pub id: String,
     /// The time at which the upload was initiated, by the store's clock.
-    pub begun: Option<Timestamp>,
+    pub initiated: Option<Timestamp>,
     /// True if the upload has at least one part.
     pub has_parts: bool,
 }

@@ -8,12 +8,12 @@ use kube::core::{Selector, SelectorExt};
 use crate::api::Namespaces;
 
 /// Returns true if an access rule applies to a namespace with this name and these labels.
-pub(super) fn chooses(namespaces: &Namespaces, name: &str, labels: &BTreeMap<String, String>) -> bool {
+pub(super) fn namespace_matches(namespaces: &Namespaces, name: &str, labels: &BTreeMap<String, String>) -> bool {
     namespaces.names.iter().any(|n| n == name) || namespaces.selector.as_ref().is_some_and(|s| selects(s, labels))
 }
 
 /// Returns true if an access rule may apply to a namespace whose labels Valet does not know.
-pub(super) fn may_choose(namespaces: &Namespaces, name: &str) -> bool {
+pub(super) fn can_match_name(namespaces: &Namespaces, name: &str) -> bool {
     namespaces.selector.is_some() || namespaces.names.iter().any(|n| n == name)
 }
 

@@ -1,13 +1,13 @@
 use std::{collections::BTreeMap, ops::Deref};
 
 use super::{
-    access_rule::examine,
+    access_rule::check_rule,
     enforce::enforceable,
     facts::{RulesView, StoreView},
     grant_facts::GrantFacts,
     key::ObjectKey,
     lifetime::Lifetime,
-    namespaces::chooses,
+    namespaces::namespace_matches,
     quota_limits::QuotaLimits,
     refusal::Refusal,
     signing_request::SigningRequest,
@@ -221,12 +221,15 @@ pub fn allowance(grant: &GrantFacts, rules: &[ClusterAccessRule], labels: &BTree
     let Ok(key) = object_key(grant, usize::MAX) else {
         return Allowance::ALL;
     };
-    let mine = rules_for(grant, rules, labels);
+    let own_rules = rules_for(grant, rules, labels);
     let is_plain = |r: &AccessRule| r.max_total_seconds.is_none() && r.renewal == RenewalPermission::Allow;
-    if mine.iter().all(|r| is_plain(r)) {
+    if own_rules.iter().all(|r| is_plain(r)) {
         return Allowance::ALL;
     }
-    let allowing: Vec<_> = mine.iter().filter(|r| examine(grant, &key, r, &mine).is_ok()).collect();
+    let allowing: Vec<_> = own_rules
+        .iter()
+        .filter(|r| check_rule(grant, &key, r, &own_rules).is_ok())
+        .collect();
     if allowing.is_empty() {
         return Allowance::ALL;
     }
@@ -240,8 +243,10 @@ pub fn allowance(grant: &GrantFacts, rules: &[ClusterAccessRule], labels: &BTree
 /// Returns the limits for the number of live grants that apply to a grant. If several access rules allow the grant,
 /// the highest limit of these rules applies.
 pub(super) fn quota_limits(grant: &GrantFacts, key: &ObjectKey, store: &StoreView) -> QuotaLimits {
-    let mine = rules_for(grant, &store.rules, &store.namespace_labels);
-    let allowing = mine.iter().filter(|rule| examine(grant, key, rule, &mine).is_ok());
+    let own_rules = rules_for(grant, &store.rules, &store.namespace_labels);
+    let allowing = own_rules
+        .iter()
+        .filter(|rule| check_rule(grant, key, rule, &own_rules).is_ok());
     let limits: Option<Vec<i64>> = allowing.map(|rule| rule.max_live_grants).collect();
     QuotaLimits {
         namespace: limits.and_then(|all| all.into_iter().max()),
@@ -257,7 +262,7 @@ fn rules_for<'r>(
 ) -> Vec<&'r AccessRule> {
     rules
         .iter()
-        .filter(|r| chooses(&r.namespaces, &grant.namespace, labels))
+        .filter(|r| namespace_matches(&r.namespaces, &grant.namespace, labels))
         .map(|r| &r.rule)
         .collect()
 }
@@ -281,7 +286,10 @@ fn object_key(grant: &GrantFacts, limit: usize) -> Result<ObjectKey, Refusal> {
 /// Checks that at least one access rule applies to the grant's namespace.
 fn named(grant: &GrantFacts, rules: &[ClusterAccessRule], labels: &BTreeMap<String, String>) -> Result<(), Refusal> {
     let (store, namespace) = (&grant.terms.store_ref, &grant.namespace);
-    if rules.iter().any(|r| chooses(&r.namespaces, namespace, labels)) {
+    if rules
+        .iter()
+        .any(|r| namespace_matches(&r.namespaces, namespace, labels))
+    {
         return Ok(());
     }
     Err(Refusal::new(
@@ -301,10 +309,10 @@ fn allowed(
     labels: &BTreeMap<String, String>,
 ) -> Result<(), Refusal> {
     named(grant, rules, labels)?;
-    let mine = rules_for(grant, rules, labels);
+    let own_rules = rules_for(grant, rules, labels);
     let mut closest: Option<(usize, Refusal)> = None;
-    for rule in &mine {
-        match examine(grant, key, rule, &mine) {
+    for rule in &own_rules {
+        match check_rule(grant, key, rule, &own_rules) {
             Ok(()) => return Ok(()),
             Err((step, refusal)) => {
                 if closest.as_ref().is_none_or(|(s, _)| step > *s) {

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     lifetime::add,
-    namespaces::may_choose,
+    namespaces::can_match_name,
     quota_limits::{QuotaLimit, QuotaLimits},
 };
 use crate::api::ClusterAccessRule;
@@ -29,14 +29,14 @@ pub struct QuotaCandidate {
 }
 
 impl QuotaCandidate {
-    fn turn(&self) -> Turn {
+    fn position(&self) -> Position {
         (self.since, self.uid.clone())
     }
 }
 
 /// The position of a grant in the queue of its namespace. The position depends only on the grant's creation time and
 /// UID. Every operator therefore computes the same position, also after a restart.
-type Turn = (Timestamp, String);
+type Position = (Timestamp, String);
 
 /// The live grants and waiting grants of one store. Each watch event contains the status of a grant, which shows if
 /// the grant is live. Valet therefore updates this ledger with each watch event.
@@ -51,13 +51,13 @@ pub struct QuotaLedger {
 #[derive(Clone, Debug, Default)]
 struct Namespace {
     holders: HashMap<String, Holder>,
-    waiting: BTreeMap<Turn, Waiting>,
+    waiting: BTreeMap<Position, Waiting>,
     /// Grants that were never reconciled, each with the time at which this process first saw the grant.
     ///
     /// Such a grant receives quota before younger grants. This priority ends at the first reconcile of the grant, or
     /// after a limited time. Because of this priority, a crash of the operator does not change which grants receive
     /// quota.
-    new: BTreeMap<Turn, Timestamp>,
+    new: BTreeMap<Position, Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ enum Holder {
 }
 
 impl Holder {
-    fn holds(self, now: Timestamp) -> bool {
+    fn set_used(self, now: Timestamp) -> bool {
         match self {
             Self::Key(until) => until > now,
             Self::Reserved => true,
@@ -89,26 +89,26 @@ struct Waiting {
 
 impl Namespace {
     fn held(&self, now: Timestamp) -> i64 {
-        let held = self.holders.values().filter(|h| h.holds(now)).count();
+        let held = self.holders.values().filter(|h| h.set_used(now)).count();
         i64::try_from(held).unwrap_or(i64::MAX)
     }
 
     /// Returns the grants of the namespace that wait for quota, oldest first. Each grant is in a pair with the limits
     /// from its last evaluation.
-    fn line(&self, now: Timestamp) -> Vec<(&Turn, QuotaLimits)> {
-        let waiting = self.waiting.iter().map(|(turn, w)| (turn, w.most));
+    fn queue(&self, now: Timestamp) -> Vec<(&Position, QuotaLimits)> {
+        let waiting = self.waiting.iter().map(|(position, w)| (position, w.most));
         let new = self.new.iter().filter(|(_, since)| counts_until(**since) > now);
-        let mut line: Vec<_> = waiting
-            .chain(new.map(|(turn, _)| (turn, QuotaLimits::default())))
+        let mut queue: Vec<_> = waiting
+            .chain(new.map(|(position, _)| (position, QuotaLimits::default())))
             .collect();
-        line.sort_by_key(|(turn, _)| *turn);
-        line
+        queue.sort_by_key(|(position, _)| *position);
+        queue
     }
 
     fn remove(&mut self, who: &QuotaCandidate) {
         self.holders.remove(&who.uid);
-        self.waiting.remove(&who.turn());
-        self.new.remove(&who.turn());
+        self.waiting.remove(&who.position());
+        self.new.remove(&who.position());
     }
 }
 
@@ -126,7 +126,7 @@ impl QuotaLedger {
     /// namespace.
     fn is_named(&self, namespace: &str) -> bool {
         let rules = self.rules.as_ref();
-        rules.is_none_or(|rules| rules.iter().any(|rule| may_choose(&rule.namespaces, namespace)))
+        rules.is_none_or(|rules| rules.iter().any(|rule| can_match_name(&rule.namespaces, namespace)))
     }
 
     /// Grants that were never reconciled receive quota first, but only for a limited time. Returns the time at which
@@ -150,7 +150,7 @@ impl QuotaLedger {
     }
 
     /// Records that the grant has a credential with the expiry time `until`.
-    pub fn holds(&mut self, who: &QuotaCandidate, until: Timestamp) {
+    pub fn set_used(&mut self, who: &QuotaCandidate, until: Timestamp) {
         let there = self.namespaces.entry(who.namespace.clone()).or_default();
         there.remove(who);
         there.holders.insert(who.uid.clone(), Holder::Key(until));
@@ -159,8 +159,8 @@ impl QuotaLedger {
     /// Records a grant that has not been reconciled yet.
     pub fn is_new(&mut self, who: &QuotaCandidate, now: Timestamp) {
         let there = self.namespaces.entry(who.namespace.clone()).or_default();
-        if !there.waiting.contains_key(&who.turn()) {
-            there.new.entry(who.turn()).or_insert(now);
+        if !there.waiting.contains_key(&who.position()) {
+            there.new.entry(who.position()).or_insert(now);
         }
     }
 
@@ -168,15 +168,15 @@ impl QuotaLedger {
     pub fn waits(&mut self, who: &QuotaCandidate) {
         let there = self.namespaces.entry(who.namespace.clone()).or_default();
         there.holders.remove(&who.uid);
-        there.new.remove(&who.turn());
-        there.waiting.entry(who.turn()).or_insert(Waiting {
+        there.new.remove(&who.position());
+        there.waiting.entry(who.position()).or_insert(Waiting {
             most: QuotaLimits::default(),
             called: false,
         });
     }
 
     /// Removes a grant that is neither live nor waiting, or that was deleted.
-    pub fn leaves(&mut self, who: &QuotaCandidate) {
+    pub fn remove(&mut self, who: &QuotaCandidate) {
         let Some(there) = self.namespaces.get_mut(&who.namespace) else {
             return;
         };
@@ -192,21 +192,25 @@ impl QuotaLedger {
         there.and_then(|n| n.holders.get(&who.uid)) == Some(&Holder::Reserved)
     }
 
-    /// Reserves quota for the grant. The reservation lasts until [`Self::holds`], [`Self::waits`] or [`Self::leaves`]
+    /// Reserves quota for the grant. The reservation lasts until [`Self::set_used`], [`Self::waits`] or [`Self::remove`]
     /// is called for the grant.
     ///
     /// # Errors
     ///
     /// Returns the [`QuotaLimit`] that is reached. The grant then waits in the queue.
-    pub fn ask(&mut self, who: &QuotaCandidate, most: QuotaLimits, now: Timestamp) -> Result<(), QuotaLimit> {
+    pub fn request(&mut self, who: &QuotaCandidate, most: QuotaLimits, now: Timestamp) -> Result<(), QuotaLimit> {
         let there = self.namespaces.entry(who.namespace.clone()).or_default();
-        if there.holders.get(&who.uid).is_some_and(|h| h.holds(now)) {
+        if there.holders.get(&who.uid).is_some_and(|h| h.set_used(now)) {
             return Ok(());
         }
-        let turn = who.turn();
-        there.new.remove(&turn);
-        there.waiting.insert(turn.clone(), Waiting { most, called: false });
-        if !self.served(now, Some(&turn)).iter().any(|(_, served)| *served == turn) {
+        let position = who.position();
+        there.new.remove(&position);
+        there.waiting.insert(position.clone(), Waiting { most, called: false });
+        if !self
+            .served(now, Some(&position))
+            .iter()
+            .any(|(_, served)| *served == position)
+        {
             let held = self.namespaces.get(&who.namespace).map_or(0, |n| n.held(now));
             return Err(match (most.namespace, most.store) {
                 (Some(n), Some(store)) if held < n => QuotaLimit::Store(store),
@@ -215,23 +219,23 @@ impl QuotaLedger {
             });
         }
         let there = self.namespaces.entry(who.namespace.clone()).or_default();
-        there.waiting.remove(&turn);
+        there.waiting.remove(&position);
         there.holders.insert(who.uid.clone(), Holder::Reserved);
         Ok(())
     }
 
     /// Returns the waiting grants that can receive quota now and that Valet has not enqueued yet. Each result is a
     /// pair of a namespace and a UID.
-    pub fn calls(&mut self, now: Timestamp) -> Vec<(String, String)> {
+    pub fn requeues(&mut self, now: Timestamp) -> Vec<(String, String)> {
         let served = self.served(now, None);
         let mut calls = vec![];
-        for (namespace, turn) in served {
+        for (namespace, position) in served {
             let there = self.namespaces.get_mut(&namespace);
-            if let Some(waiting) = there.and_then(|n| n.waiting.get_mut(&turn))
+            if let Some(waiting) = there.and_then(|n| n.waiting.get_mut(&position))
                 && !waiting.called
             {
                 waiting.called = true;
-                calls.push((namespace, turn.1));
+                calls.push((namespace, position.1));
             }
         }
         calls
@@ -242,36 +246,36 @@ impl QuotaLedger {
     /// counts as live when the function chooses the next grant.
     ///
     /// The list ends when a limit is reached, or after the grant `last`.
-    fn served(&self, now: Timestamp, last: Option<&Turn>) -> Vec<(String, Turn)> {
+    fn served(&self, now: Timestamp, last: Option<&Position>) -> Vec<(String, Position)> {
         let mut lines: Vec<_> = self
             .namespaces
             .iter()
             .filter(|(name, _)| self.is_named(name))
-            .map(|(name, n)| (name, n.held(now), n.line(now).into_iter().peekable()))
+            .map(|(name, n)| (name, n.held(now), n.queue(now).into_iter().peekable()))
             .collect();
         let mut all: i64 = lines.iter().map(|(_, held, _)| held).sum();
         let mut served = vec![];
         loop {
             // The free quota only decreases in this loop. If a grant cannot receive quota now, it therefore cannot
             // receive quota later in this loop.
-            for (_, held, line) in &mut lines {
+            for (_, held, queue) in &mut lines {
                 let has_room = |most: &QuotaLimits| {
                     most.namespace.is_none_or(|n| *held < n) && most.store.is_none_or(|n| all < n)
                 };
-                while line.next_if(|(_, most)| !has_room(most)).is_some() {}
+                while queue.next_if(|(_, most)| !has_room(most)).is_some() {}
             }
             let next = lines
                 .iter_mut()
-                .filter_map(|line| Some((line.1, line.2.peek()?.0.clone(), line)))
+                .filter_map(|queue| Some((queue.1, queue.2.peek()?.0.clone(), queue)))
                 .min_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
-            let Some((_, turn, (name, held, line))) = next else {
+            let Some((_, position, (name, held, queue))) = next else {
                 return served;
             };
-            line.next();
+            queue.next();
             *held += 1;
             all += 1;
-            let is_last = last == Some(&turn);
-            served.push(((*name).clone(), turn));
+            let is_last = last == Some(&position);
+            served.push(((*name).clone(), position));
             if is_last {
                 return served;
             }

@@ -208,7 +208,7 @@ impl RecordKey {
 
 /// Returns the fields of a grant's status that later decisions use. The operator keeps these fields in memory.
 /// Returns `None` if the status contains no facts for later decisions.
-pub fn evidence(status: &GrantStatus) -> Option<GrantStatus> {
+pub fn status_evidence(status: &GrantStatus) -> Option<GrantStatus> {
     if status.issued_time.is_none() && status.finished_time.is_none() && status.upload_id.is_none() {
         return None;
     }
@@ -224,14 +224,14 @@ pub fn evidence(status: &GrantStatus) -> Option<GrantStatus> {
     })
 }
 
-/// Returns true if the remembered record `evidence` is newer than `status`. It is newer in two cases: only the record
+/// Returns true if the remembered record `status_evidence` is newer than `status`. It is newer in two cases: only the record
 /// says that the grant has finished, or the record describes a later credential.
-pub fn is_newer(evidence: &GrantStatus, status: &GrantStatus) -> bool {
+pub fn is_newer(status_evidence: &GrantStatus, status: &GrantStatus) -> bool {
     let has_finished = |s: &GrantStatus| s.finished_time.is_some();
-    match (has_finished(evidence), has_finished(status)) {
+    match (has_finished(status_evidence), has_finished(status)) {
         (true, false) => true,
         (false, true) => false,
-        _ => evidence.renewals.unwrap_or_default() > status.renewals.unwrap_or_default(),
+        _ => status_evidence.renewals.unwrap_or_default() > status.renewals.unwrap_or_default(),
     }
 }
 
@@ -467,7 +467,7 @@ mod tests {
             "no decision uses these conditions"
         );
         // A client can forge the status or restore an old status. In both cases Valet uses the record in its memory.
-        let remembered = evidence(&own).unwrap();
+        let remembered = status_evidence(&own).unwrap();
         let mut older = GrantStatus {
             finished_time: None,
             ..unsigned.clone()

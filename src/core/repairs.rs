@@ -15,7 +15,7 @@ const QUIET: SignedDuration = SignedDuration::from_mins(10);
 
 /// Valet reports restorations of a grant Secret in the grant's status only after this number of restorations. A
 /// single manual deletion of a Secret is therefore not reported.
-const CONTEST: u32 = 3;
+const CONTESTED_PERIOD: u32 = 3;
 
 /// Counts the restorations of a grant's Secret by this process. The count is lost when the process ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,13 +57,15 @@ impl Repairs {
     /// Returns the time at which Valet forgets the repeated restorations of the Secret. Returns `None` if the status
     /// does not report restorations at the time `now`.
     pub fn contested_until(&self, now: Timestamp) -> Option<Timestamp> {
-        let last = self.last.filter(|_| !self.is_forgotten(now) && self.count >= CONTEST)?;
+        let last = self
+            .last
+            .filter(|_| !self.is_forgotten(now) && self.count >= CONTESTED_PERIOD)?;
         Some(add(last, QUIET))
     }
 
     /// Returns the number of restorations, and the times of the first and the last restoration. Returns `None` if the
     /// status does not report restorations at the time `now`.
-    pub(super) fn contest(&self, now: Timestamp) -> Option<(u32, Timestamp, Timestamp)> {
+    pub(super) fn contested_restores(&self, now: Timestamp) -> Option<(u32, Timestamp, Timestamp)> {
         self.contested_until(now)?;
         let (first, last) = self.first.zip(self.last)?;
         Some((self.count, first, last))

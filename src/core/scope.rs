@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::namespaces::chooses;
+use super::namespaces::namespace_matches;
 use crate::api::ClusterAccessRule;
 
 /// The relevance of a store for an operator.
@@ -21,7 +21,10 @@ pub enum Concern {
 /// Returns the relevance of a store for an operator that serves only `namespace`. `rules` are the store's access
 /// rules, and `labels` are the labels of `namespace`.
 pub fn concern(rules: &[ClusterAccessRule], namespace: &str, labels: &BTreeMap<String, String>) -> Concern {
-    if !rules.iter().any(|r| chooses(&r.namespaces, namespace, labels)) {
+    if !rules
+        .iter()
+        .any(|r| namespace_matches(&r.namespaces, namespace, labels))
+    {
         return Concern::None;
     }
     let is_alone = rules

@@ -67,13 +67,13 @@ impl<P: Clone + Eq + Hash, I: Clone + Eq + Hash> FairLimiter<P, I> {
 
     /// Records that the item does not need a permit now. If a permit is reserved for the item, the limiter offers
     /// this permit to the next waiting item.
-    pub fn give_up(&self, pool: &P, key: &str, item: &I) {
-        if self.cancel(pool, key, item) {
+    pub fn cancel(&self, pool: &P, key: &str, item: &I) {
+        if self.leave_pool(pool, key, item) {
             self.call_next(pool);
         }
     }
 
-    fn cancel(&self, pool: &P, key: &str, item: &I) -> bool {
+    fn leave_pool(&self, pool: &P, key: &str, item: &I) -> bool {
         self.lock().get_mut(pool).is_some_and(|pool| pool.cancel(key, item))
     }
 
@@ -166,11 +166,11 @@ mod tests {
             assert!(limiter.take(&0, LIMITS, "a", item).is_err());
         }
         drop(first);
-        limiter.give_up(&0, "a", &"1");
+        limiter.cancel(&0, "a", &"1");
         assert_eq!(*called.lock().unwrap(), ["0/a/2"], "item 1 had no reservation");
-        limiter.give_up(&0, "a", &"2");
+        limiter.cancel(&0, "a", &"2");
         assert_eq!(*called.lock().unwrap(), ["0/a/2", "0/a/3"]);
-        limiter.give_up(&0, "a", &"3");
+        limiter.cancel(&0, "a", &"3");
         assert!(limiter.is_idle());
     }
 

@@ -49,7 +49,7 @@ impl<I: Clone + Eq + Hash> Pool<I> {
         self.limits = limits;
         self.end_reservations(now);
         self.cancel(key, &item);
-        if !self.is_full() && taken(&self.used, &self.reserved, key) < self.limits.per_key {
+        if !self.is_full() && permits_in_use(&self.used, &self.reserved, key) < self.limits.per_key {
             self.waiting.remove(key, &item);
             *self.used.entry(key.to_owned()).or_default() += 1;
             return Ok(());
@@ -81,7 +81,7 @@ impl<I: Clone + Eq + Hash> Pool<I> {
             reserved,
             waiting,
         } = self;
-        let next = waiting.pop(|key| taken(used, reserved, key) < limits.per_key)?;
+        let next = waiting.pop(|key| permits_in_use(used, reserved, key) < limits.per_key)?;
         if let Some(time) = limits.reservation {
             reserved.insert(next.clone(), now + time);
         }
@@ -109,7 +109,7 @@ impl<I: Clone + Eq + Hash> Pool<I> {
 }
 
 /// Returns the number of permits that this key uses or has reserved.
-fn taken<I>(used: &HashMap<String, usize>, reserved: &HashMap<(String, I), Instant>, key: &str) -> usize {
+fn permits_in_use<I>(used: &HashMap<String, usize>, reserved: &HashMap<(String, I), Instant>, key: &str) -> usize {
     let reserved = reserved.keys().filter(|(other, _)| other == key).count();
     used.get(key).copied().unwrap_or_default() + reserved
 }

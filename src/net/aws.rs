@@ -37,7 +37,7 @@ pub fn shared() -> SharedHttpClient {
     let make = || {
         SharedHttpClient::new(Sdk {
             client: connections(None, Some(Matcher::from_env()), true),
-            outward: None,
+            egress: None,
             proxies: Some(Arc::new(Matcher::from_env())),
             timeout: None,
         })
@@ -50,17 +50,17 @@ pub fn shared() -> SharedHttpClient {
 /// The client also checks host names that the AWS SDK builds from the endpoint and the bucket. If the host is an IP
 /// address, the client checks it before the request. If the host is a name, the client checks the addresses when it
 /// resolves the name.
-pub fn guarded(outward: &EgressPolicy) -> SharedHttpClient {
+pub fn guarded(egress: &EgressPolicy) -> SharedHttpClient {
     let make = || {
-        let outward = outward.rules();
+        let egress = egress.rules();
         SharedHttpClient::new(Sdk {
-            client: connections(Some(outward.clone()), None, false),
-            outward: Some(outward),
+            client: connections(Some(egress.clone()), None, false),
+            egress: Some(egress),
             proxies: None,
             timeout: None,
         })
     };
-    outward.clients.aws.get_or_init(make).clone()
+    egress.clients.aws.get_or_init(make).clone()
 }
 
 /// Returns a client that sends GET and HEAD requests with `client` and refuses all other requests.
@@ -94,7 +94,7 @@ impl HttpConnector for OnlyReading<SharedHttpConnector> {
 struct Sdk {
     /// The pool of connections. The value is `None` if the machine has no certificate authorities.
     client: Option<Connections<SdkBody>>,
-    outward: Option<EgressRules>,
+    egress: Option<EgressRules>,
     /// The proxies come from the environment variables.
     proxies: Option<Arc<Matcher>>,
     /// The timeout of one answer, if the AWS SDK sets such a timeout. In addition, each operation of the SDK has a
@@ -127,8 +127,8 @@ impl HttpConnector for Sdk {
             Ok(request) => request,
             Err(e) => return HttpConnectorFuture::ready(Err(ConnectorError::user(e.into()))),
         };
-        if let Some(outward) = &self.outward
-            && let Err(inward) = outward.check_literal(request.uri().host().unwrap_or_default())
+        if let Some(egress) = &self.egress
+            && let Err(inward) = egress.check_literal(request.uri().host().unwrap_or_default())
         {
             return HttpConnectorFuture::ready(Err(ConnectorError::user(inward.into())));
         }

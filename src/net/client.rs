@@ -87,26 +87,26 @@ pub enum Unanswered {
 /// An HTTP client. It reuses connections and does not follow redirects.
 pub struct Http {
     client: Option<Connections>,
-    outward: Option<EgressPolicy>,
+    egress: Option<EgressPolicy>,
     only_reads: bool,
 }
 
 impl Http {
-    /// Creates a client. If `outward` is set, the client sends requests only to hosts that this egress policy
+    /// Creates a client. If `egress` is set, the client sends requests only to hosts that this egress policy
     /// permits. The client then uses no proxy, because a proxy would resolve host names itself.
     ///
-    /// If `outward` is `None`, HTTPS requests use the proxy from the environment (`HTTPS_PROXY`, `NO_PROXY`).
-    pub fn new(outward: Option<EgressPolicy>) -> Self {
-        let client = match &outward {
-            Some(outward) => {
-                let make = || connections(Some(outward.rules()), None, false);
-                outward.clients.plain.get_or_init(make).clone()
+    /// If `egress` is `None`, HTTPS requests use the proxy from the environment (`HTTPS_PROXY`, `NO_PROXY`).
+    pub fn new(egress: Option<EgressPolicy>) -> Self {
+        let client = match &egress {
+            Some(egress) => {
+                let make = || connections(Some(egress.rules()), None, false);
+                egress.clients.plain.get_or_init(make).clone()
             }
             None => connections(None, Some(Matcher::from_env()), false),
         };
         Self {
             client,
-            outward,
+            egress,
             only_reads: false,
         }
     }
@@ -131,17 +131,17 @@ impl Http {
         ) {
             name.insert(own);
         }
-        tokio::time::timeout(TIMEOUT, self.talk(request))
+        tokio::time::timeout(TIMEOUT, self.send_request(request))
             .await
             .map_err(|_| Unanswered::Slow)?
     }
 
-    async fn talk(&self, request: Request<Full<Bytes>>) -> Result<Answer, Unanswered> {
+    async fn send_request(&self, request: Request<Full<Bytes>>) -> Result<Answer, Unanswered> {
         // This check is for hosts that are IP addresses. The DNS resolver checks only host names, because an IP
         // address needs no DNS lookup.
-        if let Some(outward) = &self.outward {
+        if let Some(egress) = &self.egress {
             let host = request.uri().host().unwrap_or_default();
-            outward.check(host).await.map_err(Unanswered::EgressDenied)?;
+            egress.check(host).await.map_err(Unanswered::EgressDenied)?;
         }
         let client = self.client.as_ref().ok_or(Unanswered::NoTrustRoots)?;
         let answer = client.request(request).await.map_err(|e| unanswered(&e))?;
@@ -166,7 +166,7 @@ fn unanswered(error: &(dyn std::error::Error + 'static)) -> Unanswered {
     if let Some(inward) = causes().find_map(|e| e.downcast_ref::<EgressDenied>()) {
         return Unanswered::EgressDenied(inward.clone());
     }
-    if let Some(why) = untrusted(error) {
+    if let Some(why) = certificate_problem(error) {
         return Unanswered::Untrusted(why);
     }
     if causes().any(|e| e.is::<ProxyUnsupported>()) {
@@ -190,7 +190,7 @@ pub fn is_of(endpoint: &str, domains: &[&str]) -> bool {
 
 /// Describes the problem with a server's certificate, if the connection failed because of the certificate. The
 /// description contains no text from the certificate, because the client does not trust the certificate.
-pub fn untrusted(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+pub fn certificate_problem(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
     // Valet recognizes the error by its text. Valet cannot use the type of the error, because the errors come from
     // two versions of the library `rustls` and are inside an `io::Error`.
     let said = std::iter::successors(Some(error), |e| e.source()).find_map(|e| {
@@ -239,13 +239,13 @@ mod tests {
             ),
             ("invalid peer certificate: BadSignature", "is not valid"),
         ] {
-            let found = untrusted(&io::Error::new(io::ErrorKind::InvalidData, said));
+            let found = certificate_problem(&io::Error::new(io::ErrorKind::InvalidData, said));
             assert!(
                 found.is_some_and(|why| why.contains(told) && !why.contains("evil")),
                 "{said}: {found:?}"
             );
         }
-        assert_eq!(untrusted(&io::Error::other("connection refused")), None);
+        assert_eq!(certificate_problem(&io::Error::other("connection refused")), None);
     }
 
     #[tokio::test]

@@ -42,12 +42,12 @@ pub const TIMEOUT: Duration = Duration::from_secs(5);
 pub const MAX_HEADERS: usize = 16 * 1024;
 
 /// A pool of connections for requests with bodies of type `B`.
-pub type Connections<B = Full<Bytes>> = Client<HttpsConnector<Way>, B>;
+pub type Connections<B = Full<Bytes>> = Client<HttpsConnector<Connector>, B>;
 
 /// Creates a pool of connections. HTTPS requests use the proxy from the environment. If `plain_too` is true, plain
 /// HTTP requests also use a proxy.
 pub fn connections<B>(
-    outward: Option<EgressRules>,
+    egress: Option<EgressRules>,
     proxies: Option<Matcher>,
     plain_too: bool,
 ) -> Option<Connections<B>>
@@ -55,15 +55,15 @@ where
     B: Body + Send,
     B::Data: Send,
 {
-    let mut connector = HttpConnector::new_with_resolver(Resolver(outward));
+    let mut connector = HttpConnector::new_with_resolver(Resolver(egress));
     connector.enforce_http(false);
     connector.set_nodelay(true);
     connector.set_connect_timeout(Some(TIMEOUT));
     // If the machine has no certificates of certificate authorities, the client cannot verify any server. The function
     // then returns `None`, and each request fails with an error that reports the missing certificates.
     HttpsConnectorBuilder::new().with_native_roots().ok().map(|builder| {
-        let way = Way {
-            straight: connector,
+        let way = Connector {
+            direct: connector,
             proxies: proxies.map(Arc::new),
             plain_too,
         };
@@ -82,8 +82,8 @@ where
 /// Plain HTTP requests use a proxy only if `plain_too` is true. Such requests usually go to metadata servers, which a
 /// proxy cannot reach.
 #[derive(Clone)]
-pub struct Way {
-    straight: HttpConnector<Resolver>,
+pub struct Connector {
+    direct: HttpConnector<Resolver>,
     proxies: Option<Arc<Matcher>>,
     plain_too: bool,
 }
@@ -161,13 +161,13 @@ impl fmt::Display for ProxyUnsupported {
 
 impl std::error::Error for ProxyUnsupported {}
 
-impl Service<Uri> for Way {
+impl Service<Uri> for Connector {
     type Response = Stream;
     type Error = Box<dyn std::error::Error + Send + Sync>;
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.straight.poll_ready(context).map_err(Into::into)
+        self.direct.poll_ready(context).map_err(Into::into)
     }
 
     fn call(&mut self, to: Uri) -> Self::Future {
@@ -175,16 +175,16 @@ impl Service<Uri> for Way {
         let proxies = self.proxies.as_ref().filter(|_| is_tunnel || self.plain_too);
         let stream = |to_proxy| move |io| Stream { io, to_proxy };
         let Some(proxy) = proxies.and_then(|p| p.intercept(&to)) else {
-            return self.straight.call(to).map_ok(stream(false)).err_into().boxed();
+            return self.direct.call(to).map_ok(stream(false)).err_into().boxed();
         };
         if !is_tunnel {
-            let connected = self.straight.call(proxy.uri().clone());
+            let connected = self.direct.call(proxy.uri().clone());
             return connected
                 .map_ok(stream(true))
                 .map_err(|_| ProxyUnsupported.into())
                 .boxed();
         }
-        let mut tunnel = Tunnel::new(proxy.uri().clone(), self.straight.clone());
+        let mut tunnel = Tunnel::new(proxy.uri().clone(), self.direct.clone());
         if let Some(who) = proxy.basic_auth() {
             tunnel = tunnel.with_auth(who.clone());
         }
@@ -211,11 +211,11 @@ impl Service<Name> for Resolver {
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
-        let outward = self.0.clone();
+        let egress = self.0.clone();
         async move {
-            let addresses: Vec<SocketAddr> = match outward {
-                Some(outward) => {
-                    let found = outward.resolve_dns(name.as_str()).await?;
+            let addresses: Vec<SocketAddr> = match egress {
+                Some(egress) => {
+                    let found = egress.resolve_dns(name.as_str()).await?;
                     found.into_iter().map(|ip| SocketAddr::new(ip, 0)).collect()
                 }
                 None => {

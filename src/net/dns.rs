@@ -43,20 +43,20 @@ static PERMITS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::
 /// # Errors
 /// Returns [`ErrorKind::TimedOut`] after the timeout, or the resolver's error.
 pub async fn lookup(host: &str) -> Result<Vec<IpAddr>> {
-    lookup_by(host, resolve).await
+    lookup_with(host, resolve).await
 }
 
 fn resolve(host: &str) -> Result<Vec<IpAddr>> {
     Ok((host, 0).to_socket_addrs()?.map(|a| a.ip()).collect())
 }
 
-async fn lookup_by(host: &str, resolve: fn(&str) -> Result<Vec<IpAddr>>) -> Result<Vec<IpAddr>> {
+async fn lookup_with(host: &str, resolve: fn(&str) -> Result<Vec<IpAddr>>) -> Result<Vec<IpAddr>> {
     let (lookup, is_slow) = {
         let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|_, k| k.began.elapsed() < FRESH || k.lookup.peek().is_none());
         let kept = kept.entry(host.to_owned()).or_insert_with(|| Kept {
             began: Instant::now(),
-            lookup: begin(host.to_owned(), resolve),
+            lookup: start_lookup(host.to_owned(), resolve),
             is_slow: false,
         });
         (kept.lookup.clone(), kept.is_slow)
@@ -75,7 +75,7 @@ async fn lookup_by(host: &str, resolve: fn(&str) -> Result<Vec<IpAddr>>) -> Resu
 
 /// Starts a DNS lookup in a separate task. The task continues even if no caller waits for it. When the lookup ends,
 /// the task frees its thread.
-fn begin(host: String, resolve: fn(&str) -> Result<Vec<IpAddr>>) -> Lookup {
+fn start_lookup(host: String, resolve: fn(&str) -> Result<Vec<IpAddr>>) -> Lookup {
     let task = tokio::spawn(async move {
         let permit = PERMITS.clone().acquire_owned().await.map_err(|_| ErrorKind::Other)?;
         tokio::task::spawn_blocking(move || {
@@ -109,7 +109,7 @@ mod tests {
             Err(ErrorKind::NotFound.into())
         }
         let began = Instant::now();
-        let many = (0..50).map(|_| lookup_by("silent.test", silent));
+        let many = (0..50).map(|_| lookup_with("silent.test", silent));
         for found in futures::future::join_all(many).await {
             assert_eq!(found.unwrap_err().kind(), ErrorKind::TimedOut);
         }
@@ -119,7 +119,7 @@ mod tests {
             began.elapsed()
         );
         let again = Instant::now();
-        assert!(lookup_by("silent.test", silent).await.is_err());
+        assert!(lookup_with("silent.test", silent).await.is_err());
         assert!(again.elapsed() < Duration::from_millis(500), "{:?}", again.elapsed());
         assert_eq!(ASKED.load(Ordering::Relaxed), 1);
     }
@@ -133,7 +133,7 @@ mod tests {
         }
         for _ in 0..10 {
             assert_eq!(
-                lookup_by("quick.test", quick).await.unwrap(),
+                lookup_with("quick.test", quick).await.unwrap(),
                 [IpAddr::from([192, 0, 2, 1])]
             );
         }

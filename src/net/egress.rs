@@ -66,7 +66,7 @@ impl EgressRules {
     }
 
     /// Creates rules that deny all addresses.
-    pub fn nowhere() -> Self {
+    pub fn deny_all() -> Self {
         let all = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
         let all: Vec<_> = all.into_iter().filter_map(|ip| IpNet::new(ip, 0).ok()).collect();
         Self::default().denying(all)
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn allowed_internal_networks_are_permitted() {
-        let outward = EgressRules::new(["10.20.0.0/16".parse().unwrap(), "::1/128".parse().unwrap()]);
+        let egress = EgressRules::new(["10.20.0.0/16".parse().unwrap(), "::1/128".parse().unwrap()]);
         for (address, allowed) in [
             ("10.20.0.1", true),
             ("::ffff:10.20.255.255", true),
@@ -258,14 +258,14 @@ mod tests {
             ("::1", true),
         ] {
             assert_eq!(
-                outward.permit(address, [address.parse().unwrap()]).is_ok(),
+                egress.permit(address, [address.parse().unwrap()]).is_ok(),
                 allowed,
                 "{address}"
             );
         }
         // The policy refuses a host if at least one address of the host is not permitted.
         let both = ["52.218.0.1".parse().unwrap(), "10.0.0.1".parse().unwrap()];
-        assert!(outward.permit("s3.example", both).is_err());
+        assert!(egress.permit("s3.example", both).is_err());
     }
 
     /// The policy refuses a denied network in every notation of its addresses, even if the platform team also allows
@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn denied_network_is_refused_even_if_it_is_public_or_allowed() {
         let net = |text: &str| text.parse::<IpNet>().unwrap();
-        let outward = EgressRules::new([net("10.20.0.0/16")]).denying([
+        let egress = EgressRules::new([net("10.20.0.0/16")]).denying([
             net("52.218.0.0/17"),
             net("10.20.30.0/24"),
             net("2a05:d018:64::/96"),
@@ -291,19 +291,19 @@ mod tests {
             ("2a05:d018:65::1", true),
             ("64:ff9b::808:808", false),
         ] {
-            let found = outward.permit(address, [address.parse().unwrap()]);
+            let found = egress.permit(address, [address.parse().unwrap()]);
             assert_eq!(found.is_ok(), allowed, "{address}");
         }
         for address in ["52.218.128.0", "2a05:d018::1", "127.0.0.1"] {
             assert!(
-                EgressRules::nowhere()
+                EgressRules::deny_all()
                     .permit(address, [address.parse().unwrap()])
                     .is_err(),
                 "{address}"
             );
         }
         assert!(
-            outward.clone().check_literal("52.218.0.1").is_err(),
+            egress.clone().check_literal("52.218.0.1").is_err(),
             "a copy of the rules must deny the same addresses as the original rules"
         );
     }
@@ -311,13 +311,9 @@ mod tests {
     /// A tenant must not be able to use the operator to resolve internal names.
     #[test]
     fn refusal_of_a_host_name_does_not_show_its_address() {
-        let outward = EgressRules::default().denying(["52.218.0.0/16".parse::<IpNet>().unwrap()]);
-        let said = |host: &str, address: &str| {
-            outward
-                .permit(host, [address.parse().unwrap()])
-                .unwrap_err()
-                .to_string()
-        };
+        let egress = EgressRules::default().denying(["52.218.0.0/16".parse::<IpNet>().unwrap()]);
+        let said =
+            |host: &str, address: &str| egress.permit(host, [address.parse().unwrap()]).unwrap_err().to_string();
         let of = |address| said("db.internal.example", address);
         assert_eq!(of("10.0.0.1"), of("169.254.169.254"));
         assert_eq!(of("10.0.0.1"), of("52.218.0.1"));
@@ -351,7 +347,7 @@ mod tests {
 
     #[tokio::test]
     async fn endpoint_host_in_any_notation_of_an_internal_ip_is_refused() {
-        let outward = EgressRules::default();
+        let egress = EgressRules::default();
         // The system's DNS resolver converts each of these hosts into an internal IP address.
         for host in [
             "localhost",
@@ -362,10 +358,10 @@ mod tests {
             "::1",
             "127.0.0.1",
         ] {
-            assert!(outward.check(host).await.is_err(), "{host}");
+            assert!(egress.check(host).await.is_err(), "{host}");
         }
-        assert_eq!(outward.check("no-such-host.invalid").await, Ok(()));
-        assert_eq!(outward.check("52.218.0.1").await, Ok(()));
+        assert_eq!(egress.check("no-such-host.invalid").await, Ok(()));
+        assert_eq!(egress.check("52.218.0.1").await, Ok(()));
     }
 
     #[tokio::test]

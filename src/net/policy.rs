@@ -24,7 +24,7 @@ use super::{connections::Connections, egress::EgressRules};
 pub struct EgressPolicy {
     rules: EgressRules,
     /// This is true if the operator is allowed to send write requests to endpoints that tenants choose.
-    may_change: bool,
+    allows_writes: bool,
     pub(super) clients: Arc<Clients>,
 }
 
@@ -61,7 +61,7 @@ impl EgressPolicy {
     fn of(rules: EgressRules) -> Self {
         Self {
             rules,
-            may_change: false,
+            allows_writes: false,
             clients: Arc::default(),
         }
     }
@@ -70,24 +70,24 @@ impl EgressPolicy {
     #[must_use]
     pub fn denying(self, denied: impl Into<Arc<[IpNet]>>) -> Self {
         Self {
-            may_change: self.may_change,
+            allows_writes: self.allows_writes,
             ..Self::of(self.rules.denying(denied))
         }
     }
 
     /// Creates a policy that denies all addresses.
-    pub fn nowhere() -> Self {
-        Self::of(EgressRules::nowhere())
+    pub fn deny_all() -> Self {
+        Self::of(EgressRules::deny_all())
     }
 
-    /// If `may_change` is true, the policy allows write requests to endpoints that tenants choose.
-    pub fn changing(self, may_change: bool) -> Self {
-        Self { may_change, ..self }
+    /// If `allows_writes` is true, the policy allows write requests to endpoints that tenants choose.
+    pub fn changing(self, allows_writes: bool) -> Self {
+        Self { allows_writes, ..self }
     }
 
     /// Returns true if the operator is allowed to send write requests to endpoints that tenants choose.
-    pub fn may_change(&self) -> bool {
-        self.may_change
+    pub fn allows_writes(&self) -> bool {
+        self.allows_writes
     }
 
     /// Returns the rules of the policy. An HTTP client contains a copy of these rules. It cannot contain the policy
@@ -105,9 +105,9 @@ mod tests {
     /// Two stores share one HTTP client. This saves memory.
     #[test]
     fn stores_with_the_same_egress_policy_share_an_http_client() {
-        let outward = EgressPolicy::default();
-        let _first = Http::new(Some(outward.clone()));
-        assert!(outward.clients.plain.get().is_some());
+        let egress = EgressPolicy::default();
+        let _first = Http::new(Some(egress.clone()));
+        assert!(egress.clients.plain.get().is_some());
         let of_another = EgressPolicy::new(["10.0.0.0/8".parse().unwrap()]);
         assert!(
             of_another.clients.plain.get().is_none(),

@@ -92,7 +92,7 @@ impl GoogleTokens {
 
     /// Returns the stores for which the account in the token is allowed to send notifications. Returns `None` if the
     /// request has no valid token.
-    pub async fn admit(&self, headers: &HeaderMap) -> Option<SenderScope> {
+    pub async fn authenticate(&self, headers: &HeaderMap) -> Option<SenderScope> {
         let presented = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok());
         let token = presented.and_then(|v| v.split_once(' '));
         match token {
@@ -265,16 +265,16 @@ mod tests {
             "iss": "https://accounts.google.com", "aud": AUDIENCE, "email": ACCOUNT, "email_verified": true,
             "iat": now, "exp": now + 3600, "sub": "1", "azp": "1",
         });
-        let admits = async |token: String| {
+        let authenticates = async |token: String| {
             let mut headers = HeaderMap::new();
             headers.insert(AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
-            let scope = tokens.admit(&headers).await;
+            let scope = tokens.authenticate(&headers).await;
             let of_the_account = SenderScope::read(["media"].into_iter()).ok();
             assert!(scope.is_none() || scope == of_the_account, "{scope:?}");
             scope.is_some()
         };
         // Valet must reject each of these requests without a download of Google's public keys.
-        assert!(tokens.admit(&HeaderMap::new()).await.is_none());
+        assert!(tokens.authenticate(&HeaderMap::new()).await.is_none());
         for (name, value) in [
             ("iss", json!("https://accounts.example.com")),
             ("aud", json!("https://other.example.com/notifications")),
@@ -286,37 +286,37 @@ mod tests {
         ] {
             let mut bent = claims.clone();
             bent[name] = value;
-            assert!(!admits(token(&pair, &head, &bent)).await, "{name}");
+            assert!(!authenticates(token(&pair, &head, &bent)).await, "{name}");
         }
         for bent in ["", ".", "..", "a.b.c", "e30.e30.e30"] {
-            assert!(!admits(bent.into()).await, "{bent}");
+            assert!(!authenticates(bent.into()).await, "{bent}");
         }
         assert_eq!(asked.load(Ordering::Relaxed), 0);
 
         let good = token(&pair, &head, &claims);
-        assert!(admits(good.clone()).await);
+        assert!(authenticates(good.clone()).await);
         let mut late = claims.clone();
         late["exp"] = (now - 30).into();
         assert!(
-            admits(token(&pair, &head, &late)).await,
+            authenticates(token(&pair, &head, &late)).await,
             "a token that expired 30 seconds ago must be accepted"
         );
         assert!(
-            !admits(token(&other, &head, &claims)).await,
+            !authenticates(token(&other, &head, &claims)).await,
             "a token with the signature of another private key must be rejected"
         );
         let (signed, signature) = good.rsplit_once('.').unwrap();
-        assert!(!admits(format!("{signed}.")).await);
+        assert!(!authenticates(format!("{signed}.")).await);
         let mut claims = claims;
         claims["sub"] = json!("2");
-        assert!(!admits(format!("{}.{}.{signature}", encoded(&head), encoded(&claims))).await);
+        assert!(!authenticates(format!("{}.{}.{signature}", encoded(&head), encoded(&claims))).await);
         for head in [
             json!({"alg": "none", "kid": "k1"}),
             json!({"alg": "HS256", "kid": "k1"}),
             json!({"alg": "RS256", "kid": "k2"}),
             json!({"alg": "RS256"}),
         ] {
-            assert!(!admits(token(&pair, &head, &claims)).await, "{head}");
+            assert!(!authenticates(token(&pair, &head, &claims)).await, "{head}");
         }
         assert_eq!(
             asked.load(Ordering::Relaxed),

@@ -13,7 +13,7 @@ mod tests;
 use http::HeaderMap;
 use serde::Deserialize;
 
-use keys::readings;
+use keys::possible_keys;
 pub use notification::{MAX_OBJECTS, Malformed, Notification, ObjectCreated};
 use pub_sub::Pushed;
 pub use sns::Subscription;
@@ -138,7 +138,7 @@ impl From<EventObject> for ObjectCreated {
     fn from(place: EventObject) -> Self {
         Self {
             bucket: place.bucket.name,
-            keys: readings(place.object.key),
+            keys: possible_keys(place.object.key),
         }
     }
 }

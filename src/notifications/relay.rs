@@ -43,7 +43,7 @@ impl Leader {
 
 /// Forwards a message to the leader without changes. Returns the status of the leader's answer, or `None` if the
 /// leader does not answer.
-pub async fn pass_on(to: SocketAddr, path: &str, headers: &HeaderMap, body: Bytes) -> Option<StatusCode> {
+pub async fn forward_to_leader(to: SocketAddr, path: &str, headers: &HeaderMap, body: Bytes) -> Option<StatusCode> {
     tokio::time::timeout(TIMEOUT, send(to, path, headers, body))
         .await
         .ok()

@@ -13,7 +13,7 @@ use tracing::{debug, info};
 
 use super::{
     google::GoogleTokens,
-    relay::{Leader, RELAYED, pass_on},
+    relay::{Leader, RELAYED, forward_to_leader},
     scope::SenderScope,
     tokens::Tokens,
     topics::Topics,
@@ -54,7 +54,7 @@ pub struct Receiver {
     /// The verifier of Google identity tokens. It is `None` if no Google account is configured.
     pub google: Option<GoogleTokens>,
     /// The index of the uploads that grants wait for.
-    pub awaited: Arc<UploadIndex>,
+    pub upload_index: Arc<UploadIndex>,
     /// The SNS topics whose subscriptions Valet confirms.
     pub topics: Topics,
     /// The health state of this replica. The state tells whether the replica is ready and whether it is the leader.
@@ -85,10 +85,10 @@ impl Receiver {
 
     /// Returns the stores for which the sender of this request is allowed to send notifications. Returns `None` if
     /// Valet does not know the sender.
-    async fn admit(&self, headers: &HeaderMap) -> Option<SenderScope> {
-        match (self.tokens.admit(headers).await, &self.google) {
+    async fn authenticate(&self, headers: &HeaderMap) -> Option<SenderScope> {
+        match (self.tokens.authenticate(headers).await, &self.google) {
             (Some(scope), _) => Some(scope),
-            (None, Some(google)) => google.admit(headers).await,
+            (None, Some(google)) => google.authenticate(headers).await,
             (None, None) => None,
         }
     }
@@ -96,8 +96,8 @@ impl Receiver {
     async fn take(&self, request: Request) -> Response {
         let (head, body) = request.into_parts();
         // Valet checks the sender before it reads the body.
-        let Some(sender) = self.admit(&head.headers).await else {
-            return self.unknown();
+        let Some(sender) = self.authenticate(&head.headers).await else {
+            return self.unauthorized();
         };
         let body = match to_bytes(body, MAX_NOTIFICATION_BYTES).await {
             Ok(body) => body,
@@ -112,13 +112,13 @@ impl Receiver {
             let answer = serde_json::json!({"validationResponse": code}).to_string();
             return ([(header::CONTENT_TYPE, "application/json")], answer).into_response();
         }
-        if !self.health.works() {
-            return self.elsewhere(head.uri.path(), &head.headers, body).await;
+        if !self.health.is_working() {
+            return self.relay_to_leader(head.uri.path(), &head.headers, body).await;
         }
         match said {
             Ok(Notification::Validation(_)) => StatusCode::NO_CONTENT.into_response(),
             Ok(Notification::Arrived(arrived)) => {
-                let known = arrived.iter().filter(|a| self.awaited.hear(a, &sender)).count();
+                let known = arrived.iter().filter(|a| self.upload_index.notify(a, &sender)).count();
                 self.metrics.notified("accepted", known);
                 self.metrics.notified("unknown", arrived.len() - known);
                 StatusCode::NO_CONTENT.into_response()
@@ -151,8 +151,8 @@ impl Receiver {
         // A validation request from the origin of Event Grid needs no token. Microsoft does not document whether this
         // request contains the token header of the subscription. The missing check is safe, because anybody can make
         // Event Grid send a validation request.
-        if !origin.eq_ignore_ascii_case(EVENT_GRID) && self.admit(headers).await.is_none() {
-            return self.unknown();
+        if !origin.eq_ignore_ascii_case(EVENT_GRID) && self.authenticate(headers).await.is_none() {
+            return self.unauthorized();
         }
         // The log level is DEBUG, because anybody can send many validation requests.
         debug!("Valet allowed a sender of CloudEvents to send notifications");
@@ -166,7 +166,7 @@ impl Receiver {
         (StatusCode::OK, permission).into_response()
     }
 
-    fn unknown(&self) -> Response {
+    fn unauthorized(&self) -> Response {
         self.metrics.notified("refused", 1);
         // SNS first sends a request without a password. It adds the password only after an answer with the header
         // `WWW-Authenticate`.
@@ -182,10 +182,10 @@ impl Receiver {
     /// Forwards the message to the leader, because only the leader watches grants. A sender cannot send its message
     /// directly to the leader, because the Service selects any replica. Some stores send each notification only once,
     /// so an error answer could lose the notification.
-    async fn elsewhere(&self, path: &str, headers: &HeaderMap, body: Bytes) -> Response {
+    async fn relay_to_leader(&self, path: &str, headers: &HeaderMap, body: Bytes) -> Response {
         if !headers.contains_key(RELAYED)
-            && let Some(leader) = self.leader.address().filter(|_| self.health.stands_by())
-            && let Some(status) = pass_on(leader, path, headers, body).await
+            && let Some(leader) = self.leader.address().filter(|_| self.health.is_standby())
+            && let Some(status) = forward_to_leader(leader, path, headers, body).await
             && status != StatusCode::UNAUTHORIZED
         {
             self.metrics.notified("relayed", 1);

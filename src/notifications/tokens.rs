@@ -56,7 +56,7 @@ impl Tokens {
 
     /// Returns the stores for which the tokens of the request are valid. Returns `None` if the request has no valid
     /// token.
-    pub async fn admit(&self, headers: &HeaderMap) -> Option<SenderScope> {
+    pub async fn authenticate(&self, headers: &HeaderMap) -> Option<SenderScope> {
         let known = self.known().await;
         let mut admitted = SenderScope::default();
         // Valet compares the digest of a token with the digests of all known tokens, each in constant time. Therefore
@@ -178,10 +178,10 @@ mod tests {
 
     const TOKEN: &str = "0123456789abcdef-first";
 
-    async fn admits(tokens: &Tokens, name: &'static str, value: &str) -> bool {
+    async fn authenticates(tokens: &Tokens, name: &'static str, value: &str) -> bool {
         let mut headers = HeaderMap::new();
         headers.insert(name, value.parse().unwrap());
-        tokens.admit(&headers).await.is_some()
+        tokens.authenticate(&headers).await.is_some()
     }
 
     fn file(content: &str) -> PathBuf {
@@ -220,9 +220,9 @@ mod tests {
             ("x-api-key", String::new(), false),
             ("cookie", TOKEN.into(), false),
         ] {
-            assert_eq!(admits(&tokens, name, &value).await, good, "{name}: {value}");
+            assert_eq!(authenticates(&tokens, name, &value).await, good, "{name}: {value}");
         }
-        assert!(tokens.admit(&HeaderMap::new()).await.is_none());
+        assert!(tokens.authenticate(&HeaderMap::new()).await.is_none());
         std::fs::remove_file(path).unwrap();
     }
 
@@ -238,7 +238,7 @@ mod tests {
         let scope = async |token: &str| {
             let mut headers = HeaderMap::new();
             headers.insert("x-api-key", token.parse().unwrap());
-            tokens.admit(&headers).await.unwrap()
+            tokens.authenticate(&headers).await.unwrap()
         };
         let read = |words: &[&str]| SenderScope::read(words.iter().copied()).unwrap();
         assert_eq!(scope(TOKEN).await, read(&["media", "backups", "team-b/*"]));
@@ -252,24 +252,24 @@ mod tests {
         let tokens = Tokens::open(path.clone()).await.unwrap();
         let old = format!("Bearer {TOKEN}");
         let new = "Bearer 0123456789abcdef-second";
-        assert!(admits(&tokens, "authorization", &old).await);
+        assert!(authenticates(&tokens, "authorization", &old).await);
         std::fs::write(&path, format!("{TOKEN} media\n0123456789abcdef-second media")).unwrap();
         tokio::time::advance(FRESHNESS).await;
-        assert!(admits(&tokens, "authorization", &old).await);
-        assert!(admits(&tokens, "authorization", new).await);
+        assert!(authenticates(&tokens, "authorization", &old).await);
+        assert!(authenticates(&tokens, "authorization", new).await);
         std::fs::write(&path, "0123456789abcdef-second media").unwrap();
         tokio::time::advance(FRESHNESS).await;
-        assert!(!admits(&tokens, "authorization", &old).await);
-        assert!(admits(&tokens, "authorization", new).await);
+        assert!(!authenticates(&tokens, "authorization", &old).await);
+        assert!(authenticates(&tokens, "authorization", new).await);
         std::fs::remove_file(&path).unwrap();
         tokio::time::advance(FRESHNESS).await;
         assert!(
-            !admits(&tokens, "authorization", new).await,
+            !authenticates(&tokens, "authorization", new).await,
             "a token must be rejected after the token file was deleted"
         );
         std::fs::write(&path, format!("{TOKEN} media")).unwrap();
         tokio::time::advance(FRESHNESS).await;
-        assert!(admits(&tokens, "authorization", &old).await);
+        assert!(authenticates(&tokens, "authorization", &old).await);
         std::fs::remove_file(path).unwrap();
     }
 

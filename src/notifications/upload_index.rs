@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Notifications make Valet start at most one reconcile every 5 ms, which is 200 reconciles per second. Each
 /// reconcile sends one HEAD request and up to four requests to the apiserver. The remaining grants wait in queues,
 /// and Valet serves the namespaces in turn.
-const TURN: Duration = Duration::from_millis(5);
+const DISPATCH_PAUSE: Duration = Duration::from_millis(5);
 
 /// An index of the uploads that grants wait for. The index finds a grant by the bucket and the object key. The
 /// watches keep the index up to date. The time of a lookup does not depend on the number of grants.
@@ -53,7 +53,7 @@ struct Upload {
     /// The time when Valet last enqueued the grant because of a notification.
     called: Option<Instant>,
     /// The time when a notification for the grant arrived. It is `None` if no notification waits to be handled.
-    heard: Option<Instant>,
+    notified_at: Option<Instant>,
 }
 
 /// A grant that Valet must reconcile because of a notification.
@@ -63,7 +63,7 @@ pub struct NotifiedGrant {
     pub namespace: String,
     pub name: String,
     /// The time when the notification arrived.
-    pub heard: Instant,
+    pub notified_at: Instant,
 }
 
 impl UploadIndex {
@@ -82,7 +82,7 @@ impl UploadIndex {
     }
 
     /// Removes all grants whose UIDs are not in `uids`.
-    pub fn keep_only(&self, uids: &HashSet<String>) {
+    pub fn retain(&self, uids: &HashSet<String>) {
         let mut table = self.table();
         let is_gone = |uid: &&Arc<str>| !uids.contains(uid.as_ref());
         let gone: Vec<_> = table.uploads.keys().filter(is_gone).cloned().collect();
@@ -102,27 +102,27 @@ impl UploadIndex {
 
     /// Handles a notification that an object was created. Returns true if a grant waits for this object, and if the
     /// sender is allowed to send notifications for the store of the grant.
-    pub fn hear(self: &Arc<Self>, arrived: &ObjectCreated, sender: &SenderScope) -> bool {
+    pub fn notify(self: &Arc<Self>, arrived: &ObjectCreated, sender: &SenderScope) -> bool {
         let now = Instant::now();
         let mut table = self.table();
         let mut found = false;
-        for uid in table.naming(arrived, sender) {
+        for uid in table.grants_for_object(arrived, sender) {
             found = true;
             let Some(upload) = table.uploads.get_mut(&uid) else {
                 continue;
             };
             // The reconcile reads the latest state of the object, so one pending reconcile per grant is enough.
-            if upload.heard.is_some() {
+            if upload.notified_at.is_some() {
                 continue;
             }
-            upload.heard = Some(now);
+            upload.notified_at = Some(now);
             match upload.called.map(|called| called + PAUSE) {
                 Some(due) if due > now => {
-                    let awaited = self.clone();
+                    let upload_index = self.clone();
                     tokio::spawn(async move {
                         sleep_until(due).await;
-                        awaited.table().enqueue(&uid);
-                        awaited.wake.notify_one();
+                        upload_index.table().enqueue(&uid);
+                        upload_index.wake.notify_one();
                     });
                 }
                 _ => table.enqueue(&uid),
@@ -142,7 +142,7 @@ impl UploadIndex {
             match next {
                 Some(due) => {
                     call(due);
-                    sleep(TURN).await;
+                    sleep(DISPATCH_PAUSE).await;
                 }
                 None => self.wake.notified().await,
             }
@@ -174,7 +174,7 @@ impl Table {
             store: store_id(&grant.terms().store_ref, namespace),
             key: key.clone(),
             called: None,
-            heard: None,
+            notified_at: None,
         };
         self.uploads.insert(uid.clone(), upload);
         self.keys.entry(key).or_default().insert(uid);
@@ -193,7 +193,7 @@ impl Table {
     /// Returns the grants that wait for an upload with this bucket and object key, sorted by namespace. The list
     /// contains only grants whose store is in the scope of the sender. A matching bucket name alone is not enough,
     /// because any ObjectStore can name this bucket.
-    fn naming(&self, arrived: &ObjectCreated, sender: &SenderScope) -> Vec<Arc<str>> {
+    fn grants_for_object(&self, arrived: &ObjectCreated, sender: &SenderScope) -> Vec<Arc<str>> {
         let mut found: Vec<_> = arrived
             .keys
             .iter()
@@ -221,13 +221,15 @@ impl Table {
             let Some(upload) = self.uploads.get_mut(&uid) else {
                 continue;
             };
-            let Some(heard) = upload.heard.take() else { continue };
+            let Some(notified_at) = upload.notified_at.take() else {
+                continue;
+            };
             upload.called = Some(Instant::now());
             return Some(NotifiedGrant {
                 uid: uid.to_string(),
                 namespace,
                 name: upload.name.clone(),
-                heard,
+                notified_at,
             });
         }
         None
@@ -275,10 +277,10 @@ mod tests {
 
     /// Collects the grants that Valet enqueues, with the times in milliseconds. The function stops when Valet has
     /// enqueued no grant for a minute.
-    async fn calls(awaited: &Arc<UploadIndex>) -> Vec<(String, u128)> {
+    async fn calls(upload_index: &Arc<UploadIndex>) -> Vec<(String, u128)> {
         let began = Instant::now();
         let mut calls = vec![];
-        let serve = awaited.serve(|call| calls.push((call.uid, began.elapsed().as_millis())));
+        let serve = upload_index.serve(|call| calls.push((call.uid, began.elapsed().as_millis())));
         let _ = tokio::time::timeout(Duration::from_secs(60), serve).await;
         calls
     }
@@ -289,109 +291,112 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn notification_enqueues_the_grants_that_wait_for_the_object() {
-        let awaited = Arc::new(UploadIndex::default());
+        let upload_index = Arc::new(UploadIndex::default());
         for (uid, namespace, key) in [("a", "web", "k"), ("b", "api", "k"), ("c", "web", "other")] {
-            awaited.applied(&grant(uid, namespace, key, json!({})));
+            upload_index.applied(&grant(uid, namespace, key, json!({})));
         }
         assert!(
-            !awaited.hear(&news("media", &["k"]), &anybody()),
+            !upload_index.notify(&news("media", &["k"]), &anybody()),
             "a notification must be ignored while the store is unknown"
         );
-        awaited.store(&media(), Some("media".into()));
-        assert!(!awaited.hear(&news("elsewhere", &["k"]), &anybody()));
-        assert!(!awaited.hear(&news("media", &["K", "k/", ""]), &anybody()));
-        assert!(awaited.hear(&news("media", &["x", "k"]), &anybody()));
-        assert_eq!(names(&calls(&awaited).await), ["b", "a"]);
+        upload_index.store(&media(), Some("media".into()));
+        assert!(!upload_index.notify(&news("elsewhere", &["k"]), &anybody()));
+        assert!(!upload_index.notify(&news("media", &["K", "k/", ""]), &anybody()));
+        assert!(upload_index.notify(&news("media", &["x", "k"]), &anybody()));
+        assert_eq!(names(&calls(&upload_index).await), ["b", "a"]);
 
         // In this part of the test, the store first gets a different bucket, and then the store is deleted.
-        awaited.store(&media(), Some("moved".into()));
-        assert!(!awaited.hear(&news("media", &["k"]), &anybody()));
-        assert!(awaited.hear(&news("moved", &["k"]), &anybody()));
-        awaited.store(&media(), None);
-        assert!(!awaited.hear(&news("moved", &["k"]), &anybody()));
+        upload_index.store(&media(), Some("moved".into()));
+        assert!(!upload_index.notify(&news("media", &["k"]), &anybody()));
+        assert!(upload_index.notify(&news("moved", &["k"]), &anybody()));
+        upload_index.store(&media(), None);
+        assert!(!upload_index.notify(&news("moved", &["k"]), &anybody()));
 
         // An ObjectStore and a ClusterObjectStore are different stores, even if they have the same name.
         let own = json!({"spec": {"storeRef": {"name": "media"}, "key": "own"}});
-        awaited.applied(&grant("d", "web", "", own));
-        awaited.store(&media(), Some("media".into()));
-        assert!(!awaited.hear(&news("media", &["own"]), &anybody()));
-        awaited.store(
+        upload_index.applied(&grant("d", "web", "", own));
+        upload_index.store(&media(), Some("media".into()));
+        assert!(!upload_index.notify(&news("media", &["own"]), &anybody()));
+        upload_index.store(
             &(StoreKind::ObjectStore, "api".into(), "media".into()),
             Some("media".into()),
         );
-        assert!(!awaited.hear(&news("media", &["own"]), &anybody()));
-        awaited.store(
+        assert!(!upload_index.notify(&news("media", &["own"]), &anybody()));
+        upload_index.store(
             &(StoreKind::ObjectStore, "web".into(), "media".into()),
             Some("media".into()),
         );
-        assert!(awaited.hear(&news("media", &["own"]), &anybody()));
+        assert!(upload_index.notify(&news("media", &["own"]), &anybody()));
     }
 
     /// A tenant can create an ObjectStore for any bucket and a grant for any object key. If a sender is allowed to
     /// send notifications only for a different store, its notifications must have no effect on this grant.
     #[tokio::test(start_paused = true)]
     async fn notification_from_the_sender_of_another_store_is_ignored() {
-        let awaited = Arc::new(UploadIndex::default());
+        let upload_index = Arc::new(UploadIndex::default());
         let spy = json!({"spec": {"storeRef": {"name": "spy"}, "key": "k"}});
-        awaited.applied(&grant("spy", "team-a", "", spy));
-        awaited.applied(&grant("owner", "team-b", "k", json!({})));
+        upload_index.applied(&grant("spy", "team-a", "", spy));
+        upload_index.applied(&grant("owner", "team-b", "k", json!({})));
         let spys = (StoreKind::ObjectStore, "team-a".to_owned(), "spy".to_owned());
-        awaited.store(&spys, Some("media".into()));
-        awaited.store(&media(), Some("media".into()));
-        for (sender, heard) in [
+        upload_index.store(&spys, Some("media".into()));
+        upload_index.store(&media(), Some("media".into()));
+        for (sender, notified_at) in [
             (&["backups"][..], &[][..]),
             (&["team-a/other", "team-b/*"], &[]),
             (&["media"], &["owner"]),
             (&["*"], &["owner"]),
             (&["team-a/spy"], &["spy"]),
         ] {
-            assert_eq!(awaited.hear(&news("media", &["k"]), &scope(sender)), !heard.is_empty());
-            assert_eq!(names(&calls(&awaited).await), heard, "{sender:?}");
+            assert_eq!(
+                upload_index.notify(&news("media", &["k"]), &scope(sender)),
+                !notified_at.is_empty()
+            );
+            assert_eq!(names(&calls(&upload_index).await), notified_at, "{sender:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn notification_for_a_finished_or_deleted_grant_is_ignored() {
-        let awaited = Arc::new(UploadIndex::default());
-        awaited.store(&media(), Some("media".into()));
-        let tell = |key: &str| awaited.hear(&news("media", &[key]), &anybody());
-        awaited.applied(&grant("a", "web", "a", json!({})));
+        let upload_index = Arc::new(UploadIndex::default());
+        upload_index.store(&media(), Some("media".into()));
+        let tell = |key: &str| upload_index.notify(&news("media", &[key]), &anybody());
+        upload_index.applied(&grant("a", "web", "a", json!({})));
         let finished = json!({"status": {"finishedTime": "2027-01-15T08:00:00Z"}});
-        awaited.applied(&grant("a", "web", "a", finished));
+        upload_index.applied(&grant("a", "web", "a", finished));
         assert!(!tell("a"));
-        awaited.applied(&grant("b", "web", "b", json!({})));
-        awaited.deleted("b");
+        upload_index.applied(&grant("b", "web", "b", json!({})));
+        upload_index.deleted("b");
         assert!(!tell("b"));
         // After an interruption, the watch lists all grants again. If the new list does not contain a grant, somebody
         // deleted the grant during the interruption.
-        awaited.applied(&grant("c", "web", "c", json!({})));
-        awaited.applied(&grant("d", "web", "d", json!({})));
+        upload_index.applied(&grant("c", "web", "c", json!({})));
+        upload_index.applied(&grant("d", "web", "d", json!({})));
         assert!(tell("c"));
-        awaited.keep_only(&HashSet::from(["d".to_owned()]));
+        upload_index.retain(&HashSet::from(["d".to_owned()]));
         assert!(!tell("c"));
         assert!(tell("d"));
         assert_eq!(
-            names(&calls(&awaited).await),
+            names(&calls(&upload_index).await),
             ["d"],
             "the deleted grant c must not be reconciled"
         );
-        let table = awaited.table();
+        let table = upload_index.table();
         assert_eq!((table.uploads.len(), table.keys.len(), table.queue.len()), (1, 1, 0));
     }
 
     #[tokio::test(start_paused = true)]
     async fn repeated_notifications_cause_one_reconcile_per_second() {
-        let awaited = Arc::new(UploadIndex::default());
-        awaited.store(&media(), Some("media".into()));
-        awaited.applied(&grant("a", "web", "a", json!({})));
-        let speaker = awaited.clone();
+        let upload_index = Arc::new(UploadIndex::default());
+        upload_index.store(&media(), Some("media".into()));
+        upload_index.applied(&grant("a", "web", "a", json!({})));
+        let speaker = upload_index.clone();
         tokio::spawn(async move {
             for _ in 0..4000 {
-                assert!(speaker.hear(&news("media", &["a"]), &anybody()));
+                assert!(speaker.notify(&news("media", &["a"]), &anybody()));
                 sleep(Duration::from_millis(1)).await;
             }
         });
-        let calls = calls(&awaited).await;
+        let calls = calls(&upload_index).await;
         let times: Vec<_> = calls.iter().map(|(_, t)| *t).collect();
         assert!((4..=5).contains(&calls.len()), "{times:?}");
         assert!(times[0] < 10, "the first reconcile must be immediate: {times:?}");
@@ -403,21 +408,21 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn notification_flood_in_one_namespace_does_not_delay_others() {
-        let awaited = Arc::new(UploadIndex::default());
-        awaited.store(&media(), Some("media".into()));
+        let upload_index = Arc::new(UploadIndex::default());
+        upload_index.store(&media(), Some("media".into()));
         for n in 0..1000 {
-            awaited.applied(&grant(&format!("flood-{n}"), "loud", "same", json!({})));
+            upload_index.applied(&grant(&format!("flood-{n}"), "loud", "same", json!({})));
         }
-        awaited.applied(&grant("calm", "quiet", "mine", json!({})));
-        assert!(awaited.hear(&news("media", &["same"]), &anybody()));
-        assert!(awaited.hear(&news("media", &["mine"]), &anybody()));
-        let calls = calls(&awaited).await;
+        upload_index.applied(&grant("calm", "quiet", "mine", json!({})));
+        assert!(upload_index.notify(&news("media", &["same"]), &anybody()));
+        assert!(upload_index.notify(&news("media", &["mine"]), &anybody()));
+        let calls = calls(&upload_index).await;
         assert_eq!(calls.len(), 1001);
         let calm = calls.iter().position(|(uid, _)| uid == "calm");
         assert!(calm <= Some(1), "{calm:?}");
         let last = calls.last().map_or(0, |(_, t)| *t);
         assert!(
-            last >= 1000 * TURN.as_millis(),
+            last >= 1000 * DISPATCH_PAUSE.as_millis(),
             "the reconciles of 1001 grants must be spread over time, but all started within {last} ms"
         );
     }

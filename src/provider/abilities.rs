@@ -148,7 +148,7 @@ pub trait Multipart: Send + Sync {
     ///
     /// # Errors
     /// Returns [`SignError`] if the store did not initiate the upload.
-    fn begin<'a>(&'a self, request: &'a AllowedRequest) -> BoxFuture<'a, Result<String, SignError>>;
+    fn initiate<'a>(&'a self, request: &'a AllowedRequest) -> BoxFuture<'a, Result<String, SignError>>;
 
     /// Lists the parts that the workload has uploaded.
     fn arrived<'a>(&'a self, access: &'a Access, upload: &'a str) -> BoxFuture<'a, UploadFact>;

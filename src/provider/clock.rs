@@ -20,15 +20,15 @@ pub struct StoreClock(Arc<Mutex<Option<Reading>>>);
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     when: Instant,
-    theirs: Timestamp,
+    store_time: Timestamp,
 }
 
 impl StoreClock {
     /// Records the store's time from an answer that has just arrived.
-    pub fn saw(&self, theirs: Timestamp) {
+    pub fn observe(&self, store_time: Timestamp) {
         let reading = Reading {
             when: Instant::now(),
-            theirs,
+            store_time,
         };
         *lock(&self.0) = Some(reading);
     }
@@ -38,13 +38,13 @@ impl StoreClock {
     pub fn skew(&self) -> Option<SignedDuration> {
         let reading = (*lock(&self.0))?;
         let since = SignedDuration::try_from(reading.when.elapsed()).ok()?;
-        let theirs = reading.theirs.checked_add(since).ok()?;
-        Some(theirs.duration_since(Timestamp::now()))
+        let store_time = reading.store_time.checked_add(since).ok()?;
+        Some(store_time.duration_since(Timestamp::now()))
     }
 
     /// Returns a message if the clock skew is so large that the store could refuse requests. Otherwise it returns
     /// `None`.
-    pub fn trouble(&self) -> Option<String> {
+    pub fn problem(&self) -> Option<String> {
         self.skew().filter(|skew| is_skewed(Some(*skew))).map(skewed)
     }
 }
@@ -58,13 +58,13 @@ mod tests {
         let clock = StoreClock::default();
         assert_eq!(clock.skew(), None);
         for ahead in [-1200, -45, 0, 300] {
-            clock.saw(Timestamp::now() + SignedDuration::from_secs(ahead));
+            clock.observe(Timestamp::now() + SignedDuration::from_secs(ahead));
             let skew = clock.skew().unwrap().as_secs();
             assert!((skew - ahead).abs() <= 1, "{ahead}: {skew}");
         }
         // The `Date` header of a store can contain an extreme time, which must not cause a panic.
         for extreme in [Timestamp::MIN, Timestamp::MAX] {
-            clock.saw(extreme);
+            clock.observe(extreme);
             clock.skew();
         }
     }

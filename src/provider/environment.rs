@@ -49,7 +49,7 @@ impl Environment {
 
 /// The reason why the environment contains no identity that Valet can use without a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NotAtHand {
+pub enum NoLocalCredentials {
     /// The environment contains no credentials.
     Nothing,
     /// The credentials come from a service or program outside the environment. The text is the beginning of a sentence

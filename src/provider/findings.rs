@@ -110,12 +110,12 @@ impl Findings {
 
     /// Checks whether a conformance check can run now. If the check cannot run, the method returns a report with the
     /// reason. Otherwise it returns `None`.
-    pub fn untestable(&self, may_write: bool) -> Option<ConformanceReport> {
+    pub fn not_testable(&self, may_write: bool) -> Option<ConformanceReport> {
         if !may_write {
             let why = format!("{ONLY_READ}; this check sends write requests");
-            return Some(ConformanceReport::untried(why, false));
+            return Some(ConformanceReport::not_tested(why, false));
         }
-        Some(ConformanceReport::untried(self.clock.trouble()?, true))
+        Some(ConformanceReport::not_tested(self.clock.problem()?, true))
     }
 
     /// Returns the capabilities of the store: the assumed capabilities, without those that a probe or a conformance
@@ -126,19 +126,19 @@ impl Findings {
     /// capability before the first probe.
     pub fn apply(&self, assumed: &Capabilities, documented: Documented) -> Arc<Capabilities> {
         let is_probed = self.is_probed.load(Ordering::Acquire);
-        let holds = |found: Option<bool>, documented: bool| found.unwrap_or(documented || !is_probed);
+        let enforces = |found: Option<bool>, documented: bool| found.unwrap_or(documented || !is_probed);
         let signed_headers_only = documented.unsigned_headers_are_harmless
-            || holds(*lock(&self.refuses_unsigned), documented.refuses_unsigned);
+            || enforces(*lock(&self.refuses_unsigned), documented.refuses_unsigned);
         let found = match &*lock(&self.write_once) {
             Some(WriteOnce::Enforced) => Some(true),
             Some(WriteOnce::Missing(_)) => Some(false),
             Some(WriteOnce::Unknown(_)) | None => None,
         };
-        let write_once = holds(found, documented.write_once);
+        let write_once = enforces(found, documented.write_once);
         let report = lock(&self.report).clone().unwrap_or_default();
         let mut can = assumed.clone();
         let keeps_prefix =
-            documented.keeps_prefix || report.holds(KEY_PREFIX) || self.keeps_prefix.load(Ordering::Relaxed);
+            documented.keeps_prefix || report.enforces(KEY_PREFIX) || self.keeps_prefix.load(Ordering::Relaxed);
         if keeps_prefix && let Some(form) = &mut can.post_form {
             form.insert(Capability::KeyPrefix);
         }

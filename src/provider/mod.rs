@@ -23,7 +23,7 @@ mod settings;
 use std::sync::Arc;
 
 pub use abilities::{Multipart, ObjectReader, Prober, Provider, Signer};
-pub use environment::{Environment, NotAtHand};
+pub use environment::{Environment, NoLocalCredentials};
 pub use probed::{Finding, Probed};
 pub use secret_data::{CredentialsError, MAX_SECRET_BYTES};
 pub use settings::{Account, CredentialsSource, ProviderSettings, Settings};

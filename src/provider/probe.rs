@@ -40,13 +40,13 @@ pub enum Base {
 
 /// A store's answer to a probe request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said {
+pub struct ProbeAnswer {
     pub status: u16,
     /// The error code in the answer. It is empty if the answer contains no error code.
     pub code: String,
 }
 
-impl Said {
+impl ProbeAnswer {
     /// Returns true if the store carried out the request.
     pub fn is_done(&self) -> bool {
         self.status < 300
@@ -93,7 +93,7 @@ pub trait Sender: Sync {
     type Error: Send;
 
     /// Sends one request, without a retry.
-    fn send(&self, base: Base, variant: Variant) -> BoxFuture<'_, Result<Said, Self::Error>>;
+    fn send(&self, base: Base, variant: Variant) -> BoxFuture<'_, Result<ProbeAnswer, Self::Error>>;
 }
 
 /// Finds out what the store does with an unsigned header in an upload. If the credentials do not allow uploads, the
@@ -108,7 +108,7 @@ pub async fn by_upload<S: Sender>(sender: &S) -> Result<UnsignedHeaders, S::Erro
             return Ok(match by_download(sender).await? {
                 UnsignedHeaders::Unknown(why) => UnsignedHeaders::Unknown(format!(
                     "the store answered status {status} to a probe upload without unsigned headers, and {why}",
-                    status = told(&control)
+                    status = status_text(&control)
                 )),
                 shown => shown,
             });
@@ -146,7 +146,7 @@ pub async fn by_download<S: Sender>(sender: &S) -> Result<UnsignedHeaders, S::Er
     if !control.is_accepted(base) {
         return Ok(UnsignedHeaders::Unknown(format!(
             "the store answered status {status} to a probe download without unsigned headers",
-            status = told(&control)
+            status = status_text(&control)
         )));
     }
     let marked = sender.send(base, Variant::Marked).await?;
@@ -164,13 +164,13 @@ pub async fn by_download<S: Sender>(sender: &S) -> Result<UnsignedHeaders, S::Er
 async fn refused<S: Sender>(
     sender: &S,
     base: Base,
-    control: &Said,
-    first: &Said,
+    control: &ProbeAnswer,
+    first: &ProbeAnswer,
 ) -> Result<UnsignedHeaders, S::Error> {
-    let unclear = |said: &Said| {
+    let unclear = |answer: &ProbeAnswer| {
         UnsignedHeaders::Unknown(format!(
             "the store answered status {status} to a probe request, but the unsigned header is possibly not the cause of this answer",
-            status = told(said)
+            status = status_text(answer)
         ))
     };
     if !first.is_refused() {
@@ -188,8 +188,8 @@ async fn refused<S: Sender>(
 }
 
 /// Returns a store's answer as text for a message.
-fn told(said: &Said) -> String {
-    format!("{} {}", said.status, said.code).trim_end().to_owned()
+fn status_text(answer: &ProbeAnswer) -> String {
+    format!("{} {}", answer.status, answer.code).trim_end().to_owned()
 }
 
 /// The result of the probe for write-once uploads. The result says whether the store supports these uploads.
@@ -207,7 +207,7 @@ pub enum WriteOnce {
 
 /// Returns whether the store supports write-once uploads. The probe sends the same write-once upload several times. The
 /// argument `answers` contains the store's answers.
-pub fn write_once(answers: &[Said]) -> WriteOnce {
+pub fn write_once(answers: &[ProbeAnswer]) -> WriteOnce {
     let Some(last) = answers.last() else {
         return WriteOnce::Unknown("no write-once upload was sent".into());
     };
@@ -217,19 +217,19 @@ pub fn write_once(answers: &[Said]) -> WriteOnce {
         (412, _) => WriteOnce::Enforced,
         (501 | 405 | 400, _) => WriteOnce::Missing(format!(
             "the store answers status {status} to a write-once upload",
-            status = told(last)
+            status = status_text(last)
         )),
         (200..=299, 3..) => WriteOnce::Missing("a write-once upload replaced an existing object in the store".into()),
         _ => WriteOnce::Unknown(format!(
             "the store answered status {status} to a write-once upload of the probe",
-            status = told(last)
+            status = status_text(last)
         )),
     }
 }
 
 /// Returns what users must know about write-once uploads before they create grants for the store. The text is a
 /// clause.
-pub fn remark(found: &Option<WriteOnce>) -> Option<String> {
+pub fn notice(found: &Option<WriteOnce>) -> Option<String> {
     match found {
         Some(WriteOnce::Missing(why)) => Some(format!(
             "upload grants must set spec.constraints.overwrite: Allow, because the store does not support write-once uploads: {why}"

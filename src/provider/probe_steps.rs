@@ -5,7 +5,7 @@ use jiff::SignedDuration;
 
 use super::{
     findings::Findings,
-    probe::{UnsignedHeaders, remark},
+    probe::{UnsignedHeaders, notice},
     probed::{Finding, Probed},
 };
 use crate::{
@@ -60,7 +60,7 @@ pub trait ProbeSteps: Sync {
 
     /// Returns what users need to know before they create grants for this store, in addition to the remark about
     /// write-once uploads.
-    fn remarks(&self) -> Vec<String> {
+    fn notices(&self) -> Vec<String> {
         Vec::new()
     }
 }
@@ -78,7 +78,7 @@ pub async fn probe(steps: &dyn ProbeSteps, findings: &Findings) -> Probed {
     if let Some(skew) = probed.skew {
         // If the clock skew is large, the store can refuse a request because of the time in its signature. Such a
         // refusal does not show how the store handles unsigned headers.
-        probed.untold = Some(skewed(skew));
+        probed.not_reported = Some(skewed(skew));
         if skew.abs() >= MOST_SKEW {
             probed.finding = Finding::Broken(Reason::ClockSkewed, skewed(skew));
         }
@@ -87,8 +87,8 @@ pub async fn probe(steps: &dyn ProbeSteps, findings: &Findings) -> Probed {
     if let Err(finding) = enforcement(steps, read.is_absent, &mut probed).await {
         probed.finding = finding;
     }
-    probed.remarks.extend(remark(&findings.write_once()));
-    probed.remarks.extend(steps.remarks());
+    probed.notices.extend(notice(&findings.write_once()));
+    probed.notices.extend(steps.notices());
     findings.record(&probed);
     probed
 }
@@ -98,7 +98,7 @@ async fn enforcement(steps: &dyn ProbeSteps, is_absent: bool, probed: &mut Probe
     match steps.unsigned_headers(is_absent).await? {
         UnsignedHeaders::Refused => probed.refuses_unsigned = Some(true),
         UnsignedHeaders::Obeyed => probed.refuses_unsigned = Some(false),
-        UnsignedHeaders::Unknown(why) => probed.untold = Some(why),
+        UnsignedHeaders::Unknown(why) => probed.not_reported = Some(why),
     }
     steps.write_once().await
 }

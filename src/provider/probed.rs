@@ -15,9 +15,9 @@ pub struct Probed {
     /// This is true if the store refuses unsigned headers. It is `None` if the probe could not find out.
     pub refuses_unsigned: Option<bool>,
     /// If `refuses_unsigned` is `None`, this text is a clause that tells the reason.
-    pub untold: Option<String>,
+    pub not_reported: Option<String>,
     /// Facts about the store that users need to know before they create grants. Each fact is a clause.
-    pub remarks: Vec<String>,
+    pub notices: Vec<String>,
 }
 
 impl Probed {
@@ -27,8 +27,8 @@ impl Probed {
             finding,
             skew: None,
             refuses_unsigned: None,
-            untold: None,
-            remarks: Vec::new(),
+            not_reported: None,
+            notices: Vec::new(),
         }
     }
 }

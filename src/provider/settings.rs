@@ -7,7 +7,7 @@ use http::Uri;
 
 use super::{
     abilities::Provider,
-    environment::{Environment, NotAtHand},
+    environment::{Environment, NoLocalCredentials},
     secret_data::CredentialsError,
 };
 use crate::{api::Reason, net::EgressPolicy};
@@ -38,15 +38,15 @@ pub trait ProviderSettings: Debug + Send + Sync {
     fn with_environment<'a>(&'a self, environment: &'a Environment) -> BoxFuture<'a, Box<dyn Account>>;
 
     /// Uses an identity from the environment as the store's credentials, if Valet can read the identity without a
-    /// request. If Valet must send a request before it can sign with this identity, [`Account::asks`] describes this
+    /// request. If Valet must send a request before it can sign with this identity, [`Account::requires_environment`] describes this
     /// request.
     ///
     /// # Errors
-    /// Returns [`NotAtHand`] if the environment contains no such identity.
-    fn with_environment_at_hand<'a>(
+    /// Returns [`NoLocalCredentials`] if the environment contains no such identity.
+    fn with_local_environment<'a>(
         &'a self,
         environment: &'a Environment,
-    ) -> BoxFuture<'a, Result<Box<dyn Account>, NotAtHand>> {
+    ) -> BoxFuture<'a, Result<Box<dyn Account>, NoLocalCredentials>> {
         self.with_environment(environment).map(Ok).boxed()
     }
 
@@ -59,16 +59,16 @@ pub trait ProviderSettings: Debug + Send + Sync {
 pub trait Account: Send + Sync {
     /// Describes the network request that Valet must send before it can sign. A message begins with this text. Returns
     /// `None` if Valet can sign without a network request.
-    fn asks(&self) -> Option<&'static str>;
+    fn requires_environment(&self) -> Option<&'static str>;
 
     /// Returns the addresses in the store's settings to which Valet sends the operator's identity when it signs. The
     /// list also contains addresses to which Valet sends credentials that it got with this identity. The list does not
     /// contain addresses that belong to the cloud provider.
     fn shows_identity_to(&self) -> Vec<String>;
 
-    /// Creates the provider of the store. If the egress policy `outward` is set, the provider sends requests only to
+    /// Creates the provider of the store. If the egress policy `egress` is set, the provider sends requests only to
     /// hosts that this policy permits. The method itself reads nothing and sends no request.
-    fn connect(self: Box<Self>, outward: Option<EgressPolicy>) -> Arc<dyn Provider>;
+    fn connect(self: Box<Self>, egress: Option<EgressPolicy>) -> Arc<dyn Provider>;
 }
 
 /// The source of a store's credentials. For an ObjectStore and for a ClusterObjectStore, Valet reads the Secret from
@@ -104,9 +104,9 @@ impl Settings {
     ///
     /// # Errors
     /// Returns the reason for the store's condition, and a message to the store's owner.
-    pub async fn check_endpoint(&self, outward: &EgressPolicy) -> Result<(), (Reason, String)> {
+    pub async fn check_endpoint(&self, egress: &EgressPolicy) -> Result<(), (Reason, String)> {
         for endpoint in self.0.endpoints() {
-            let checked = outward.check(&host(endpoint)?).await;
+            let checked = egress.check(&host(endpoint)?).await;
             checked.map_err(|e| (Reason::EndpointNotAllowed, e.to_string()))?;
         }
         Ok(())
@@ -117,9 +117,9 @@ impl Settings {
     ///
     /// # Errors
     /// Returns the reason for the store's condition, and a message to the store's owner.
-    pub fn check_endpoint_literal(&self, outward: &EgressPolicy) -> Result<(), (Reason, String)> {
+    pub fn check_endpoint_literal(&self, egress: &EgressPolicy) -> Result<(), (Reason, String)> {
         for endpoint in self.0.endpoints() {
-            let checked = outward.check_literal(&host(endpoint)?);
+            let checked = egress.check_literal(&host(endpoint)?);
             checked.map_err(|e| (Reason::EndpointNotAllowed, e.to_string()))?;
         }
         Ok(())
@@ -138,12 +138,15 @@ impl Settings {
         self.0.with_environment(environment).await
     }
 
-    /// Calls [`ProviderSettings::with_environment_at_hand`] of the store's provider.
+    /// Calls [`ProviderSettings::with_local_environment`] of the store's provider.
     ///
     /// # Errors
-    /// Returns [`NotAtHand`] if the environment contains no such identity.
-    pub async fn with_environment_at_hand(&self, environment: &Environment) -> Result<Box<dyn Account>, NotAtHand> {
-        self.0.with_environment_at_hand(environment).await
+    /// Returns [`NoLocalCredentials`] if the environment contains no such identity.
+    pub async fn with_local_environment(
+        &self,
+        environment: &Environment,
+    ) -> Result<Box<dyn Account>, NoLocalCredentials> {
+        self.0.with_local_environment(environment).await
     }
 
     /// Calls [`ProviderSettings::wanted_in_environment`] of the store's provider.

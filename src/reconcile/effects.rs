@@ -33,7 +33,7 @@ pub trait Effects {
     /// Takes a permit for requests to the grant's store, unless the reconcile already has such a permit.
     ///
     /// # Errors
-    /// Returns [`Error::InLine`] if the limit of concurrent requests to the store is reached.
+    /// Returns [`Error::Queued`] if the limit of concurrent requests to the store is reached.
     fn take_permit(&mut self, grant: &GrantFacts) -> Result<(), Error>;
 
     /// Gives the permit back, so that another reconcile can send requests to the store.

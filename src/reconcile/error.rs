@@ -37,7 +37,7 @@ pub enum Error {
     #[error(
         "the limit of concurrent requests to the store is reached; {0} rounds of other requests run before this request"
     )]
-    InLine(usize),
+    Queued(usize),
     /// The first probe of the store is still running. When the probe has a result, Valet enqueues the grant again.
     #[error("the store is being probed")]
     NotProbed,

@@ -76,7 +76,7 @@ impl<'e, E: Effects> Reconcile<'e, E> {
             Step::Read(Read::Quota(limits)) => {
                 self.effects.return_permit();
                 let (grant, store) = (&self.facts.grant, &self.facts.store);
-                self.facts.place = self.effects.reserve_quota(grant, limits, store).await;
+                self.facts.quota = self.effects.reserve_quota(grant, limits, store).await;
                 Ok(())
             }
             Step::Publish(publish) => self.publish(*publish).await,

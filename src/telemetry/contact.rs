@@ -50,14 +50,14 @@ impl Contact {
 
     /// Returns the time since the apiserver's last answer. Returns `None` if this time is so short that the operator
     /// counts as ready.
-    pub fn silence(&self, now: Instant) -> Option<Duration> {
-        let silence = self.with(|state| now.saturating_duration_since(state.answered));
-        (silence >= LONGEST_SILENCE).then_some(silence)
+    pub fn time_without_answer(&self, now: Instant) -> Option<Duration> {
+        let time_without_answer = self.with(|state| now.saturating_duration_since(state.answered));
+        (time_without_answer >= LONGEST_SILENCE).then_some(time_without_answer)
     }
 
     /// Returns a change of the connection to the apiserver. Each change is returned only once.
     pub fn change(&self, now: Instant) -> Option<Change> {
-        let is_silent = self.silence(now).is_some();
+        let is_silent = self.time_without_answer(now).is_some();
         self.with(|state| match (is_silent, state.silent_since) {
             (true, None) => {
                 state.silent_since = Some(state.answered);
@@ -81,12 +81,15 @@ mod tests {
         let begin = Instant::now();
         let at = |seconds| begin + Duration::from_secs(seconds);
         let contact = Contact::new(begin);
-        assert_eq!((contact.silence(at(59)), contact.change(at(59))), (None, None));
-        assert_eq!(contact.silence(at(60)), Some(Duration::from_secs(60)));
+        assert_eq!(
+            (contact.time_without_answer(at(59)), contact.change(at(59))),
+            (None, None)
+        );
+        assert_eq!(contact.time_without_answer(at(60)), Some(Duration::from_secs(60)));
         assert_eq!(contact.change(at(60)), Some(Change::Lost));
         assert_eq!(contact.change(at(90)), None);
         contact.answered(at(95));
-        assert_eq!(contact.silence(at(96)), None);
+        assert_eq!(contact.time_without_answer(at(96)), None);
         assert_eq!(contact.change(at(96)), Some(Change::Back(Duration::from_secs(95))));
         assert_eq!(contact.change(at(97)), None);
     }

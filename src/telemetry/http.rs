@@ -29,7 +29,7 @@ use super::{
 #[derive(Clone, Debug)]
 pub struct Health {
     waiting_for: Arc<AtomicUsize>,
-    standing_by: Arc<AtomicBool>,
+    standby: Arc<AtomicBool>,
     contact: Contact,
 }
 
@@ -39,7 +39,7 @@ impl Health {
     pub fn waiting_for(parts: usize, contact: Contact) -> Self {
         Self {
             waiting_for: Arc::new(AtomicUsize::new(parts)),
-            standing_by: Arc::default(),
+            standby: Arc::default(),
             contact,
         }
     }
@@ -53,24 +53,24 @@ impl Health {
 
     /// Records whether this replica waits for the Lease because another replica is the leader. A replica that waits for
     /// the Lease counts as ready.
-    pub fn standing_by(&self, so: bool) {
-        self.standing_by.store(so, Ordering::Relaxed);
+    pub fn standby(&self, so: bool) {
+        self.standby.store(so, Ordering::Relaxed);
     }
 
     /// Returns true if this replica waits for the Lease because another replica is the leader.
-    pub fn stands_by(&self) -> bool {
-        self.standing_by.load(Ordering::Relaxed)
+    pub fn is_standby(&self) -> bool {
+        self.standby.load(Ordering::Relaxed)
     }
 
     /// Returns true if this replica is the leader and all its watches have completed their first list.
-    pub fn works(&self) -> bool {
-        !self.stands_by() && self.waiting_for.load(Ordering::Relaxed) == 0
+    pub fn is_working(&self) -> bool {
+        !self.is_standby() && self.waiting_for.load(Ordering::Relaxed) == 0
     }
 
     /// Returns the answer of `/livez`. A replica runs no reconciles while it waits for the Lease or while its watches
     /// read their first lists. In both cases the replica counts as alive.
     fn liveness(&self, progress: &Progress, now: Instant) -> (StatusCode, String) {
-        if self.works() && progress.is_stalled(now) {
+        if self.is_working() && progress.is_stalled(now) {
             let seconds = STALLED_AFTER.as_secs();
             let said = format!("no reconcile has ended for {seconds} s, although reconciles are due or running\n");
             return (StatusCode::SERVICE_UNAVAILABLE, said);
@@ -79,15 +79,15 @@ impl Health {
     }
 
     fn readiness(&self) -> (StatusCode, String) {
-        if let Some(silence) = self.contact.silence(Instant::now()) {
-            let seconds = silence.as_secs();
+        if let Some(time_without_answer) = self.contact.time_without_answer(Instant::now()) {
+            let seconds = time_without_answer.as_secs();
             return (
                 StatusCode::SERVICE_UNAVAILABLE,
                 format!("the apiserver has not answered for {seconds} s\n"),
             );
         }
         match self.waiting_for.load(Ordering::Relaxed) {
-            _ if self.standing_by.load(Ordering::Relaxed) => {
+            _ if self.standby.load(Ordering::Relaxed) => {
                 (StatusCode::OK, "ok, another replica is the leader\n".to_owned())
             }
             0 => (StatusCode::OK, "ok\n".to_owned()),
@@ -213,9 +213,9 @@ mod tests {
             StatusCode::OK,
             "the first lists are not complete"
         );
-        health.standing_by(true);
+        health.standby(true);
         assert_eq!(status(&health), StatusCode::OK, "another replica is the leader");
-        health.standing_by(false);
+        health.standby(false);
         drop(under_way);
         assert_eq!(status(&health), StatusCode::OK);
     }

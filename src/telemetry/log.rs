@@ -21,7 +21,7 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), String> {
     let filter = EnvFilter::try_new(filter).map_err(|e| {
         format!("--log-level '{filter}' is neither a level (error, warn, info, debug, trace) nor a valid filter: {e}")
     })?;
-    let discreet = filter_fn(is_discreet);
+    let discreet = filter_fn(logs_no_secrets);
     let registry = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
@@ -43,11 +43,11 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), String> {
 ///
 /// Therefore only Valet and `kube_runtime` are allowed to log details. If a library fails, Valet reports the failure
 /// in its log lines and conditions.
-fn is_discreet(meta: &Metadata<'_>) -> bool {
-    may_speak(meta.target(), *meta.level())
+fn logs_no_secrets(meta: &Metadata<'_>) -> bool {
+    is_enabled(meta.target(), *meta.level())
 }
 
-fn may_speak(target: &str, level: Level) -> bool {
+fn is_enabled(target: &str, level: Level) -> bool {
     let of = |module: &str| {
         target
             .strip_prefix(module)
@@ -78,7 +78,7 @@ mod tests {
             ("hyper::client", Level::DEBUG, false),
             ("rustls", Level::INFO, true),
         ] {
-            assert_eq!(may_speak(target, level), speaks, "{target} {level}");
+            assert_eq!(is_enabled(target, level), speaks, "{target} {level}");
         }
     }
 }

@@ -382,7 +382,7 @@ impl Collector for Watched {
         let samples: Vec<_> = stores
             .iter()
             .map(|s| {
-                let mut labels = whose(s);
+                let mut labels = store_labels(s);
                 labels.push(("reason", &s.reason));
                 (labels, i64::from(s.ready))
             })
@@ -394,7 +394,7 @@ impl Collector for Watched {
             .iter()
             .flat_map(|s| s.conditions.iter().map(move |condition| (s, condition)))
             .map(|(s, (type_, status))| {
-                let mut labels = whose(s);
+                let mut labels = store_labels(s);
                 labels.extend([("type", type_.as_str()), ("status", status.as_str())]);
                 (labels, 1)
             })
@@ -404,7 +404,7 @@ impl Collector for Watched {
 
         let samples: Vec<_> = stores
             .iter()
-            .filter_map(|s| Some((whose(s), s.credentials_expire?)))
+            .filter_map(|s| Some((store_labels(s), s.credentials_expire?)))
             .collect();
         let help = "Time at which the signing credentials of the store expire";
         gauge(
@@ -422,7 +422,7 @@ fn identity<'a>(kind: &'a str, namespace: &'a str, name: &'a str) -> Vec<(&'a st
 
 /// Returns the labels of a store's metrics. They include the namespace of the operator that exports the store's
 /// state.
-fn whose(store: &StoreState) -> Vec<(&str, &str)> {
+fn store_labels(store: &StoreState) -> Vec<(&str, &str)> {
     let mut labels = identity(store.kind, &store.namespace, &store.name);
     labels.push(("scope", &store.scope));
     labels

@@ -31,7 +31,7 @@ async fn conformance_check_on_azurite_reports_what_it_enforces() {
     // The workloads use another address and another endpoint than the operator.
     let more = json!({"ipRange": "203.0.113.7", "publicEndpoint": "https://blobs.example.com"});
     let found = provider(more).check_conformance().await;
-    let held = [
+    let enforced = [
         "WriteOnce",
         "expiry, signature, object key and method of signed PUT requests",
         "ResponseHeaders",
@@ -40,7 +40,7 @@ async fn conformance_check_on_azurite_reports_what_it_enforces() {
     assert_eq!(
         found,
         ConformanceReport {
-            held: held.map(str::to_owned).into(),
+            enforced: enforced.map(str::to_owned).into(),
             ..ConformanceReport::default()
         }
     );
@@ -52,7 +52,7 @@ async fn conformance_check_on_azurite_reports_what_it_enforces() {
     let found = lax.check_conformance().await;
     assert!(
         found
-            .worthless
+            .unenforced
             .as_ref()
             .is_some_and(|why| why.contains("a request (PUT) after the credential has expired")),
         "{found:?}"
@@ -78,8 +78,8 @@ async fn conformance_check_reports_what_it_could_not_check() {
         let fake = Fake::start(move |_| reply());
         let found = provider(json!({"endpoint": fake.endpoint()})).check_conformance().await;
         assert_eq!(found.interrupted, interrupted, "{found:?}");
-        assert!(found.untried.iter().any(|why| why.contains(says)), "{found:?}");
-        assert!(found.held.is_empty() && found.missing.is_empty() && found.worthless.is_none());
+        assert!(found.not_tested.iter().any(|why| why.contains(says)), "{found:?}");
+        assert!(found.enforced.is_empty() && found.missing.is_empty() && found.unenforced.is_none());
         // A write may have succeeded without an answer, so the check reports that an object may remain.
         assert!(found.left.is_some());
         assert!(!format!("{found:?}").contains("sig="));

@@ -141,9 +141,9 @@ fn conformance_check_of_conforming_store_passes_and_runs_once() {
     ] {
         assert!(said.contains(promise), "{promise}: {said}");
     }
-    let untried: Vec<_> = said.split("; not tested: ").skip(1).collect();
+    let not_probed: Vec<_> = said.split("; not tested: ").skip(1).collect();
     assert_eq!(
-        untried,
+        not_probed,
         ["Version, Multipart/ContentType, Multipart/ContentLengthRange"],
         "{said}"
     );

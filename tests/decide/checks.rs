@@ -111,7 +111,7 @@ pub fn step(world: &World, facts: &Facts, step: &Step) {
                 && publish.mode == PublishMode::Create
             {
                 assert_eq!(
-                    facts.place,
+                    facts.quota,
                     QuotaFact::Given,
                     "a credential without a reservation of quota"
                 );
@@ -327,7 +327,7 @@ pub fn published(world: &World, grant: &GrantFacts, publish: &Publish) {
     let last = world.published.iter().next_back();
     if let (StoreFact::Usable(store), Some((_, last))) = (&world.store, last)
         && !allowance(grant, &store.rules, &store.namespace_labels).renewal
-        && !last.is_over(world.now)
+        && !last.has_expired(world.now)
     {
         assert!(
             key.issued_at <= last.issued_at,
@@ -349,7 +349,7 @@ pub fn published(world: &World, grant: &GrantFacts, publish: &Publish) {
             assert!(
                 wanted
                     || key.expires_at >= last.expires_at + SignedDuration::from_secs(60)
-                    || last.is_over(world.now),
+                    || last.has_expired(world.now),
                 "a renewal that does not extend the expiry: {key:?} after {last:?}"
             );
         }
@@ -504,7 +504,7 @@ fn complete(world: &World, facts: &Facts, assembly: &Assembly) {
     let parts: Vec<_> = grant.operation_spec.parts().unwrap().all().collect();
     assert_eq!(parts.len(), assembly.parts.len());
     for (wanted, part) in parts.iter().zip(&assembly.parts) {
-        assert_eq!((wanted.number, wanted.exactly()), (part.number, Some(part.size)));
+        assert_eq!((wanted.number, wanted.exact_size()), (part.number, Some(part.size)));
     }
 }
 
@@ -513,7 +513,7 @@ fn release(world: &World, is_told: bool) {
     let grant = world.grant();
     assert!(grant.held);
     // Uploads with parts, and uploads older than the grant, belong to other clients.
-    let is_others = |u: &Upload| !u.parts.is_empty() || grant.created.is_some_and(|created| u.begun < created);
+    let is_others = |u: &Upload| !u.parts.is_empty() || grant.created.is_some_and(|created| u.initiated < created);
     // If no rule allows the grant, Valet is not allowed to list uploads. It then knows only the upload that the status
     // names.
     let is_allowed = matches!(&world.store, StoreFact::Usable(store) if admit(grant, store).is_ok());
@@ -540,7 +540,7 @@ fn collect(world: &World) {
         .0;
     let ttl = match grant.terms.ttl_seconds_after_finished {
         Some(own) => own.filter(|s| *s >= 0),
-        None if grant.tracked_by.is_some() => None,
+        None if grant.gitops_tool.is_some() => None,
         None => world.settings.ttl_seconds_after_finished,
     };
     let ttl = ttl.expect("deleted although the grant must be kept");
@@ -591,7 +591,7 @@ fn rest(world: &World, facts: &Facts, until: Option<Timestamp>) {
         Some(Secret { signed: Some(key), .. }) if !world.forged => {
             assert!(active, "a Secret under {}", ready(grant));
             assert!(
-                !key.is_over(now),
+                !key.has_expired(now),
                 "I1: the Secret exists after the expiry of its credential"
             );
             assert!(

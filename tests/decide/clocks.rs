@@ -137,7 +137,7 @@ fn finished_grant_is_deleted_exactly_at_its_ttl() {
     ] {
         let mut grant = download();
         grant.terms.ttl_seconds_after_finished = own;
-        grant.tracked_by = tracked;
+        grant.gitops_tool = tracked;
         let mut world = issued(grant);
         world.settings.ttl_seconds_after_finished = operators;
         world.now = at(300);

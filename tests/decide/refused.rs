@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use valet::{
     api::{Binding, GrantStatus, Overwrite, Reason, annotation},
-    core::{GrantFacts, Owner, Step, StoreFact, Untried},
+    core::{GrantFacts, NotProbedYet, Owner, Step, StoreFact},
 };
 
 use crate::{
@@ -242,7 +242,7 @@ fn namespace_without_a_rule_learns_nothing_about_the_store() {
         }),
         ("not tried", |w| {
             w.usable(|s| {
-                s.untried = Some(Untried {
+                s.not_probed = Some(NotProbedYet {
                     reason: Reason::StoreUnreachable,
                     why: "it does not answer".into(),
                     only_write_once: false,
@@ -301,7 +301,7 @@ fn own_upload_is_only_aborted_after_a_rule_is_narrowed() {
     let mut world = World::new(in_parts(), store([rule()]));
     world.reconcile();
     world.their_upload();
-    world.uploads[1].begun = at(-1000);
+    world.uploads[1].initiated = at(-1000);
     world.usable(|s| s.rules = Arc::new(vec![]));
     world.watch_steps(|step| {
         assert!(

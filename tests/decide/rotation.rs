@@ -153,10 +153,10 @@ fn re_signed_credential_expires_with_shorter_store_credentials() {
 /// If signing with the new credentials fails, the old credential stays until it expires and Valet retries.
 #[test]
 fn failed_re_signing_keeps_the_old_credential() {
-    for trouble in [true, false] {
+    for problem in [true, false] {
         let mut world = issued(download());
         rotate(&mut world, at(0) - RESIGN_SPREAD);
-        if trouble {
+        if problem {
             world.unsigned = Some((Reason::StoreUnreachable, "STS does not answer".into()));
         } else {
             // The new store credentials expire before a credential of one second could.

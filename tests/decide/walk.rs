@@ -55,7 +55,7 @@ fn grant(dice: &mut Dice) -> GrantFacts {
     grant.terms.expiration_seconds = *dice.pick(&[1, 2, 60, 300, 3600, 3601]);
     grant.terms.deadline_time = dice.one_in(3).then(|| Time(at(dice.below(2000) as i64)));
     grant.terms.ttl_seconds_after_finished = *dice.pick(&[None, None, Some(None), Some(Some(0)), Some(Some(500))]);
-    grant.tracked_by = dice.one_in(5).then_some("Argo CD");
+    grant.gitops_tool = dice.one_in(5).then_some("Argo CD");
     if dice.one_in(3) {
         renew_always(&mut grant);
         grant.terms.expiration_seconds = *dice.pick(&[600, 601, 3600]);
@@ -193,7 +193,7 @@ fn random_event_sequences_pass_all_checks() {
         // An upload of another client for the same object key. It is older than the grant or has parts.
         world.uploads.push(Upload {
             id: THEIRS.into(),
-            begun: at(*dice.pick(&[-100, 1])),
+            initiated: at(*dice.pick(&[-100, 1])),
             parts: vec![ArrivedPart {
                 number: 1,
                 size: 20_000,
@@ -434,7 +434,7 @@ fn random_facts_cause_no_panic() {
             1 => UploadsFact::Listed {
                 uploads: vec![OpenUpload {
                     id: "x".into(),
-                    begun: maybe(&mut dice, instant),
+                    initiated: maybe(&mut dice, instant),
                     has_parts: dice.one_in(2),
                 }],
                 contested: dice.one_in(2),
@@ -443,7 +443,7 @@ fn random_facts_cause_no_panic() {
             _ => UploadsFact::Unread,
         };
         facts.completion_refused = dice.one_in(6).then(|| "no".into());
-        facts.place = *dice.pick(&[
+        facts.quota = *dice.pick(&[
             QuotaFact::Unasked,
             QuotaFact::Given,
             QuotaFact::Full(QuotaLimit::Namespace(2)),

@@ -151,11 +151,11 @@ async fn made_at(endpoint: String, bucket: &str) -> (ConformanceReport, Arc<vale
 async fn conformance_check_of_conforming_store_finds_all_constraints() {
     let (made, can) = made_at(front("check-good", "").url(), "check-good").await;
     assert_eq!(
-        (&made.missing[..], &made.untried[..], &made.worthless, &made.left),
+        (&made.missing[..], &made.not_tested[..], &made.unenforced, &made.left),
         (&[][..], &[][..], &None, &None)
     );
     assert!(!made.interrupted);
-    for held in [
+    for enforced in [
         "WriteOnce",
         "ContentType",
         "ContentLengthRange",
@@ -165,7 +165,11 @@ async fn conformance_check_of_conforming_store_finds_all_constraints() {
         "PostForm/ContentType",
         "PostForm/KeyPrefix",
     ] {
-        assert!(made.held.iter().any(|h| h == held), "{held}: {:?}", made.held);
+        assert!(
+            made.enforced.iter().any(|h| h == enforced),
+            "{enforced}: {:?}",
+            made.enforced
+        );
     }
     assert!(can.enforced.contains(&Capability::WriteOnce));
     assert_eq!(SERVER.list("check-good").unwrap(), Vec::<String>::new());
@@ -209,7 +213,7 @@ async fn capability_that_the_store_does_not_enforce_is_missing() {
     assert!(!can.enforced.contains(&Capability::ChecksumMD5));
     let (made, _) = made_at(front("check-late", "expiry").url(), "check-late").await;
     assert!(
-        made.worthless
+        made.unenforced
             .is_some_and(|why| why.contains("after the credential has expired"))
     );
 }
@@ -219,7 +223,7 @@ async fn conformance_check_finds_that_fake_gcs_server_enforces_nothing() {
     SERVER.create_bucket("check-fake").unwrap();
     let (made, can) = made_at(SERVER.endpoint(), "check-fake").await;
     assert!(
-        made.worthless.is_some() && made.missing.contains(&Missing::Url(Capability::WriteOnce)),
+        made.unenforced.is_some() && made.missing.contains(&Missing::Url(Capability::WriteOnce)),
         "{made:?}"
     );
     // fake-gcs-server does not accept the bucket's URL with a slash at the end.
@@ -247,7 +251,7 @@ async fn conformance_check_is_interrupted_if_store_stops_answering() {
     let refused = Fake::start(|_, _| Reply::text(403, "<Error><Code>AccessDenied</Code></Error>"));
     let (made, _) = made_at(refused.url(), "media").await;
     assert!(
-        made.untried[0].contains("answered status 403") && made.missing.is_empty(),
+        made.not_tested[0].contains("answered status 403") && made.missing.is_empty(),
         "{made:?}"
     );
 }

@@ -20,7 +20,7 @@ fn put() -> valet::core::AllowedRequest {
 
 /// The reason and the message of a signing attempt. Requests whose path ends with `end` receive `reply`, and all
 /// others a good answer.
-async fn trouble(end: &'static str, reply: Reply) -> (Reason, String) {
+async fn problem(end: &'static str, reply: Reply) -> (Reason, String) {
     let fake = Fake::start(move |call, _| {
         if call.path.ends_with(end) {
             reply.clone()
@@ -56,7 +56,7 @@ async fn temporary_failures_have_reason_store_unreachable() {
             Reply::Bytes(b"marker\r\n\r\n"),
             Reply::Bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"marker"),
         ] {
-            let (reason, message) = trouble(end, reply.clone()).await;
+            let (reason, message) = problem(end, reply.clone()).await;
             assert_eq!(reason, Reason::StoreUnreachable, "{end} {reply:?}: {message}");
         }
     }
@@ -74,7 +74,7 @@ async fn invalid_answers_map_to_reasons() {
     for reply in unreadable {
         for end in ["/token", ":signBlob"] {
             assert_eq!(
-                trouble(end, reply.clone()).await.0,
+                problem(end, reply.clone()).await.0,
                 Reason::StoreUnreachable,
                 "{reply:?}"
             );
@@ -90,7 +90,7 @@ async fn invalid_answers_map_to_reasons() {
         json!({"access_token": "marker", "expires_in": 3600, "token_type": "MAC"}),
         json!({"expires_in": 3600}),
     ] {
-        let (reason, message) = trouble("/token", Reply::json(200, bad.clone())).await;
+        let (reason, message) = problem("/token", Reply::json(200, bad.clone())).await;
         assert_eq!(reason, Reason::StoreUnreachable, "{bad}: {message}");
     }
     for bad in [
@@ -100,7 +100,7 @@ async fn invalid_answers_map_to_reasons() {
         json!({"signedBlob": null}),
     ] {
         assert_eq!(
-            trouble(":signBlob", Reply::json(200, bad.clone())).await.0,
+            problem(":signBlob", Reply::json(200, bad.clone())).await.0,
             Reason::StoreUnreachable,
             "{bad}"
         );
@@ -112,10 +112,10 @@ async fn invalid_answers_map_to_reasons() {
 #[tokio::test]
 async fn permanent_refusals_have_a_reason_and_a_remedy() {
     let refusal = json!({"error": {"code": 403, "message": "marker", "status": "PERMISSION_DENIED"}});
-    let (reason, message) = trouble(":signBlob", Reply::json(403, refusal)).await;
+    let (reason, message) = problem(":signBlob", Reply::json(403, refusal)).await;
     assert_eq!(reason, Reason::CredentialsRefused);
     assert!(message.contains("roles/iam.serviceAccountTokenCreator"), "{message}");
-    let (reason, message) = trouble(":signBlob", Reply::json(404, json!({"marker": 1}))).await;
+    let (reason, message) = problem(":signBlob", Reply::json(404, json!({"marker": 1}))).await;
     assert_eq!(reason, Reason::CredentialsRefused, "{message}");
 
     // Valet follows no redirect.
@@ -125,21 +125,21 @@ async fn permanent_refusals_have_a_reason_and_a_remedy() {
         String::new(),
     );
     for end in ["/token", "/email", ":signBlob"] {
-        let (reason, message) = trouble(end, away.clone()).await;
+        let (reason, message) = problem(end, away.clone()).await;
         assert!(
             matches!(reason, Reason::CredentialsInvalid | Reason::CredentialsRefused),
             "{end}: {message}"
         );
     }
 
-    let (reason, message) = trouble("/token", Reply::text(404, "marker")).await;
+    let (reason, message) = problem("/token", Reply::text(404, "marker")).await;
     assert_eq!(reason, Reason::CredentialsInvalid);
     assert!(
         message.contains("workload identity") && message.contains("secretRef"),
         "{message}"
     );
     assert_eq!(
-        trouble("/token", Reply::text(403, "marker")).await.0,
+        problem("/token", Reply::text(403, "marker")).await.0,
         Reason::CredentialsInvalid
     );
     // Another server answers in place of the metadata server.
@@ -148,13 +148,13 @@ async fn permanent_refusals_have_a_reason_and_a_remedy() {
         vec![],
         json!({"access_token": "marker", "expires_in": 3600}).to_string(),
     );
-    let (reason, message) = trouble("/token", other).await;
+    let (reason, message) = problem("/token", other).await;
     assert_eq!(reason, Reason::CredentialsInvalid);
     assert!(message.contains("not Google's metadata server"), "{message}");
 
     // On GKE without a bound service account the pod has an identity, but one that cannot sign.
     for email in ["project.svc.id.goog", "default", "", "a@b", "@x.gserviceaccount.com"] {
-        let (reason, message) = trouble("/email", Reply::text(200, email)).await;
+        let (reason, message) = problem("/email", Reply::text(200, email)).await;
         assert_eq!(reason, Reason::CredentialsInvalid);
         assert!(message.contains("spec.gcs.credentials.signAs"), "{message}");
     }
@@ -163,7 +163,7 @@ async fn permanent_refusals_have_a_reason_and_a_remedy() {
 #[tokio::test]
 async fn request_to_a_silent_server_times_out() {
     let silence = |end| async move {
-        let (reason, message) = trouble(end, Reply::Silence).await;
+        let (reason, message) = problem(end, Reply::Silence).await;
         assert_eq!(reason, Reason::StoreUnreachable);
         assert!(
             message.contains("no answer within") || message.contains("in time"),

@@ -74,7 +74,7 @@ fn credentials(error: SignError) -> (Reason, String) {
     }
 }
 
-async fn trouble(end: &'static str, reply: Reply) -> (Reason, String) {
+async fn problem(end: &'static str, reply: Reply) -> (Reason, String) {
     let scratch = Scratch::new("federation").unwrap();
     let token = scratch.write("token", "subject-marker").unwrap();
     let fake = stand_in(end, Some(reply));
@@ -118,11 +118,11 @@ async fn temporary_failures_and_invalid_answers_are_store_unreachable() {
             ),
             Reply::json(200, json!({"access_token": "marker", "accessToken": "marker"})),
         ] {
-            let (reason, message) = trouble(end, reply.clone()).await;
+            let (reason, message) = problem(end, reply.clone()).await;
             assert_eq!(reason, Reason::StoreUnreachable, "{end} {reply:?}: {message}");
         }
     }
-    let silence = |end| async move { trouble(end, Reply::Silence).await };
+    let silence = |end| async move { problem(end, Reply::Silence).await };
     let (sts, accounts) = tokio::join!(silence(STS), silence(ACCOUNTS));
     for (reason, message) in [sts, accounts] {
         assert_eq!(reason, Reason::StoreUnreachable);
@@ -138,14 +138,14 @@ async fn temporary_failures_and_invalid_answers_are_store_unreachable() {
 async fn refusal_message_has_the_error_code_without_the_servers_text() {
     let grant =
         json!({"error": "invalid_grant", "error_description": "The audience in ID Token [marker] does not match"});
-    let (reason, message) = trouble(STS, Reply::json(400, grant)).await;
+    let (reason, message) = problem(STS, Reply::json(400, grant)).await;
     assert_eq!(reason, Reason::CredentialsRefused);
     assert!(
         message.contains("invalid_grant") && message.contains("workload identity pool"),
         "{message}"
     );
     let denied = json!({"error": {"code": 403, "message": "marker", "status": "PERMISSION_DENIED"}});
-    let (reason, message) = trouble(ACCOUNTS, Reply::json(403, denied)).await;
+    let (reason, message) = problem(ACCOUNTS, Reply::json(403, denied)).await;
     assert_eq!(reason, Reason::CredentialsRefused);
     assert!(message.contains("403"), "{message}");
     // Valet follows no redirect, because it would send the operator's token along.
@@ -154,8 +154,8 @@ async fn refusal_message_has_the_error_code_without_the_servers_text() {
         vec![("Location", "http://127.0.0.1:1/marker".into())],
         String::new(),
     );
-    assert_eq!(trouble(STS, away.clone()).await.0, Reason::CredentialsRefused);
-    assert_eq!(trouble(ACCOUNTS, away).await.0, Reason::CredentialsRefused);
+    assert_eq!(problem(STS, away.clone()).await.0, Reason::CredentialsRefused);
+    assert_eq!(problem(ACCOUNTS, away).await.0, Reason::CredentialsRefused);
 }
 
 /// Valet reads the operator's own token from a text file or from JSON, and reports an empty or invalid file.

@@ -196,7 +196,7 @@ async fn probe_of_store_without_preconditions_finds_no_write_once() {
     .await;
     assert_eq!(probed.refuses_unsigned, Some(true));
     assert!(!gcs.capabilities().enforced.contains(&Capability::WriteOnce));
-    assert!(probed.remarks[0].contains("400"), "{:?}", probed.remarks);
+    assert!(probed.notices[0].contains("400"), "{:?}", probed.notices);
 }
 
 /// An object at the probe key, which any writer may have put there, does not prevent the test of unsigned headers.
@@ -249,7 +249,7 @@ async fn object_written_by_a_probe_is_deleted() {
 /// Valet sends only requests that change nothing to an endpoint that a tenant names.
 #[tokio::test]
 async fn tenant_endpoint_gets_only_read_requests_by_default() {
-    for may_change in [false, true] {
+    for allows_writes in [false, true] {
         let fake = Fake::start(|call, _| documented(call));
         let networks: Vec<ipnet::IpNet> = vec!["127.0.0.0/8".parse().unwrap()];
         let settings = json!({"bucket": "media", "endpoint": fake.url()});
@@ -257,7 +257,7 @@ async fn tenant_endpoint_gets_only_read_requests_by_default() {
             serde_json::from_value(settings).unwrap(),
             Source::Key(Arc::new(key())),
             None,
-            Some(EgressPolicy::new(networks).changing(may_change)),
+            Some(EgressPolicy::new(networks).changing(allows_writes)),
         );
         assert_eq!(gcs.probe().await.refuses_unsigned, Some(true));
         gcs.check_conformance().await;
@@ -266,9 +266,9 @@ async fn tenant_endpoint_gets_only_read_requests_by_default() {
             .calls()
             .iter()
             .any(|c| !["GET", "HEAD"].contains(&c.method.as_str()));
-        assert_eq!(has_changed, may_change);
+        assert_eq!(has_changed, allows_writes);
         let can_once = gcs.capabilities().enforced.contains(&Capability::WriteOnce);
-        assert_eq!(can_once, may_change);
+        assert_eq!(can_once, allows_writes);
     }
 }
 

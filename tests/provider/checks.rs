@@ -83,9 +83,9 @@ pub async fn get_limits_access(subject: &Subject) -> Vec<String> {
 async fn limits_access(subject: &Subject, key: &str, operation_spec: &OperationSpec, other_method: &str) {
     let expired = subject.expired(key, operation_spec).await;
     is_refused(&expired, "after the expiry").await;
-    let mut stray = subject.prepared(key, operation_spec).await;
-    stray.stray();
-    is_refused(&stray, "with another object key").await;
+    let mut outside = subject.prepared(key, operation_spec).await;
+    outside.outside();
+    is_refused(&outside, "with another object key").await;
     let mut other = subject.prepared(key, operation_spec).await;
     other.method = other_method.into();
     is_refused(&other, "with another method").await;
@@ -245,9 +245,9 @@ pub async fn form(subject: &Subject) -> Vec<String> {
     let key = subject.key("form/a");
     let form = free(UploadMode::PostForm);
     is_refused(&subject.expired(&key, &form).await, "after the expiry").await;
-    let mut stray = subject.prepared(&key, &form).await;
-    stray.stray();
-    is_refused(&stray, "with another object key").await;
+    let mut outside = subject.prepared(&key, &form).await;
+    outside.outside();
+    is_refused(&outside, "with another object key").await;
     assert_eq!(content(subject, &key).await, None, "a refused form wrote the object");
     let answer = send(&subject.prepared(&key, &form).await).await;
     assert!(answer.is_done(), "status {}", answer.status);

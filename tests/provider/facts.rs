@@ -134,7 +134,7 @@ pub async fn conformance(subject: &Subject) -> Vec<String> {
     let before = subject.objects();
     let claimed = subject.provider.capabilities();
     let report = subject.provider.check_conformance().await;
-    assert_eq!(report.worthless, None);
+    assert_eq!(report.unenforced, None);
     assert_eq!(report.missing, []);
     assert_eq!(report.left, None);
     assert!(!report.interrupted, "{report:?}");
@@ -142,11 +142,11 @@ pub async fn conformance(subject: &Subject) -> Vec<String> {
     let after = subject.provider.capabilities();
     assert!(claimed.names().iter().all(|name| after.names().contains(name)));
     is_clean(subject, &format!("{report:?}"));
-    let untried = report.untried_names(&claimed);
-    let untried = untried
+    let not_tested = report.not_tested_names(&claimed);
+    let not_tested = not_tested
         .into_iter()
         .map(|name| format!("{name}: the conformance check does not test it"));
-    untried.chain(report.without).collect()
+    not_tested.chain(report.without).collect()
 }
 
 /// Checks that a text contains no secret and no signed URL.
@@ -189,7 +189,7 @@ pub async fn texts(subject: &Subject) -> Vec<String> {
         texts.push(format!("{:?}", wrong.check_conformance().await));
         if let Some(multipart) = wrong.multipart() {
             let request = allowed(&key, &upload(UploadMode::Multipart, Default::default()), SECONDS, None);
-            texts.push(format!("{:?}", multipart.begin(&request).await));
+            texts.push(format!("{:?}", multipart.initiate(&request).await));
             texts.push(format!("{:?}", multipart.arrived(&access(&key), "no-upload").await));
             texts.push(format!("{:?}", multipart.open(&access(&key)).await));
             texts.push(format!(

@@ -62,16 +62,16 @@ async fn parts(subject: &Subject, key: &str, upload: &str) -> Vec<PreparedReques
             credential: Credential::Parts(vec![part]),
             provider: signed.provider,
         };
-        let mut sent = PreparedRequest::good(&signed).expect("a request for one part");
+        let mut sent = PreparedRequest::accepts(&signed).expect("a request for one part");
         sent.body = vec![b'x'; size];
         sent
     });
     prepared.collect()
 }
 
-async fn begin(multipart: &dyn Multipart, key: &str) -> String {
+async fn initiate(multipart: &dyn Multipart, key: &str) -> String {
     let request = allowed(key, &operation_spec(), SECONDS, None);
-    let upload = multipart.begin(&request).await.expect("the upload is initiated");
+    let upload = multipart.initiate(&request).await.expect("the upload is initiated");
     assert!(!upload.is_empty());
     upload
 }
@@ -83,7 +83,7 @@ pub async fn complete(subject: &Subject) -> Vec<String> {
     };
     let key = subject.key("parts/complete");
     let access = access(&key);
-    let upload = begin(multipart, &key).await;
+    let upload = initiate(multipart, &key).await;
     let open = multipart.open(&access).await;
     assert!(
         matches!(&open, UploadsFact::Listed { uploads, .. } if uploads.len() == 1 && uploads[0].id == upload && !uploads[0].has_parts),
@@ -92,9 +92,9 @@ pub async fn complete(subject: &Subject) -> Vec<String> {
     let sent = parts(subject, &key, &upload).await;
     assert_eq!(sent.len(), 2);
     // The refused parts are small, because a store can close the connection before it has read a large body.
-    let mut stray = parts(subject, &key, &upload).await.remove(1);
-    stray.stray();
-    let status = send(&stray).await.status;
+    let mut outside = parts(subject, &key, &upload).await.remove(1);
+    outside.outside();
+    let status = send(&outside).await.status;
     assert!(
         (400..500).contains(&status),
         "a part of another object: status {status}"
@@ -150,7 +150,7 @@ pub async fn abort(subject: &Subject) -> Vec<String> {
     };
     let key = subject.key("parts/abort");
     let access = access(&key);
-    let upload = begin(multipart, &key).await;
+    let upload = initiate(multipart, &key).await;
     let sent = parts(subject, &key, &upload).await;
     assert!(send(&sent[1]).await.is_done());
     let open = multipart.open(&access).await;

@@ -67,12 +67,12 @@ impl Subject {
     /// Signs a request for an object and returns the valid request.
     pub async fn prepared(&self, key: &str, operation_spec: &OperationSpec) -> PreparedRequest {
         let signed = self.signed(key, operation_spec, SECONDS).await.expect("it is signed");
-        PreparedRequest::good(&signed).expect("a credential for a single request")
+        PreparedRequest::accepts(&signed).expect("a credential for a single request")
     }
 
     /// As [`Subject::prepared`], with a credential that has expired.
     pub async fn expired(&self, key: &str, operation_spec: &OperationSpec) -> PreparedRequest {
         let signed = self.signed(key, operation_spec, -SECONDS).await.expect("it is signed");
-        PreparedRequest::good(&signed).expect("a credential for a single request")
+        PreparedRequest::accepts(&signed).expect("a credential for a single request")
     }
 }

@@ -69,23 +69,23 @@ fn each_cel_rule_rejects_with_the_expected_message() {
 /// Every CEL rule has a row in the table, so no rule is untested.
 #[test]
 fn each_cel_rule_has_a_test_case() {
-    let mut untried: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut not_probed: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for crd in crds() {
         let schema = serde_json::to_value(&crd.spec.versions[0].schema).expect("a schema is JSON");
-        rules::messages(&schema, untried.entry(crd.spec.names.kind).or_default());
+        rules::messages(&schema, not_probed.entry(crd.spec.names.kind).or_default());
     }
     assert!(
-        untried.values().map(BTreeSet::len).sum::<usize>() > 50,
+        not_probed.values().map(BTreeSet::len).sum::<usize>() > 50,
         "the rules were found"
     );
     for case in Table::read().cases("web") {
         if let Some(message) = &case.message {
-            untried
+            not_probed
                 .get_mut(&case.kind)
                 .expect("a kind")
                 .retain(|rule| !rule.starts_with(message.as_str()));
         }
     }
-    untried.retain(|_, rules| !rules.is_empty());
-    assert!(untried.is_empty(), "no row of rules.yaml tests: {untried:#?}");
+    not_probed.retain(|_, rules| !rules.is_empty());
+    assert!(not_probed.is_empty(), "no row of rules.yaml tests: {not_probed:#?}");
 }

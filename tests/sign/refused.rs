@@ -95,10 +95,10 @@ fn sign_refuses_what_the_operator_refuses() {
 fn multipart_upload_with_upload_id_is_refused_with_the_reason() {
     let mut store = cluster_store(amazons(json!({})));
     let parts = json!({"mode": "Multipart", "constraints": {"contentLength": 3}});
-    let begun = ["--upload-id=theirs"];
+    let initiated = ["--upload-id=theirs"];
     let signed = sign(
         &[store.clone(), grant("UploadGrant", &store, parts.clone())],
-        &begun,
+        &initiated,
         &ACCESS_KEY,
     );
     assert!(signed.said.contains("set --output to yaml"), "{}", signed.said);
@@ -110,7 +110,7 @@ fn multipart_upload_with_upload_id_is_refused_with_the_reason() {
         let kept = std::mem::replace(&mut store["spec"]["access"][0][field], value);
         let signed = sign(
             &[store.clone(), grant("UploadGrant", &store, parts.clone())],
-            &begun,
+            &initiated,
             &ACCESS_KEY,
         );
         assert!(

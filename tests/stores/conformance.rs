@@ -40,9 +40,9 @@ fn conformance_check_on_minio_finds_all_constraints() {
     for promise in [" PostForm/KeyPrefix", " Credentials", " Multipart/WriteOnce"] {
         assert!(message.contains(promise), "{message}");
     }
-    let untried: Vec<_> = message.split("; not tested: ").skip(1).collect();
+    let not_probed: Vec<_> = message.split("; not tested: ").skip(1).collect();
     assert_eq!(
-        untried,
+        not_probed,
         ["Version, Multipart/ContentType, Multipart/ContentLengthRange"],
         "{message}"
     );

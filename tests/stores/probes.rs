@@ -13,11 +13,11 @@ use valet::{
 };
 use valet_harness::fake::{Asked, Fake, Reply};
 
-fn s3(fake: &Fake, outward: Option<EgressPolicy>) -> S3 {
+fn s3(fake: &Fake, egress: Option<EgressPolicy>) -> S3 {
     let settings =
         json!({"bucket": "media", "region": "us-east-1", "endpoint": fake.endpoint(), "addressingStyle": "Path"});
     let credentials = SharedCredentialsProvider::new(Credentials::new("AKID", "secret", None, None, "test"));
-    S3::new(serde_json::from_value(settings).unwrap(), credentials, outward)
+    S3::new(serde_json::from_value(settings).unwrap(), credentials, egress)
 }
 
 fn error(status: u16, code: &str) -> Reply {
@@ -84,7 +84,7 @@ async fn probe_detects_store_that_refuses_unsigned_headers() {
     let s3 = s3(&fake, None);
     let probed = s3.probe().await;
     assert_eq!((probed.finding, probed.refuses_unsigned), (Finding::Usable, Some(true)));
-    assert!(probed.remarks.is_empty(), "{:?}", probed.remarks);
+    assert!(probed.notices.is_empty(), "{:?}", probed.notices);
     assert!(can(&s3, Capability::SignedHeadersOnly) && can(&s3, Capability::WriteOnce));
     // A probe request tests one thing only: no request has both a condition and an unsigned header.
     for asked in fake.asked().iter().filter(|a| is_upload(a)) {
@@ -136,7 +136,7 @@ async fn refusal_of_an_expired_url_is_no_refusal_of_a_header() {
     let s3 = s3(&fake, None);
     let probed = s3.probe().await;
     assert_eq!((probed.finding, probed.refuses_unsigned), (Finding::Usable, None));
-    assert!(probed.untold.is_some());
+    assert!(probed.not_reported.is_some());
     assert!(
         !can(&s3, Capability::SignedHeadersOnly),
         "a capability that is not known is not listed"
@@ -182,7 +182,7 @@ async fn probe_detects_obeyed_headers_without_conditional_writes() {
         (Finding::Usable, Some(false))
     );
     assert!(!can(&s3, Capability::SignedHeadersOnly) && !can(&s3, Capability::WriteOnce));
-    assert!(probed.remarks[0].contains("501 NotImplemented"), "{:?}", probed.remarks);
+    assert!(probed.notices[0].contains("501 NotImplemented"), "{:?}", probed.notices);
 }
 
 #[tokio::test]
@@ -199,7 +199,7 @@ async fn probe_detects_missing_or_ignored_write_once_uploads() {
         assert!(!can(&s3, Capability::WriteOnce), "{answer:?}");
         let parts = s3.capabilities().multipart.clone().unwrap();
         assert!(!parts.contains(&Capability::WriteOnce), "{answer:?}");
-        let said = &probed.remarks[0];
+        let said = &probed.notices[0];
         assert!(said.contains(remark) && said.contains("overwrite: Allow"), "{said}");
         let has_deleted = fake.asked().iter().any(|a| a.method == "DELETE");
         assert_eq!(has_deleted, answer.0 == 200, "{answer:?}");
@@ -216,7 +216,7 @@ async fn probe_detects_that_object_lock_requires_checksums() {
     let probed = s3.probe().await;
     assert_eq!((probed.finding, probed.refuses_unsigned), (Finding::Usable, Some(true)));
     assert!(s3.capabilities().wants_checksums && can(&s3, Capability::WriteOnce));
-    assert!(probed.remarks[0].contains("Object Lock"), "{:?}", probed.remarks);
+    assert!(probed.notices[0].contains("Object Lock"), "{:?}", probed.notices);
 }
 
 /// Valet sends only requests that change nothing to an endpoint that a tenant names. It then assumes only
@@ -224,24 +224,27 @@ async fn probe_detects_that_object_lock_requires_checksums() {
 #[tokio::test]
 async fn tenant_endpoint_gets_only_read_requests_by_default() {
     let networks: Vec<ipnet::IpNet> = vec!["127.0.0.0/8".parse().unwrap()];
-    for may_change in [false, true] {
+    for allows_writes in [false, true] {
         let fake = behaves(|_| None);
-        let s3 = s3(&fake, Some(EgressPolicy::new(networks.clone()).changing(may_change)));
+        let s3 = s3(&fake, Some(EgressPolicy::new(networks.clone()).changing(allows_writes)));
         let probed = s3.probe().await;
         assert_eq!((probed.finding, probed.refuses_unsigned), (Finding::Usable, Some(true)));
         s3.head(&access("a/b")).await;
         let report = s3.check_conformance().await;
         assert!(can(&s3, Capability::SignedHeadersOnly));
-        assert_eq!(can(&s3, Capability::WriteOnce), may_change);
+        assert_eq!(can(&s3, Capability::WriteOnce), allows_writes);
         let has_changed = fake
             .asked()
             .iter()
             .any(|a| !["GET", "HEAD"].contains(&a.method.as_str()));
-        assert_eq!(has_changed, may_change);
-        if !may_change {
+        assert_eq!(has_changed, allows_writes);
+        if !allows_writes {
             let can = s3.capabilities();
             assert!(can.only_read && can.multipart.is_none());
-            assert!(report.untried[0].contains("--tenant-store-requests=All"), "{report:?}");
+            assert!(
+                report.not_tested[0].contains("--tenant-store-requests=All"),
+                "{report:?}"
+            );
         }
     }
 }

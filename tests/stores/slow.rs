@@ -74,12 +74,12 @@ fn credential_is_not_published_if_revoked_or_refused_meanwhile() {
     slow.store(true, Ordering::Relaxed);
 
     let mark = t.world.plane.audit_mark().unwrap();
-    let begun = |name: &str| {
+    let initiated = |name: &str| {
         t.apply(&[t.grant("DownloadGrant", name, json!({}))]);
         // Valet has sent the request to STS by now, and STS answers later.
         std::thread::sleep(SLOW / 4);
     };
-    begun("narrowed");
+    initiated("narrowed");
     t.apply(&[with(json!(["Upload"]))]);
     t.reason("dg/narrowed", "OperationNotAllowed");
 
@@ -87,7 +87,7 @@ fn credential_is_not_published_if_revoked_or_refused_meanwhile() {
     t.apply(&[with(both)]);
     t.reason("dg/narrowed", "Issued");
     slow.store(true, Ordering::Relaxed);
-    begun("revoked");
+    initiated("revoked");
     t.apply(&[t.grant("DownloadGrant", "revoked", json!({"revoke": true}))]);
     let revoked = t.reason("dg/revoked", "Revoked");
     assert_eq!(revoked["status"]["issuedTime"], Value::Null, "{revoked}");

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     api::{Store, StoreKind},
     net::EgressPolicy,
-    provider::{Account, CredentialsSource, Environment, NotAtHand, Provider, Settings, registry},
+    provider::{Account, CredentialsSource, Environment, NoLocalCredentials, Provider, Settings, registry},
 };
 
 /// Connects to the store with the store's credentials.
@@ -31,52 +31,52 @@ pub async fn connect(
     args: &SignArgs,
 ) -> Result<Arc<dyn Provider>, String> {
     let settings = registry::settings(store).map_err(|(reason, message)| format!("{reason}: {message}"))?;
-    let (account, outward) = match kind_of(store) {
+    let (account, egress) = match kind_of(store) {
         StoreKind::ObjectStore => {
-            let outward = EgressPolicy::new(args.allow_private_endpoints.clone())
+            let egress = EgressPolicy::new(args.allow_private_endpoints.clone())
                 .denying(args.deny_endpoints.clone())
                 // The flag `--online` allows requests that change something, for example requests to STS.
                 .changing(true);
             let checked = if args.online {
-                settings.check_endpoint(&outward).await
+                settings.check_endpoint(&egress).await
             } else {
-                settings.check_endpoint_literal(&outward)
+                settings.check_endpoint_literal(&egress)
             };
             checked.map_err(|(reason, message)| format!("{reason}: {message}"))?;
-            (from_documents(settings, store, documents)?, Some(outward))
+            (from_documents(settings, store, documents)?, Some(egress))
         }
         StoreKind::ClusterObjectStore => (from_environment(settings, args).await?, None),
     };
-    if let Some(asks) = account.asks().filter(|_| !args.online) {
-        return Err(offline(asks));
+    if let Some(requires_environment) = account.requires_environment().filter(|_| !args.online) {
+        return Err(offline(requires_environment));
     }
-    if outward.is_none() {
-        let untrusted = account.shows_identity_to().into_iter().find(|address| {
+    if egress.is_none() {
+        let certificate_problem = account.shows_identity_to().into_iter().find(|address| {
             let bare = |address: &str| address.trim_end_matches('/').to_ascii_lowercase();
             !args.trust_endpoint.iter().any(|t| bare(t) == bare(address))
         });
-        if let Some(address) = untrusted {
+        if let Some(address) = certificate_problem {
             return Err(format!(
                 "valet sign would send the environment's identity to {address}, but this address is not a public host of the cloud provider; to allow this address, add --trust-endpoint {address}"
             ));
         }
     }
     // Without the flag `--online`, the egress policy rejects every request.
-    let outward = if args.online {
-        outward
+    let egress = if args.online {
+        egress
     } else {
-        Some(EgressPolicy::nowhere().changing(true))
+        Some(EgressPolicy::deny_all().changing(true))
     };
-    Ok(account.connect(outward))
+    Ok(account.connect(egress))
 }
 
 fn kind_of<S: Store>(_: &S) -> StoreKind {
     S::KIND
 }
 
-fn offline(asks: &str) -> String {
+fn offline(requires_environment: &str) -> String {
     let remedy = "to allow valet sign to send requests, add --online";
-    format!("{asks}; {remedy}")
+    format!("{requires_environment}; {remedy}")
 }
 
 /// Returns the credentials of an ObjectStore. They come from the Secret that the ObjectStore names. The documents
@@ -125,13 +125,13 @@ async fn from_environment(settings: Settings, args: &SignArgs) -> Result<Box<dyn
     }
     let remedy = settings.wanted_in_environment();
     settings
-        .with_environment_at_hand(&environment)
+        .with_local_environment(&environment)
         .await
         .map_err(|why| match why {
-            NotAtHand::Nothing => format!(
+            NoLocalCredentials::Nothing => format!(
                 "the environment contains no credentials; {remedy}, or add --online if the credentials come from the metadata service of the machine or from a role"
             ),
-            NotAtHand::Elsewhere(who) => offline(&who),
-            NotAtHand::Unusable(why) => format!("the credentials in the environment cannot be used: {why}; {remedy}"),
+            NoLocalCredentials::Elsewhere(who) => offline(&who),
+            NoLocalCredentials::Unusable(why) => format!("the credentials in the environment cannot be used: {why}; {remedy}"),
         })
 }

@@ -21,21 +21,21 @@ pub struct Context<G: Grant> {
     pub secrets: Secrets,
     /// Facts about grants that this process keeps only in its memory. The apiserver and the watch cache do not contain
     /// these facts.
-    pub memory: Arc<LocalState<G>>,
+    pub local_state: Arc<LocalState<G>>,
     /// Writes Kubernetes Events.
     pub recorder: Recorder,
     pub metrics: Arc<Metrics>,
     /// Distributes reconciles fairly among namespaces.
-    pub turns: NamespaceLimiter,
+    pub namespace_limiter: NamespaceLimiter,
     /// Records the ends of reconciles, for the liveness probe.
     pub progress: Arc<Progress>,
     /// Limits the number of live grants, if an access rule sets a limit.
-    pub places: Arc<Quotas>,
+    pub quotas: Arc<Quotas>,
     /// Limits how many reconciles may wait for answers from one store at the same time.
-    pub requests: Arc<StoreLimiter>,
+    pub store_limiter: Arc<StoreLimiter>,
     /// Enqueues a grant again after a wait, for example when the grant receives quota or when a probe of its store
     /// ends.
-    pub caller: Requeuer<G>,
+    pub requeuer: Requeuer<G>,
     /// The default values from the command line.
     pub settings: Settings,
     /// The resync period. Valet reconciles each grant again after this time, because the watch may have missed a
@@ -47,11 +47,11 @@ impl<G: Grant> Context<G> {
     /// Returns true if the grant was deleted during its reconcile. In this case the method removes all facts about
     /// the grant from memory, and Valet does not reconcile the grant again.
     pub(super) fn forget_if_gone(&self, grant: &impl ResourceExt) -> bool {
-        let is_gone = !self.caller.is_there(grant);
+        let is_gone = !self.requeuer.is_there(grant);
         if is_gone {
             let uid = grant.uid().unwrap_or_default();
-            self.memory.forget(&uid);
-            self.places.gone(&uid);
+            self.local_state.forget(&uid);
+            self.quotas.gone(&uid);
         }
         is_gone
     }

@@ -20,7 +20,7 @@ use crate::{
         error::call,
         status_writer::{patch_params, write_status},
         store_limiter::StorePermit,
-        strip_metadata::lighten_grant,
+        strip_metadata::strip_grant,
     },
     core::{
         AbortAccess, Access, AllowedRequest, Assembly, Completion, Facts, GrantEvent, GrantFacts, ObjectFact,
@@ -44,37 +44,37 @@ pub(super) struct ClusterEffects<'a, G: Grant> {
     /// The permit of this reconcile to send requests to the store. `None` if the reconcile has no permit.
     permit: Option<StorePermit>,
     /// If a notification caused this reconcile, the arrival time of the notification.
-    pub(super) heard: Option<Instant>,
+    pub(super) notified_at: Option<Instant>,
     /// The time at which Valet cancels all running requests of this reconcile to the store.
     deadline: Instant,
 }
 
 impl<'a, G: Grant> ClusterEffects<'a, G> {
     pub(super) fn new(context: &'a Context<G>, grant: Arc<G>) -> Self {
-        let heard = context.memory.heard(&grant.uid().unwrap_or_default());
+        let notified_at = context.local_state.notified_at(&grant.uid().unwrap_or_default());
         Self {
             context,
             grant,
             provider: None,
             permit: None,
-            heard,
+            notified_at,
             deadline: Instant::now() + DEADLINE,
         }
     }
 
     /// Returns the facts that are known at the start of the reconcile.
     pub(super) fn first_facts(&self) -> Facts {
-        let memory = &self.context.memory;
-        let mut facts = Facts::new(memory.facts(self.grant.as_ref()), self.context.settings.clone());
-        facts.repairs = memory.repairs(&facts.grant.uid);
-        facts.last_poll = memory.last_poll(&facts.grant.uid);
-        facts.poll_requested = self.heard.is_some();
+        let local_state = &self.context.local_state;
+        let mut facts = Facts::new(local_state.facts(self.grant.as_ref()), self.context.settings.clone());
+        facts.repairs = local_state.repairs(&facts.grant.uid);
+        facts.last_poll = local_state.last_poll(&facts.grant.uid);
+        facts.poll_requested = self.notified_at.is_some();
         facts
     }
 
     /// Waits for the result of a request to the store. If the deadline of the reconcile passes first, cancels the
     /// request and returns a message.
-    async fn within<T>(&self, work: impl Future<Output = T>) -> Result<T, String> {
+    async fn with_time_limit<T>(&self, work: impl Future<Output = T>) -> Result<T, String> {
         tokio::time::timeout_at(self.deadline, work).await.map_err(|_| {
             format!(
                 "the store did not answer within {seconds} s, the time limit of one reconcile",
@@ -83,10 +83,10 @@ impl<'a, G: Grant> ClusterEffects<'a, G> {
         })
     }
 
-    /// Waits for the result of a request that signs a credential. Like [`ClusterEffects::within`], cancels the request
+    /// Waits for the result of a request that signs a credential. Like [`ClusterEffects::with_time_limit`], cancels the request
     /// at the deadline of the reconcile.
     async fn signed_within<T>(&self, work: impl Future<Output = Result<T, SignError>>) -> Result<T, SignError> {
-        self.within(work).await.unwrap_or_else(|message| {
+        self.with_time_limit(work).await.unwrap_or_else(|message| {
             let reason = Reason::StoreUnreachable;
             Err(SignError::Credentials { reason, message })
         })
@@ -109,8 +109,11 @@ impl<'a, G: Grant> ClusterEffects<'a, G> {
             return;
         }
         match &self.provider {
-            Some(provider) => self.context.memory.keep_provider(&grant.uid, Some(provider.clone())),
-            None => self.provider = self.context.memory.provider(&grant.uid),
+            Some(provider) => self
+                .context
+                .local_state
+                .set_provider(&grant.uid, Some(provider.clone())),
+            None => self.provider = self.context.local_state.provider(&grant.uid),
         }
     }
 
@@ -120,10 +123,10 @@ impl<'a, G: Grant> ClusterEffects<'a, G> {
 
     /// Stores the version of the grant that the apiserver returned. The reconcile continues with this version.
     fn has_grant(&mut self, mut now: G) -> GrantFacts {
-        lighten_grant(&mut now);
+        strip_grant(&mut now);
         self.grant = Arc::new(now);
-        self.context.memory.wrote(&self.grant);
-        self.context.memory.facts(self.grant.as_ref())
+        self.context.local_state.wrote(&self.grant);
+        self.context.local_state.facts(self.grant.as_ref())
     }
 }
 
@@ -136,7 +139,7 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
         if self.permit.is_none() {
             let id = store_id(&grant.terms.store_ref, &grant.namespace);
             let who = (G::OPERATION, grant.namespace.as_str(), grant.name.as_str());
-            self.permit = Some(self.context.requests.take(&id, who).map_err(Error::InLine)?);
+            self.permit = Some(self.context.store_limiter.take(&id, who).map_err(Error::Queued)?);
         }
         Ok(())
     }
@@ -147,7 +150,7 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
 
     async fn read_store(&mut self, grant: &GrantFacts, wanted_until: Timestamp) -> Result<StoreReading, Error> {
         let found = self.context.stores.fact(grant, wanted_until);
-        let found = self.within(found).await.map_err(|_| Error::Deadline)??;
+        let found = self.with_time_limit(found).await.map_err(|_| Error::Deadline)??;
         self.provider = found.provider;
         self.remember_store(grant);
         Ok(StoreReading {
@@ -173,14 +176,14 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
             StoreFact::Usable(store) => Some(store.rules.clone()),
             StoreFact::Unread | StoreFact::Missing | StoreFact::Unusable { .. } => None,
         };
-        self.context.places.ask(grant, G::OPERATION, limits, rules).await
+        self.context.quotas.request(grant, G::OPERATION, limits, rules).await
     }
 
     async fn read_object(&mut self, access: &Access) -> ObjectFact {
         let Some(provider) = &self.provider else {
             return ObjectFact::Unreachable(NO_STORE.into());
         };
-        let found = self.within(provider.head(access)).await;
+        let found = self.with_time_limit(provider.head(access)).await;
         found.unwrap_or_else(ObjectFact::Unreachable)
     }
 
@@ -188,7 +191,7 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
         let Some(store) = self.multipart() else {
             return UploadFact::Unreachable(NO_STORE.into());
         };
-        let found = self.within(store.arrived(access, upload)).await;
+        let found = self.with_time_limit(store.arrived(access, upload)).await;
         found.unwrap_or_else(UploadFact::Unreachable)
     }
 
@@ -196,13 +199,13 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
         let Some(store) = self.multipart() else {
             return UploadsFact::Unreachable(NO_STORE.into());
         };
-        let found = self.within(store.open(access)).await;
+        let found = self.with_time_limit(store.open(access)).await;
         found.unwrap_or_else(UploadsFact::Unreachable)
     }
 
     fn is_contested(&self, grant: &GrantFacts) -> bool {
         self.context
-            .caller
+            .requeuer
             .known()
             .iter()
             .filter_map(|other| other.0.as_ref().ok())
@@ -220,7 +223,7 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
     }
 
     fn has_newer_grant(&self, grant: &GrantFacts) -> Result<bool, Error> {
-        let Some(watched) = self.context.caller.watched(self.grant.as_ref()) else {
+        let Some(watched) = self.context.requeuer.watched(self.grant.as_ref()) else {
             return Err(Error::Gone("the grant"));
         };
         Ok(watched.0.as_ref().is_ok_and(|now| {
@@ -254,7 +257,7 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
             ))
         };
         let store = provider.multipart().ok_or_else(unsupported)?;
-        self.signed_within(store.begin(request)).await
+        self.signed_within(store.initiate(request)).await
     }
 
     async fn sign(&mut self, request: &AllowedRequest) -> Result<Signed, SignError> {
@@ -276,14 +279,14 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
                 None => Completion::Unreachable(NO_STORE.into()),
             }
         });
-        let ended = self.within(task).await;
+        let ended = self.with_time_limit(task).await;
         let ended = ended.and_then(|joined| joined.map_err(|_| "the request was interrupted".into()));
         ended.unwrap_or_else(Completion::Unreachable)
     }
 
     async fn abort_upload(&mut self, upload: &AbortAccess) -> Result<(), String> {
         let store = self.multipart().ok_or(NO_STORE)?;
-        self.within(store.abort(upload)).await?
+        self.with_time_limit(store.abort(upload)).await?
     }
 
     async fn write_secret(
@@ -306,7 +309,7 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
     ) -> Result<SecretView, Error> {
         let secrets = &self.context.secrets;
         let written = secrets
-            .retouch(grant, uid, resource_version, labels, annotations)
+            .update_metadata(grant, uid, resource_version, labels, annotations)
             .await?;
         Ok(self.wrote_secret(grant, written))
     }
@@ -322,22 +325,22 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
     }
 
     async fn delete_secret(&mut self, grant: &GrantFacts, uid: &str, resource_version: &str) -> Result<(), Error> {
-        self.context.secrets.withdraw(grant, uid, resource_version).await
+        self.context.secrets.delete(grant, uid, resource_version).await
     }
 
     async fn write_status(&mut self, grant: &GrantFacts, mut status: GrantStatus) -> Result<GrantFacts, Error> {
         let uid = grant.uid.as_str();
         let operation = G::OPERATION;
-        let memory = &self.context.memory;
-        status.record_signature = Some(memory.records().sign_status(Subject { uid, operation }, &status));
-        memory.accept_status(uid, Some(&status));
+        let local_state = &self.context.local_state;
+        status.record_signature = Some(local_state.records().sign_status(Subject { uid, operation }, &status));
+        local_state.accept_status(uid, Some(&status));
         let current = self.grant.grant_status().cloned().unwrap_or_default();
         let (api, what) = (self.api(grant), "writing the grant's status");
         let written = write_status(what, &api, self.grant.as_ref(), (&current, &status)).await?;
         self.status_written(grant, &status);
         if let Some(kept) = written.grant_status().filter(|s| s.record_signature.is_none()) {
-            memory.lost_signature(uid, kept);
-            memory.accept_status(uid, Some(kept));
+            local_state.lost_signature(uid, kept);
+            local_state.accept_status(uid, Some(kept));
             static TOLD: std::sync::Once = std::sync::Once::new();
             TOLD.call_once(|| {
                 tracing::error!(
@@ -369,7 +372,7 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
         let written = self.has_grant(written);
         match is_present {
             true => self.remember_store(&written),
-            false => self.context.memory.keep_provider(&grant.uid, None),
+            false => self.context.local_state.set_provider(&grant.uid, None),
         }
         Ok(written)
     }
@@ -409,11 +412,11 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
     }
 
     fn remember_poll(&mut self, grant: &GrantFacts, at: Timestamp) {
-        self.context.memory.looked(&grant.uid, at, self.heard);
+        self.context.local_state.polled(&grant.uid, at, self.notified_at);
     }
 
     fn remember_repairs(&mut self, grant: &GrantFacts, change: impl FnOnce(&mut Repairs)) -> Repairs {
-        self.context.memory.keep_repairs(&grant.uid, change)
+        self.context.local_state.update_repairs(&grant.uid, change)
     }
 
     fn initiated_upload<T>(
@@ -421,7 +424,7 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
         grant: &GrantFacts,
         change: impl FnOnce(&mut Option<InitiatedUpload>) -> T,
     ) -> T {
-        self.context.memory.initiated_upload(&grant.uid, change)
+        self.context.local_state.initiated_upload(&grant.uid, change)
     }
 
     fn note(&mut self, grant: &GrantFacts, note: Note<'_>) {
@@ -433,7 +436,9 @@ impl<G: Grant> ClusterEffects<'_, G> {
     /// Remembers the version of the Secret that this process wrote. The watch event of this version then starts no
     /// reconcile.
     fn wrote_secret(&self, grant: &GrantFacts, written: SecretView) -> SecretView {
-        self.context.memory.wrote_secret(&grant.uid, &written.resource_version);
+        self.context
+            .local_state
+            .wrote_secret(&grant.uid, &written.resource_version);
         written
     }
 }

@@ -98,8 +98,8 @@ impl<G: Grant> ClusterEffects<'_, G> {
         let metrics = &self.context.metrics;
         if status.finished_time.is_some() {
             metrics.finished(G::OPERATION, reason);
-            if let Some(heard) = self.heard.filter(|_| reason == Reason::Completed) {
-                metrics.completed_after_notification(heard.elapsed().as_secs_f64());
+            if let Some(notified_at) = self.notified_at.filter(|_| reason == Reason::Completed) {
+                metrics.completed_after_notification(notified_at.elapsed().as_secs_f64());
             }
         } else if reason.progress() == Progress::Stalled {
             let (namespace, name) = (&grant.namespace, &grant.name);

@@ -93,12 +93,12 @@ fn id(namespace: &str, name: &str) -> StoreId {
 }
 
 /// Returns a probe cache, and a channel that receives the notifications of its listener.
-fn trials() -> (Arc<ProbeCache>, tokio::sync::mpsc::UnboundedReceiver<bool>) {
+fn probe_cache() -> (Arc<ProbeCache>, tokio::sync::mpsc::UnboundedReceiver<bool>) {
     let (told, hears) = tokio::sync::mpsc::unbounded_channel();
-    let trials = Arc::new(ProbeCache::default());
+    let probe_cache = Arc::new(ProbeCache::default());
     let listener: Listener = Arc::new(move |_, is_news| told.send(is_news).unwrap_or_default());
-    trials.listen(StoreKind::ObjectStore, listener);
-    (trials, hears)
+    probe_cache.listen(StoreKind::ObjectStore, listener);
+    (probe_cache, hears)
 }
 
 fn taking(takes: Duration) -> Arc<Store> {
@@ -112,11 +112,11 @@ const FOR_EVER: Duration = Duration::from_secs(36_000);
 
 #[tokio::test(start_paused = true)]
 async fn changed_probe_result_is_reported_and_equal_one_is_not() {
-    let (trials, mut hears) = trials();
-    let (store, trial) = (taking(Duration::ZERO), Arc::new(StoreProbe::default()));
+    let (probe_cache, mut hears) = probe_cache();
+    let (store, store_probe) = (taking(Duration::ZERO), Arc::new(StoreProbe::default()));
     let provider: Arc<dyn Provider> = store.clone();
     let mut look = async |age| {
-        trials.outcome(&id("a", "s"), &trial, &provider, None, age);
+        probe_cache.outcome(&id("a", "s"), &store_probe, &provider, None, age);
         hears.recv().await.unwrap()
     };
     assert!(look(NEVER).await, "the first result must count as news");
@@ -128,15 +128,15 @@ async fn changed_probe_result_is_reported_and_equal_one_is_not() {
 /// A reader receives the last result at once, even if the next probe takes a long time.
 #[tokio::test(start_paused = true)]
 async fn caller_does_not_wait_for_a_running_probe() {
-    let (trials, mut hears) = trials();
-    let (store, trial) = (taking(FOR_EVER), Arc::new(StoreProbe::default()));
+    let (probe_cache, mut hears) = probe_cache();
+    let (store, store_probe) = (taking(FOR_EVER), Arc::new(StoreProbe::default()));
     let provider: Arc<dyn Provider> = store.clone();
     let began = Instant::now();
-    let look = |age| trials.outcome(&id("a", "s"), &trial, &provider, None, age);
+    let look = |age| probe_cache.outcome(&id("a", "s"), &store_probe, &provider, None, age);
     for _ in 0..100 {
         assert!(look(AT_ONCE).is_none());
     }
-    assert!(began.elapsed() < Duration::from_secs(1) && trial.overdue().is_none());
+    assert!(began.elapsed() < Duration::from_secs(1) && store_probe.overdue_problem().is_none());
     hears.recv().await.unwrap();
     assert!(began.elapsed() < PROBE_TIMEOUT + Duration::from_secs(1));
     match look(NEVER).map(|outcome| outcome.probed.finding) {
@@ -154,8 +154,8 @@ async fn caller_does_not_wait_for_a_running_probe() {
 /// again. It does this even if the last result is new.
 #[tokio::test(start_paused = true)]
 async fn store_is_probed_again_when_clock_skew_begins_or_ends() {
-    let (trials, _hears) = trials();
-    let (store, trial) = (taking(Duration::ZERO), Arc::new(StoreProbe::default()));
+    let (probe_cache, _hears) = probe_cache();
+    let (store, store_probe) = (taking(Duration::ZERO), Arc::new(StoreProbe::default()));
     let provider: Arc<dyn Provider> = store.clone();
     for (skew, expected) in [
         (None, 1),
@@ -168,7 +168,7 @@ async fn store_is_probed_again_when_clock_skew_begins_or_ends() {
     ] {
         *store.skew.lock().unwrap() = skew.map(SignedDuration::from_secs);
         for _ in 0..20 {
-            trials.outcome(&id("a", "s"), &trial, &provider, None, NEVER);
+            probe_cache.outcome(&id("a", "s"), &store_probe, &provider, None, NEVER);
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         assert_eq!(store.probes.load(Ordering::Relaxed), expected, "{skew:?}");
@@ -177,12 +177,12 @@ async fn store_is_probed_again_when_clock_skew_begins_or_ends() {
     *store.finding.lock().unwrap() = Finding::Unreachable("away".into());
     *store.skew.lock().unwrap() = Some(SignedDuration::from_secs(90));
     for _ in 0..20 {
-        trials.outcome(&id("a", "s"), &trial, &provider, None, NEVER);
+        probe_cache.outcome(&id("a", "s"), &store_probe, &provider, None, NEVER);
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     *store.skew.lock().unwrap() = Some(SignedDuration::ZERO);
     for _ in 0..20 {
-        trials.outcome(&id("a", "s"), &trial, &provider, None, NEVER);
+        probe_cache.outcome(&id("a", "s"), &store_probe, &provider, None, NEVER);
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     assert_eq!(
@@ -196,21 +196,21 @@ async fn store_is_probed_again_when_clock_skew_begins_or_ends() {
 /// stores in a second namespace.
 #[tokio::test(start_paused = true)]
 async fn slow_stores_of_one_namespace_delay_no_probe_of_another() {
-    let (trials, mut hears) = trials();
+    let (probe_cache, mut hears) = probe_cache();
     let slow: Arc<dyn Provider> = taking(FOR_EVER);
     let all: Vec<_> = (0..40).map(|_| Arc::new(StoreProbe::default())).collect();
-    for (n, trial) in all.iter().enumerate() {
-        trials.outcome(&id("loud", &n.to_string()), trial, &slow, None, NEVER);
+    for (n, store_probe) in all.iter().enumerate() {
+        probe_cache.outcome(&id("loud", &n.to_string()), store_probe, &slow, None, NEVER);
     }
     let quick: Arc<dyn Provider> = taking(Duration::ZERO);
-    let (trial, began) = (Arc::new(StoreProbe::default()), Instant::now());
-    let look = || trials.outcome(&id("quiet", "s"), &trial, &quick, None, NEVER);
+    let (store_probe, began) = (Arc::new(StoreProbe::default()), Instant::now());
+    let look = || probe_cache.outcome(&id("quiet", "s"), &store_probe, &quick, None, NEVER);
     look();
     hears.recv().await.unwrap();
     assert!(look().is_some() && began.elapsed() < Duration::from_secs(1));
     tokio::time::sleep(SILENCE + Duration::from_secs(1)).await;
     assert!(
-        all[39].overdue().is_some(),
+        all[39].overdue_problem().is_some(),
         "a long wait for a probe must have a message"
     );
 }
@@ -219,28 +219,28 @@ async fn slow_stores_of_one_namespace_delay_no_probe_of_another() {
 /// often, Valet starts at most one check per minute.
 #[tokio::test(start_paused = true)]
 async fn conformance_checks_are_limited_per_request_and_per_minute() {
-    let (trials, _hears) = trials();
-    let (store, trial) = (taking(Duration::ZERO), Arc::new(StoreProbe::default()));
+    let (probe_cache, _hears) = probe_cache();
+    let (store, store_probe) = (taking(Duration::ZERO), Arc::new(StoreProbe::default()));
     let provider: Arc<dyn Provider> = store.clone();
     let checks = || store.checks.load(Ordering::Relaxed);
-    let look = |trial: &Arc<StoreProbe>, request: String| {
-        trials.outcome(&id("a", "s"), trial, &provider, Some(&request), age_for_status);
+    let look = |store_probe: &Arc<StoreProbe>, request: String| {
+        probe_cache.outcome(&id("a", "s"), store_probe, &provider, Some(&request), age_for_status);
     };
     let second = || tokio::time::sleep(Duration::from_secs(1));
     for _ in 0..600 {
-        look(&trial, "one".into());
+        look(&store_probe, "one".into());
         second().await;
     }
     assert_eq!(checks(), 1, "each request must start exactly one check");
     for n in 0..600 {
-        look(&trial, n.to_string());
+        look(&store_probe, n.to_string());
         second().await;
     }
     assert!((10..=11).contains(&checks()), "{} checks in ten minutes", checks() - 1);
     let before = checks();
     store.is_interrupted.store(true, Ordering::Relaxed);
     for _ in 0..1200 {
-        look(&trial, "another".into());
+        look(&store_probe, "another".into());
         second().await;
     }
     assert_eq!(
@@ -276,7 +276,7 @@ fn probe_and_check_results_decide_if_credentials_are_signed() {
     let good = || Some(ConformanceReport::default());
     let bad = || {
         Some(ConformanceReport {
-            worthless: Some("bad".into()),
+            unenforced: Some("bad".into()),
             ..ConformanceReport::default()
         })
     };
@@ -301,20 +301,22 @@ fn probe_and_check_results_decide_if_credentials_are_signed() {
 #[tokio::test(start_paused = true)]
 async fn store_counts_as_not_probed_until_it_answers() {
     let away = || Finding::Unreachable("away".into());
-    let (trials, mut hears) = trials();
-    let (store, trial) = (taking(Duration::ZERO), Arc::new(StoreProbe::default()));
+    let (probe_cache, mut hears) = probe_cache();
+    let (store, store_probe) = (taking(Duration::ZERO), Arc::new(StoreProbe::default()));
     *store.finding.lock().unwrap() = away();
     let provider: Arc<dyn Provider> = store.clone();
-    let mut untried = async || {
-        trials.outcome(&id("a", "s"), &trial, &provider, None, AT_ONCE);
+    let mut not_probed = async || {
+        probe_cache.outcome(&id("a", "s"), &store_probe, &provider, None, AT_ONCE);
         hears.recv().await.unwrap();
-        let outcome = trials.outcome(&id("a", "s"), &trial, &provider, None, NEVER).unwrap();
-        outcome.untried(provider.as_ref()).map(|untried| untried.why)
+        let outcome = probe_cache
+            .outcome(&id("a", "s"), &store_probe, &provider, None, NEVER)
+            .unwrap();
+        outcome.not_probed(provider.as_ref()).map(|not_probed| not_probed.why)
     };
-    assert_eq!(untried().await.as_deref(), Some("away"));
+    assert_eq!(not_probed().await.as_deref(), Some("away"));
     *store.finding.lock().unwrap() = Finding::Usable;
-    assert_eq!(untried().await, None);
+    assert_eq!(not_probed().await, None);
     // An earlier result stays valid while the store does not answer.
     *store.finding.lock().unwrap() = away();
-    assert_eq!(untried().await, None);
+    assert_eq!(not_probed().await, None);
 }

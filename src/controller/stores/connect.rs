@@ -6,7 +6,7 @@ use kube::{Api, ResourceExt};
 
 use super::{
     Stores, check_request,
-    connection::{CachedStore, ConnectError, Connection, in_time, told},
+    connection::{CachedStore, ConnectError, Connection, in_time, problem_as_value},
 };
 use crate::{
     api::{ClusterObjectStore, ObjectStore, Reason, Store, StoreKind},
@@ -45,18 +45,18 @@ impl Stores {
         let store = match call("reading a store", api.get(&id.2)).await {
             Ok(store) => store,
             Err(Error::Gone(_)) => {
-                self.requests.limit(id, None);
+                self.store_limiter.limit(id, None);
                 return Ok(CachedStore::Missing);
             }
             Err(e) => return Err(e),
         };
         let limits = store.limits();
-        self.requests.limit(id, limits.max_requests_in_flight);
+        self.store_limiter.limit(id, limits.max_requests_in_flight);
         let rules = Arc::new(store.rules());
         // Valet does not restrict the endpoint of a ClusterObjectStore, because ClusterObjectStores belong to the
         // platform team.
-        let outward = (id.0 == StoreKind::ObjectStore).then(|| self.outward.clone());
-        let (account, version) = match told(self.account(id, &store, outward.as_ref()).await)? {
+        let egress = (id.0 == StoreKind::ObjectStore).then(|| self.egress.clone());
+        let (account, version) = match problem_as_value(self.account(id, &store, egress.as_ref()).await)? {
             Ok(account) => account,
             Err((reason, message)) => return Ok(CachedStore::Unusable { reason, message, rules }),
         };
@@ -70,9 +70,9 @@ impl Stores {
             store.meta().generation,
             check_request.is_some()
         );
-        let (provider, trial) = match previous {
-            Some(previous) if previous.fingerprint == fingerprint => (previous.provider, previous.trial),
-            _ => (account.connect(outward), Arc::default()),
+        let (provider, store_probe) = match previous {
+            Some(previous) if previous.fingerprint == fingerprint => (previous.provider, previous.store_probe),
+            _ => (account.connect(egress), Arc::default()),
         };
         // If the store has no credentials, or if Valet cannot compute their fingerprint, the signer is unknown. Valet
         // then does not sign issued credentials again.
@@ -85,7 +85,7 @@ impl Stores {
             short_sessions: store.short_sessions(),
             signer: signs.map(|fingerprint| self.signers.seen(id, fingerprint)),
             provider,
-            trial,
+            store_probe,
             check_request,
         }))
     }
@@ -96,11 +96,11 @@ impl Stores {
         &self,
         id: &StoreId,
         store: &S,
-        outward: Option<&EgressPolicy>,
+        egress: Option<&EgressPolicy>,
     ) -> Result<(Box<dyn Account>, String), ConnectError> {
         let settings = registry::settings(store)?;
-        if let Some(outward) = outward {
-            settings.check_endpoint(outward).await?;
+        if let Some(egress) = egress {
+            settings.check_endpoint(egress).await?;
         }
         let name = match settings.credentials() {
             CredentialsSource::Environment if id.0 == StoreKind::ObjectStore && !self.share_environment => {

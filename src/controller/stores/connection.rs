@@ -10,7 +10,7 @@ use crate::{
         error::Error,
         probe_cache::{ProbeCache, Problem, StoreProbe, age_for_grants},
     },
-    core::{SignError, Signer, StoreId, Untried},
+    core::{NotProbedYet, SignError, Signer, StoreId},
     provider::Provider,
 };
 
@@ -44,7 +44,7 @@ impl From<SignError> for ConnectError {
 
 /// Separates a problem of the store from a failed call to the apiserver. If the store itself has a problem, the outer
 /// result is `Ok` and contains the problem. If a call to the apiserver failed, the outer result is `Err`.
-pub(super) fn told<T>(result: Result<T, ConnectError>) -> Result<Result<T, Problem>, Error> {
+pub(super) fn problem_as_value<T>(result: Result<T, ConnectError>) -> Result<Result<T, Problem>, Error> {
     match result {
         Ok(found) => Ok(Ok(found)),
         Err(ConnectError::Unusable(why)) => Ok(Err(why)),
@@ -75,7 +75,7 @@ pub(super) struct Connection {
     /// The current signer of the store. The value is `None` if Valet does not know the signer.
     pub(super) signer: Option<Signer>,
     pub(super) provider: Arc<dyn Provider>,
-    pub(super) trial: Arc<StoreProbe>,
+    pub(super) store_probe: Arc<StoreProbe>,
     /// The value of the annotation that requests a conformance check.
     pub(super) check_request: Option<String>,
 }
@@ -84,7 +84,7 @@ pub(super) struct Connection {
 pub(super) struct Usable {
     pub(super) connection: Connection,
     pub(super) credentials_expire: Option<Timestamp>,
-    pub(super) untried: Option<Untried>,
+    pub(super) not_probed: Option<NotProbedYet>,
 }
 
 impl Connection {
@@ -93,7 +93,7 @@ impl Connection {
     pub(super) async fn usable(
         self,
         id: &StoreId,
-        trials: &Arc<ProbeCache>,
+        probe_cache: &Arc<ProbeCache>,
         wanted_until: Timestamp,
     ) -> Result<Usable, ConnectError> {
         let provider = self.provider.as_ref();
@@ -103,20 +103,21 @@ impl Connection {
         })
         .await?;
         let request = self.check_request.as_ref();
-        let Some(outcome) = trials.outcome(id, &self.trial, &self.provider, request, age_for_grants) else {
+        let Some(outcome) = probe_cache.outcome(id, &self.store_probe, &self.provider, request, age_for_grants)
+        else {
             return Err(self
-                .trial
-                .overdue()
+                .store_probe
+                .overdue_problem()
                 .map_or(Error::NotProbed.into(), ConnectError::Unusable));
         };
         if let Some(why) = outcome.forbids(request.is_some()) {
             return Err(why.into());
         }
-        let untried = outcome.untried(provider);
+        let not_probed = outcome.not_probed(provider);
         Ok(Usable {
             connection: self,
             credentials_expire,
-            untried,
+            not_probed,
         })
     }
 }

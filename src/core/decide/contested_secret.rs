@@ -28,7 +28,7 @@ impl Evaluator<'_> {
 
     /// Returns a message if clients other than Valet repeatedly delete or change the grant Secret.
     pub(super) fn contested(&self) -> Option<String> {
-        let (count, first, last) = self.f.repairs.contest(self.now)?;
+        let (count, first, last) = self.f.repairs.contested_restores(self.now)?;
         Some(format!(
             "another client deleted or changed Secret {name}, and Valet restored the Secret {count} times since {first}, last at {last}, with growing pauses; find out which client writes the Secret (kubectl get secret {name} -n {namespace} --show-managed-fields -o jsonpath='{{.metadata.managedFields[*].manager}}', or the audit log) and stop this client",
             name = self.g.secret_name(),

@@ -4,7 +4,7 @@ use crate::core::lifetime::Lifetime;
 
 /// The record of an issued credential.
 pub(super) struct CredentialRecord {
-    pub(super) key: Lifetime,
+    pub(super) credential: Lifetime,
     /// The lifetime in seconds that the grant's spec asked for, if Valet knows it.
     pub(super) expiration_seconds: Option<i64>,
     /// The number of credentials that Valet issued for the grant before this credential.

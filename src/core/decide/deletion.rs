@@ -2,7 +2,7 @@
 
 use super::{
     evaluator::Evaluator,
-    multipart_cleanup::Cleaning,
+    multipart_cleanup::Cleanup,
     status::{Situation, condition},
 };
 use crate::{
@@ -13,17 +13,17 @@ use crate::{
 impl Evaluator<'_> {
     /// Handles a grant that is being deleted. Valet deletes the grant Secret itself, because the garbage collector
     /// waits until the grant has no finalizers. Controllers other than Valet can also add finalizers to a grant.
-    pub(super) fn leave(&self) -> Step {
-        if let Some(step) = self.withdraw() {
+    pub(super) fn delete(&self) -> Step {
+        if let Some(step) = self.delete_secret() {
             return step;
         }
         if !self.g.held {
             return self.deleting();
         }
-        match self.clean(self.g.deleted_at.unwrap_or(self.now)) {
-            Cleaning::Next(step) => step,
-            Cleaning::Wait(again) => Step::Rest { until: Some(again) },
-            Cleaning::Done => Step::Rest { until: None },
+        match self.clean_up(self.g.deleted_at.unwrap_or(self.now)) {
+            Cleanup::Next(step) => step,
+            Cleanup::Wait(again) => Step::Rest { until: Some(again) },
+            Cleanup::Done => Step::Rest { until: None },
         }
     }
 
@@ -35,8 +35,8 @@ impl Evaluator<'_> {
         if self.g.status.binding.is_none() && !is_said {
             return Step::Rest { until: None };
         }
-        let key = self.key();
-        let outcome = match self.copies_until(key) {
+        let credential = self.credential();
+        let outcome = match self.copies_expire_at(credential) {
             Some(end) if end > self.now => {
                 format!("the Secret was deleted, but copies of the credential work until {end}")
             }
@@ -45,6 +45,6 @@ impl Evaluator<'_> {
         let message = format!(
             "the grant is being deleted, but finalizers in metadata.finalizers delay the deletion; {outcome}"
         );
-        self.settle(&Situation::of(Reason::Deleting, message, key), None)
+        self.settle(&Situation::of(Reason::Deleting, message, credential), None)
     }
 }

@@ -48,7 +48,7 @@ impl Evaluator<'_> {
     /// Returns the lifetime of the issued credential. Valet reads the lifetime from the Secret, or from the status if
     /// the Secret does not exist. Valet ignores a Secret that is being deleted, because any user with permission to
     /// create Secrets can imitate such a Secret.
-    pub(super) fn key(&self) -> Option<Lifetime> {
+    pub(super) fn credential(&self) -> Option<Lifetime> {
         let recorded = self.own_secret().and_then(|s| s.issued_at.zip(s.expires_at));
         let status = &self.g.status;
         let (issued_at, expires_at) =
@@ -61,7 +61,7 @@ impl Evaluator<'_> {
 
     /// Returns the lifetime in seconds that the grant asked for when its credential was signed. The number comes from
     /// the Secret, or from the status if the Secret does not exist.
-    pub(super) fn asked(&self) -> Option<i64> {
+    pub(super) fn recorded_seconds(&self) -> Option<i64> {
         self.own_secret()
             .and_then(|s| s.expiration_seconds)
             .or(self.g.status.expiration_seconds)
@@ -69,8 +69,8 @@ impl Evaluator<'_> {
 
     /// Returns the lifetime in seconds that the grant asked for when its credential was signed. If no record contains
     /// this number, returns the number in the grant's spec.
-    pub(super) fn asked_or_spec(&self) -> i64 {
-        self.asked().unwrap_or(self.g.terms.expiration_seconds)
+    pub(super) fn requested_seconds(&self) -> i64 {
+        self.recorded_seconds().unwrap_or(self.g.terms.expiration_seconds)
     }
 
     /// Returns the number of credentials that Valet issued for the grant before the current credential. The number
@@ -87,20 +87,20 @@ impl Evaluator<'_> {
     pub(super) fn earlier(&self) -> Option<Timestamp> {
         let status = self.g.status.earlier_expiration_time.as_ref().map(|t| second(t.0));
         let recorded = self.own_secret().map_or(status, |s| s.earlier_expires_at.map(second));
-        recorded.filter(|end| self.key().is_some_and(|key| *end > key.expires_at))
+        recorded.filter(|end| self.credential().is_some_and(|credential| *end > credential.expires_at))
     }
 
     /// Returns the latest expiry of all credentials of this grant. Until then, the holder of a copy can still use a
     /// credential of the grant.
-    pub(super) fn copies_until(&self, key: Option<Lifetime>) -> Option<Timestamp> {
-        key.map(|key| key.expires_at).max(self.earlier())
+    pub(super) fn copies_expire_at(&self, credential: Option<Lifetime>) -> Option<Timestamp> {
+        credential.map(|credential| credential.expires_at).max(self.earlier())
     }
 
     /// Returns the record of the issued credential.
-    pub(super) fn record(&self, key: Lifetime) -> CredentialRecord {
+    pub(super) fn record(&self, credential: Lifetime) -> CredentialRecord {
         CredentialRecord {
-            key,
-            expiration_seconds: self.asked(),
+            credential,
+            expiration_seconds: self.recorded_seconds(),
             renewals: self.renewals(),
             signed_with: self.own_secret().and_then(|s| s.signed_with.clone()),
             earlier: self.earlier(),
@@ -120,14 +120,16 @@ impl Evaluator<'_> {
 
     /// Returns the time at which Valet treats the credential as expired. This is the expiry of the credential, or an
     /// earlier deadline that a user set after the credential was signed.
-    pub(super) fn end(&self, key: Lifetime) -> Timestamp {
-        self.deadline().map_or(key.expires_at, |d| d.min(key.expires_at))
+    pub(super) fn end(&self, credential: Lifetime) -> Timestamp {
+        self.deadline()
+            .map_or(credential.expires_at, |d| d.min(credential.expires_at))
     }
 
     /// Returns the expiry of the credential without the limits of the access rules. This is the earlier of two times:
     /// the expiry of the credential, and the deadline in the grant's spec.
-    pub(super) fn own_end(&self, key: Lifetime) -> Timestamp {
-        self.own_deadline().map_or(key.expires_at, |d| d.min(key.expires_at))
+    pub(super) fn own_end(&self, credential: Lifetime) -> Timestamp {
+        self.own_deadline()
+            .map_or(credential.expires_at, |d| d.min(credential.expires_at))
     }
 
     /// Returns the reason and the time at which the grant finished. Returns `None` if the grant has not finished.
@@ -195,41 +197,41 @@ impl Evaluator<'_> {
     /// Returns true if the spec asks for a different lifetime than the published credential has. The generation in the
     /// Secret's annotation does not show this difference. Valet also updates this annotation when only the Secret's
     /// metadata changes.
-    pub(super) fn asks_for_another(&self, secret: &SecretView, key: Lifetime) -> bool {
+    pub(super) fn asks_for_new_lifetime(&self, secret: &SecretView, credential: Lifetime) -> bool {
         secret
             .expiration_seconds
             .is_some_and(|s| s != self.g.terms.expiration_seconds)
-            || self.own_end(key) < key.expires_at
+            || self.own_end(credential) < credential.expires_at
     }
 
     /// Returns true if the status records exactly this credential.
-    pub(super) fn is_reported(&self, key: Lifetime) -> bool {
+    pub(super) fn is_reported(&self, credential: Lifetime) -> bool {
         let status = &self.g.status;
-        status.issued_time.as_ref().map(|t| t.0) == Some(key.issued_at)
-            && status.expiration_time.as_ref().map(|t| t.0) == Some(key.expires_at)
+        status.issued_time.as_ref().map(|t| t.0) == Some(credential.issued_at)
+            && status.expiration_time.as_ref().map(|t| t.0) == Some(credential.expires_at)
     }
 
     /// Returns true if the status says that the object was uploaded.
-    pub(super) fn was_seen(&self) -> bool {
+    pub(super) fn was_completed(&self) -> bool {
         condition(&self.g.status, ConditionType::Completed).is_some_and(|c| c.status == "True")
     }
 
     /// Returns the earliest time at which a client could upload with a credential of the grant. This is the time at
     /// which the credential was signed. If the credential was renewed, it is the time at which the grant was created.
-    pub(super) fn began(&self, key: Lifetime) -> Timestamp {
+    pub(super) fn valid_from(&self, credential: Lifetime) -> Timestamp {
         // For a multipart upload, the result is the creation time of the grant. The modification time of the uploaded
         // object is the time at which Valet initiated the upload (Amazon S3 User Guide, "Working with object
         // metadata").
         let created = self.g.created.filter(|_| self.renewals() > 0 || self.is_multipart());
-        created.map_or(key.issued_at, |created| created.min(key.issued_at))
+        created.map_or(credential.issued_at, |created| created.min(credential.issued_at))
     }
 
     /// Returns true if an object with this modification time was written after the credential was issued. Stores keep
     /// times in whole seconds. If the object was written in the second in which the credential was issued, the result
     /// is therefore true.
-    pub(super) fn is_newer(&self, key: Option<Lifetime>, modified_at: Option<Timestamp>) -> bool {
-        match (key, modified_at) {
-            (Some(key), Some(t)) => add(t, SignedDuration::from_secs(1)) >= self.began(key),
+    pub(super) fn is_newer(&self, credential: Option<Lifetime>, modified_at: Option<Timestamp>) -> bool {
+        match (credential, modified_at) {
+            (Some(credential), Some(t)) => add(t, SignedDuration::from_secs(1)) >= self.valid_from(credential),
             // The store returned no modification time. For a write-once upload, the object did not exist before the
             // credential was issued, so the result is true. For other uploads, Valet cannot know when the object was
             // written.

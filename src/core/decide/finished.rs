@@ -4,14 +4,14 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     evaluator::Evaluator,
-    multipart_cleanup::Cleaning,
+    multipart_cleanup::Cleanup,
     status::{Arrival, Situation, condition},
 };
 use crate::{
     api::{ConditionType, ObservedObject, OperationSpec, Reason},
     core::{
         facts::{ObjectFact, StoreFact},
-        lifetime::{Lifetime, add, late_look},
+        lifetime::{Lifetime, add, late_poll},
         object::mismatch,
         step::{Read, Step},
     },
@@ -31,36 +31,36 @@ impl Evaluator<'_> {
     /// Handles a finished grant. Valet deletes the grant Secret, updates `observedGeneration` in the status, and
     /// deletes the grant after its TTL.
     pub(super) fn finish(&self, reason: Reason, finished: Timestamp) -> Step {
-        if let Some(step) = self.withdraw() {
+        if let Some(step) = self.delete_secret() {
             return step;
         }
         let ready = condition(&self.g.status, ConditionType::Ready);
         let message = ready
-            .map(|c| self.without_held(&c.message).to_owned())
+            .map(|c| self.without_blocked(&c.message).to_owned())
             .unwrap_or_default();
         let situation = Situation {
             finished: true,
-            ..Situation::of(reason, message, self.key())
+            ..Situation::of(reason, message, self.credential())
         };
         let ttl = match self.g.terms.retention() {
             Some(own) => own,
-            None if self.g.tracked_by.is_some() => None,
+            None if self.g.gitops_tool.is_some() => None,
             None => self.f.settings.ttl_seconds_after_finished,
         };
         let until = ttl.map(|seconds| add(finished, SignedDuration::from_secs(seconds)));
         let late = if reason == Reason::ExpiredUnused {
             match self.late(finished) {
                 Late::Next(step) => return *step,
-                Late::At(look) => Some(look),
+                Late::At(poll) => Some(poll),
                 Late::Never => None,
             }
         } else {
             None
         };
-        let again = match self.clean(finished) {
-            Cleaning::Next(step) => return step,
-            Cleaning::Wait(again) => Some(again),
-            Cleaning::Done => None,
+        let again = match self.clean_up(finished) {
+            Cleanup::Next(step) => return step,
+            Cleanup::Wait(again) => Some(again),
+            Cleanup::Done => None,
         };
         if until.is_some_and(|t| t <= self.now) {
             return Step::DeleteGrant;
@@ -73,12 +73,12 @@ impl Evaluator<'_> {
     /// The grant still receives no new credential.
     fn late(&self, finished: Timestamp) -> Late {
         // Valet aborts a multipart upload after the credential expired, so nobody can complete it later.
-        if self.is_multipart() || !self.awaits_object() || self.key().is_none() {
+        if self.is_multipart() || !self.awaits_object() || self.credential().is_none() {
             return Late::Never;
         }
         match &self.f.object {
             ObjectFact::Present { object, modified_at }
-                if self.is_newer(self.key(), *modified_at) && self.mismatch(object).is_none() =>
+                if self.is_newer(self.credential(), *modified_at) && self.mismatch(object).is_none() =>
             {
                 let message =
                     "the uploaded object is in the store; the upload finished after the credential had expired"
@@ -86,17 +86,17 @@ impl Evaluator<'_> {
                 let situation = Situation {
                     arrival: Arrival::Seen(object.clone()),
                     finished: true,
-                    ..Situation::of(Reason::Completed, message, self.key())
+                    ..Situation::of(Reason::Completed, message, self.credential())
                 };
                 return Late::Next(Box::new(self.settle(&situation, None)));
             }
             _ => {}
         }
-        let Some(look) = late_look(finished, self.f.last_poll, self.now) else {
+        let Some(poll) = late_poll(finished, self.f.last_poll, self.now) else {
             return Late::Never;
         };
         match (&self.f.object, &self.f.store) {
-            _ if look > self.now => Late::At(look),
+            _ if poll > self.now => Late::At(poll),
             (ObjectFact::Unread, StoreFact::Unread) => Late::Next(Box::new(Step::Read(Read::Store))),
             (ObjectFact::Unread, StoreFact::Usable(_)) => match self.access() {
                 Ok(access) => Late::Next(Box::new(Step::Read(Read::Object(access)))),
@@ -104,11 +104,11 @@ impl Evaluator<'_> {
             },
             // The object is not in the store, or Valet could not read the object. Valet polls again later, until the
             // time limit for such polls ends.
-            _ => late_look(finished, Some(self.now), self.now).map_or(Late::Never, Late::At),
+            _ => late_poll(finished, Some(self.now), self.now).map_or(Late::Never, Late::At),
         }
     }
 
-    pub(super) fn completed(&self, key: Option<Lifetime>, object: &ObservedObject) -> Step {
+    pub(super) fn completed(&self, credential: Option<Lifetime>, object: &ObservedObject) -> Step {
         let message = match object.size {
             Some(0) => "the uploaded object is empty (0 bytes); the Secret was deleted; if the object should not be empty, create a new grant and upload the object again".to_owned(),
             Some(size) => format!("the uploaded object of {size} bytes is in the store; the Secret was deleted"),
@@ -117,7 +117,7 @@ impl Evaluator<'_> {
         let situation = Situation {
             arrival: Arrival::Seen(object.clone()),
             finished: true,
-            ..Situation::of(Reason::Completed, message, key)
+            ..Situation::of(Reason::Completed, message, credential)
         };
         // Valet writes the status before it deletes the Secret. Otherwise the next reconcile would find no Secret and
         // would issue the credential again.
@@ -132,9 +132,9 @@ impl Evaluator<'_> {
     }
 
     /// Finishes a grant that never had a credential, although its object exists in the store.
-    pub(super) fn there_anyway(&self, object: &ObservedObject, said: &str) -> Step {
+    pub(super) fn exists_anyway(&self, object: &ObservedObject, expired_text: &str) -> Step {
         let there = "the object is already in the store";
-        self.exists(object, format!("{said}; {there}"))
+        self.exists(object, format!("{expired_text}; {there}"))
     }
 
     fn exists(&self, object: &ObservedObject, mut message: String) -> Step {
@@ -148,7 +148,7 @@ impl Evaluator<'_> {
         let situation = Situation {
             arrival: Arrival::Seen(object.clone()),
             finished: true,
-            ..Situation::of(Reason::ObjectExists, message, self.key())
+            ..Situation::of(Reason::ObjectExists, message, self.credential())
         };
         self.settle(&situation, None)
     }
@@ -163,7 +163,7 @@ impl Evaluator<'_> {
         let situation = Situation {
             arrival: Arrival::Differs(message.clone()),
             finished: true,
-            ..Situation::of(Reason::ObjectMismatch, message, self.key())
+            ..Situation::of(Reason::ObjectMismatch, message, self.credential())
         };
         self.settle(&situation, None)
     }

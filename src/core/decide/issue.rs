@@ -19,7 +19,7 @@ use crate::{
 #[derive(Clone, Copy)]
 struct Last {
     /// The lifetime of the last credential, even if the credential has expired.
-    key: Option<Lifetime>,
+    credential: Option<Lifetime>,
     /// The lifetime of the last credential, if this credential is still valid.
     live: Option<Lifetime>,
     /// True if Valet must replace the last credential with a new credential.
@@ -38,11 +38,11 @@ struct Next {
 impl Evaluator<'_> {
     /// Returns the next step for a grant that is not suspended and has not expired. The method makes several checks in
     /// order. Each check either ends the method with the next step, or lets the method continue with the next check.
-    pub(super) fn issue(&self, key: Option<Lifetime>) -> Step {
-        let live = self.live(key);
-        let due = live.and_then(|key| self.renewal_at(key));
+    pub(super) fn issue(&self, credential: Option<Lifetime>) -> Step {
+        let live = self.live(credential);
+        let due = live.and_then(|credential| self.renewal_at(credential));
         let last = Last {
-            key,
+            credential,
             live,
             is_due: due.is_some_and(|due| due <= self.now),
         };
@@ -70,8 +70,8 @@ impl Evaluator<'_> {
             return Break(Step::AddFinalizer);
         }
         let mode = self.publish_mode()?;
-        let asked = self.g.terms.expiration_seconds;
-        let (labels, annotations) = self.metadata(&self.next_record(next.lifetime, asked));
+        let recorded_seconds = self.g.terms.expiration_seconds;
+        let (labels, annotations) = self.metadata(&self.next_record(next.lifetime, recorded_seconds));
         Continue(Publish {
             mode,
             request: access.to_sign(next.lifetime, self.upload_id().map(str::to_owned)),
@@ -95,7 +95,7 @@ impl Evaluator<'_> {
                     StoreKind::ClusterObjectStore => "create the store, or correct spec.storeRef in a new grant",
                 };
                 let message = format!("{store} does not exist; {remedy}");
-                self.without_key(Reason::StoreNotFound, message)
+                self.without_credential(Reason::StoreNotFound, message)
             }
             StoreFact::Unusable { reason, message } => {
                 // The access rules apply even while Valet cannot use the store.
@@ -106,11 +106,11 @@ impl Evaluator<'_> {
                 // Valet deletes the Secret.
                 } else if *reason != Reason::ConstraintsNotEnforced
                     && self.own_secret().is_some()
-                    && (last.live.is_some() || last.key.is_none())
+                    && (last.live.is_some() || last.credential.is_none())
                 {
-                    self.published(last.key, last.is_due.then_some(message.as_str()))
+                    self.published(last.credential, last.is_due.then_some(message.as_str()))
                 } else {
-                    self.without_key(*reason, message.clone())
+                    self.without_credential(*reason, message.clone())
                 }
             }
         })
@@ -118,12 +118,17 @@ impl Evaluator<'_> {
 
     /// Decides if the grant needs a new credential. If so, returns the lifetime of the new credential.
     fn lifetime(&self, store: &StoreView, last: Last) -> ControlFlow<Step, Next> {
-        let Last { key, live, is_due } = last;
+        let Last {
+            credential,
+            live,
+            is_due,
+        } = last;
         let terms = &self.g.terms;
-        let asked = terms.expiration_seconds;
-        let fresh = Lifetime::new(self.now, asked, self.deadline(), store.credentials_expire);
-        let is_renewal =
-            key.is_some_and(|key| live.is_none() || is_due && fresh.is_ok_and(|fresh| self.is_gain(key, fresh)));
+        let recorded_seconds = terms.expiration_seconds;
+        let fresh = Lifetime::new(self.now, recorded_seconds, self.deadline(), store.credentials_expire);
+        let is_renewal = credential.is_some_and(|credential| {
+            live.is_none() || is_due && fresh.is_ok_and(|fresh| self.is_worth_replacing(credential, fresh))
+        });
         let end_soon = || {
             let end = store
                 .credentials_expire
@@ -132,25 +137,29 @@ impl Evaluator<'_> {
             format!("the credentials of {store} expire {end}; renew these credentials")
         };
         let lifetime = match (self.own_secret(), live) {
-            (Some(secret), Some(key)) if !is_renewal && !self.asks_for_another(secret, key) => {
-                if self.anew_at(secret, key).is_none_or(|due| due > self.now) {
-                    return Break(self.published(Some(key), is_due.then(end_soon).as_deref()));
+            (Some(secret), Some(credential)) if !is_renewal && !self.asks_for_new_lifetime(secret, credential) => {
+                if self.resign_at(secret, credential).is_none_or(|due| due > self.now) {
+                    return Break(self.published(Some(credential), is_due.then(end_soon).as_deref()));
                 }
                 // The store has new signing credentials. Valet therefore signs a new credential with the issue time
                 // and the expiry of the old credential.
                 match fresh {
-                    Ok(fresh) => Ok(key.again(fresh, asked)),
-                    Err(_) => return Break(self.published(Some(key), Some(&end_soon()))),
+                    Ok(fresh) => Ok(credential.again(fresh, recorded_seconds)),
+                    Err(_) => return Break(self.published(Some(credential), Some(&end_soon()))),
                 }
             }
             // The Secret was deleted, but its credential is still valid and matches the spec. Valet signs the
             // credential again with the old issue time and expiry. A user must not get a longer lifetime by deleting
             // the Secret.
-            (None, Some(key)) if !is_renewal && self.is_as_asked(key) => fresh.map(|fresh| key.again(fresh, asked)),
+            (None, Some(credential)) if !is_renewal && self.is_as_asked(credential) => {
+                fresh.map(|fresh| credential.again(fresh, recorded_seconds))
+            }
             (secret, live) => {
-                if let Some(refusal) = self.cut_short(fresh, store) {
+                if let Some(refusal) = self.shortened_by_store(fresh, store) {
                     return Break(match (secret, live) {
-                        (Some(_), Some(key)) if is_renewal => self.published(Some(key), Some(&refusal.message)),
+                        (Some(_), Some(credential)) if is_renewal => {
+                            self.published(Some(credential), Some(&refusal.message))
+                        }
                         _ => self.refuse(refusal),
                     });
                 }
@@ -166,7 +175,7 @@ impl Evaluator<'_> {
             Err(NoTime::CredentialsExpired(end)) => {
                 let store = &terms.store_ref;
                 let message = format!("the credentials of {store} expired at {end}; renew these credentials");
-                Break(self.without_key(Reason::CredentialsExpired, message))
+                Break(self.without_credential(Reason::CredentialsExpired, message))
             }
         }
     }
@@ -179,10 +188,10 @@ impl Evaluator<'_> {
             return Continue(());
         }
         let limits = quota_limits(self.g, access.key(), store);
-        match self.f.place {
+        match self.f.quota {
             QuotaFact::Unasked if limits.is_limited() => Break(Step::Read(Read::Quota(limits))),
             QuotaFact::Full(limit) if limits.is_limited() => {
-                Break(self.without_key(Reason::TooManyGrants, self.quota_reached(limit)))
+                Break(self.without_credential(Reason::TooManyGrants, self.quota_reached(limit)))
             }
             QuotaFact::Unasked | QuotaFact::Given | QuotaFact::Full(_) => Continue(()),
         }
@@ -205,8 +214,8 @@ impl Evaluator<'_> {
     /// Checks if the object of the grant already exists. Valet checks this before it issues the first credential of a
     /// write-once upload. It also checks this before it renews the credential of an upload.
     fn check_object(&self, access: &Access, last: Last, next: Next) -> ControlFlow<Step> {
-        let key = last.key;
-        let matters = (key.is_none() && self.write_once()) || (next.is_renewal && self.awaits_object());
+        let credential = last.credential;
+        let matters = (credential.is_none() && self.write_once()) || (next.is_renewal && self.awaits_object());
         if !matters {
             return Continue(());
         }
@@ -217,10 +226,10 @@ impl Evaluator<'_> {
             ObjectFact::Present { .. } if matches!(self.f.secret, SecretFact::Unread) => {
                 Break(Step::Read(Read::Secret))
             }
-            ObjectFact::Present { object, modified_at } if self.is_newer(key, *modified_at) => {
+            ObjectFact::Present { object, modified_at } if self.is_newer(credential, *modified_at) => {
                 match self.mismatch(object) {
                     None if self.is_standing() => Continue(()),
-                    None => Break(self.completed(key, object)),
+                    None => Break(self.completed(credential, object)),
                     Some(why) if self.write_once() => Break(self.another_object(&why)),
                     // The object does not match the grant. Valet still issues the next credential, so that its holder
                     // can replace the object.
@@ -228,11 +237,11 @@ impl Evaluator<'_> {
                 }
             }
             ObjectFact::Present { object, .. } if self.write_once() => Break(self.exists_already(object)),
-            ObjectFact::Unreachable(why) if key.is_none() => {
-                Break(self.without_key(Reason::StoreUnreachable, self.unreachable(why)))
+            ObjectFact::Unreachable(why) if credential.is_none() => {
+                Break(self.without_credential(Reason::StoreUnreachable, self.unreachable(why)))
             }
-            ObjectFact::ClockSkewed(why) if key.is_none() => {
-                Break(self.without_key(Reason::ClockSkewed, why.clone()))
+            ObjectFact::ClockSkewed(why) if credential.is_none() => {
+                Break(self.without_credential(Reason::ClockSkewed, why.clone()))
             }
             // Valet issues the credential even if it cannot check whether the object exists. This is safe, because
             // the store itself rejects a write-once upload to an existing object.
@@ -255,7 +264,7 @@ impl Evaluator<'_> {
             (Reason::SecretNotWritable, message)
         });
         let not_signed = || {
-            let known = self.f.sign_refused.clone().or_else(|| self.untried(store));
+            let known = self.f.sign_refused.clone().or_else(|| self.not_probed(store));
             known.or_else(|| self.clock_trouble(store, next.lifetime))
         };
         let Some((reason, message)) = not_taken.or_else(not_signed) else {
@@ -265,10 +274,12 @@ impl Evaluator<'_> {
         // old credential. If the old credential only needs a renewal or a new signature, Valet keeps the old credential
         // until it expires.
         Break(match (self.own_secret(), last.live) {
-            (Some(secret), Some(key)) if next.is_renewal || !self.asks_for_another(secret, key) => {
-                self.published(Some(key), Some(&message))
+            (Some(secret), Some(credential))
+                if next.is_renewal || !self.asks_for_new_lifetime(secret, credential) =>
+            {
+                self.published(Some(credential), Some(&message))
             }
-            _ => self.without_key(reason, message),
+            _ => self.without_credential(reason, message),
         })
     }
 
@@ -281,7 +292,7 @@ impl Evaluator<'_> {
                     "Secret {name} is being deleted; Valet creates a new Secret after the deletion",
                     name = self.g.secret_name()
                 );
-                Break(self.without_key(Reason::SecretNotWritable, message))
+                Break(self.without_credential(Reason::SecretNotWritable, message))
             }
             SecretFact::Present(s) => Continue(PublishMode::Replace {
                 uid: s.uid.clone(),
@@ -293,23 +304,27 @@ impl Evaluator<'_> {
 
     /// Returns the record of a credential that Valet is about to publish. If the grant already had a credential with
     /// another issue time, the record counts one more renewal.
-    fn next_record(&self, key: Lifetime, expiration_seconds: i64) -> CredentialRecord {
-        let is_another = self.key().is_some_and(|before| before.issued_at != key.issued_at);
+    fn next_record(&self, credential: Lifetime, expiration_seconds: i64) -> CredentialRecord {
+        let is_another = self
+            .credential()
+            .is_some_and(|before| before.issued_at != credential.issued_at);
         CredentialRecord {
-            key,
+            credential,
             expiration_seconds: Some(expiration_seconds),
             renewals: self.renewals().saturating_add(i64::from(is_another)),
             signed_with: self.signer().map(|s| s.fingerprint.clone()),
-            earlier: self.copies_until(self.key()).filter(|end| *end > key.expires_at),
+            earlier: self
+                .copies_expire_at(self.credential())
+                .filter(|end| *end > credential.expires_at),
         }
     }
 
     /// This method is for a credential whose Secret was deleted. It returns true if the credential has the lifetime
     /// that the spec asks for. It also returns true if the lifetime is shorter only because the store's signing
     /// credentials expire.
-    fn is_as_asked(&self, key: Lifetime) -> bool {
+    fn is_as_asked(&self, credential: Lifetime) -> bool {
         let seconds = self.g.terms.expiration_seconds;
-        let same_wish = self.asked() == Some(seconds) && self.own_end(key) == key.expires_at;
-        same_wish || key.expires_at == key.end_asked(seconds, self.own_deadline())
+        let same_wish = self.recorded_seconds() == Some(seconds) && self.own_end(credential) == credential.expires_at;
+        same_wish || credential.expires_at == credential.requested_end(seconds, self.own_deadline())
     }
 }

@@ -24,22 +24,22 @@ use crate::{
 const SETTLING: SignedDuration = SignedDuration::from_secs(10);
 
 /// The result of the check of a multipart upload whose credential is still valid.
-pub(super) enum Gathered {
+pub(super) enum PartsProgress {
     /// Valet must execute this step next.
     Next(Step),
     /// Valet waits for more parts or for the next poll. The value says what the condition `Completed` reports.
     Waiting(Arrival),
     /// The multipart upload no longer exists. Valet must check the object, because only the object shows if the
     /// upload was completed.
-    Over,
+    Ended,
 }
 
 impl Evaluator<'_> {
     /// Handles a multipart upload whose credential is still valid. Valet lists the parts when a poll is due, and
     /// completes the upload when all parts have arrived.
-    pub(super) fn gather(&self, access: &Access, is_time: bool) -> Gathered {
+    pub(super) fn check_parts(&self, access: &Access, is_time: bool) -> PartsProgress {
         let Some(upload) = self.upload_id() else {
-            return Gathered::Waiting(Arrival::Flawed(format!(
+            return PartsProgress::Waiting(Arrival::Flawed(format!(
                 "Secret {name} no longer has the annotation {annotation}, so Valet cannot find the uploaded parts; delete this Secret, and Valet issues a new credential",
                 name = self.g.secret_name(),
                 annotation = annotation::UPLOAD_ID
@@ -49,22 +49,22 @@ impl Evaluator<'_> {
             UploadFact::Unread
                 if is_time || self.f.completion_refused.is_some() || !matches!(self.f.object, ObjectFact::Unread) =>
             {
-                Gathered::Next(Step::Read(Read::Upload(access.clone(), upload.to_owned())))
+                PartsProgress::Next(Step::Read(Read::Upload(access.clone(), upload.to_owned())))
             }
             // A failed poll does not tell Valet which parts have arrived. Valet polls again after the usual pause.
-            UploadFact::Unread | UploadFact::Unreachable(_) => Gathered::Waiting(Arrival::Unchanged),
+            UploadFact::Unread | UploadFact::Unreachable(_) => PartsProgress::Waiting(Arrival::Unchanged),
             UploadFact::Open(arrived) => match self.assembled(arrived) {
-                Assembled::Waiting => Gathered::Waiting(Arrival::NotYet),
-                Assembled::Flawed(why) => Gathered::Waiting(Arrival::Flawed(why)),
+                Assembled::Waiting => PartsProgress::Waiting(Arrival::NotYet),
+                Assembled::Flawed(why) => PartsProgress::Waiting(Arrival::Flawed(why)),
                 Assembled::Whole(parts) => self.complete(access, upload, parts),
             },
             UploadFact::Gone | UploadFact::Aborted { .. } if matches!(self.f.object, ObjectFact::Unread) => {
-                Gathered::Next(Step::Read(Read::Object(access.clone())))
+                PartsProgress::Next(Step::Read(Read::Object(access.clone())))
             }
-            UploadFact::Gone | UploadFact::Aborted { .. } => Gathered::Over,
+            UploadFact::Gone | UploadFact::Aborted { .. } => PartsProgress::Ended,
             UploadFact::Hidden => {
                 let why = "the store's credentials are not allowed to list uploaded parts (s3:ListMultipartUploadParts), so Valet cannot complete the multipart upload";
-                Gathered::Waiting(Arrival::Unknown(Reason::NotObservable, why.to_owned()))
+                PartsProgress::Waiting(Arrival::Unknown(Reason::NotObservable, why.to_owned()))
             }
         }
     }
@@ -82,23 +82,23 @@ impl Evaluator<'_> {
     ///
     /// If the object exists, Valet lists the parts again, because a second operator may have just completed this
     /// upload.
-    fn complete(&self, access: &Access, upload: &str, parts: Vec<ArrivedPart>) -> Gathered {
+    fn complete(&self, access: &Access, upload: &str, parts: Vec<ArrivedPart>) -> PartsProgress {
         if self.write_once() {
             match &self.f.object {
-                ObjectFact::Unread => return Gathered::Next(Step::Read(Read::Object(access.clone()))),
+                ObjectFact::Unread => return PartsProgress::Next(Step::Read(Read::Object(access.clone()))),
                 ObjectFact::Present { modified_at, .. } if self.is_settling(*modified_at) => {
-                    return Gathered::Waiting(Arrival::Unchanged);
+                    return PartsProgress::Waiting(Arrival::Unchanged);
                 }
-                ObjectFact::Present { object, .. } => return Gathered::Next(self.exists_already(object)),
+                ObjectFact::Present { object, .. } => return PartsProgress::Next(self.exists_already(object)),
                 ObjectFact::Absent | ObjectFact::Hidden | ObjectFact::ClockSkewed(_) | ObjectFact::Unreachable(_) => {
                 }
             }
         }
         match &self.f.completion_refused {
-            Some(why) => Gathered::Waiting(Arrival::Flawed(format!(
+            Some(why) => PartsProgress::Waiting(Arrival::Flawed(format!(
                 "all parts have arrived, but the store does not complete the multipart upload: {why}"
             ))),
-            None => Gathered::Next(Step::Complete(
+            None => PartsProgress::Next(Step::Complete(
                 access.clone(),
                 Assembly {
                     upload: upload.to_owned(),
@@ -114,12 +114,15 @@ impl Evaluator<'_> {
     /// the multipart upload ends.
     fn is_settling(&self, modified_at: Option<Timestamp>) -> bool {
         let is_fresh = modified_at.is_some_and(|t| self.now < add(t, SETTLING));
-        is_fresh && self.key().is_some_and(|key| self.end(key) > self.now)
+        is_fresh
+            && self
+                .credential()
+                .is_some_and(|credential| self.end(credential) > self.now)
     }
 
     /// Handles a multipart upload whose credential has expired. Valet completes the upload if all parts have arrived
     /// and the access rules and the spec still allow it. Otherwise Valet aborts the upload.
-    pub(super) fn last_parts(&self, key: Option<Lifetime>, said: &str) -> Option<Step> {
+    pub(super) fn check_last_parts(&self, credential: Option<Lifetime>, expired_text: &str) -> Option<Step> {
         let upload = self.upload_id()?;
         match (&self.f.upload, &self.f.store) {
             (UploadFact::Unread, StoreFact::Unread) => Some(Step::Read(Read::Store)),
@@ -132,18 +135,20 @@ impl Evaluator<'_> {
                     StoreFact::Usable(store) if !self.g.terms.is_suspended() => admit(self.g, store).ok(),
                     _ => None,
                 };
-                let gathered = match (self.assembled(arrived), admitted) {
+                let progress = match (self.assembled(arrived), admitted) {
                     (Assembled::Whole(parts), Some(access)) => self.complete(&access, upload, parts),
-                    _ => Gathered::Over,
+                    _ => PartsProgress::Ended,
                 };
-                match (gathered, self.access()) {
-                    (Gathered::Next(step), _) => Some(step),
-                    (Gathered::Waiting(_) | Gathered::Over, Ok(access)) => Some(Step::Abort(access.to_abort(upload))),
-                    (Gathered::Waiting(_) | Gathered::Over, Err(_)) => self.abort_own().map(Step::Abort),
+                match (progress, self.access()) {
+                    (PartsProgress::Next(step), _) => Some(step),
+                    (PartsProgress::Waiting(_) | PartsProgress::Ended, Ok(access)) => {
+                        Some(Step::Abort(access.to_abort(upload)))
+                    }
+                    (PartsProgress::Waiting(_) | PartsProgress::Ended, Err(_)) => self.abort_own().map(Step::Abort),
                 }
             }
             (UploadFact::Unreachable(why), _) => {
-                let end = self.over_at(key).unwrap_or(self.now);
+                let end = self.expired_at(credential).unwrap_or(self.now);
                 if self.now >= add(end, POLL_PATIENCE) {
                     return None;
                 }
@@ -151,7 +156,8 @@ impl Evaluator<'_> {
                     "Valet waits for a last check of the uploaded parts: {why}",
                     why = self.unreachable(why)
                 );
-                let situation = Situation::of(Reason::StoreUnreachable, format!("{said}; {waits}"), key);
+                let situation =
+                    Situation::of(Reason::StoreUnreachable, format!("{expired_text}; {waits}"), credential);
                 Some(self.settle(&situation, Some(self.retry())))
             }
             // If the multipart upload no longer exists, Valet must read the object to find out if the upload was
@@ -161,7 +167,7 @@ impl Evaluator<'_> {
     }
 
     /// Describes a multipart upload that was not completed, as text for messages.
-    pub(super) fn what_came(&self) -> String {
+    pub(super) fn upload_outcome(&self) -> String {
         let (UploadFact::Aborted { parts }, Some(all)) = (&self.f.upload, self.g.operation_spec.parts()) else {
             return "nothing was uploaded".to_owned();
         };
@@ -187,7 +193,7 @@ impl Evaluator<'_> {
         let situation = Situation {
             arrival: Arrival::NotYet,
             finished: true,
-            ..Situation::of(Reason::UploadAborted, message, self.key())
+            ..Situation::of(Reason::UploadAborted, message, self.credential())
         };
         self.settle(&situation, None)
     }

@@ -20,20 +20,20 @@ pub(super) fn assemble(parts: &Parts, arrived: &[ArrivedPart]) -> Assembled {
     let (mut whole, mut bytes) = (Vec::new(), 0_i64);
     for part in parts.all() {
         let number = part.number;
-        let Some(came) = arrived.iter().find(|came| came.number == number) else {
+        let Some(uploaded) = arrived.iter().find(|uploaded| uploaded.number == number) else {
             return Assembled::Waiting;
         };
-        if came.size > part.size.max {
+        if uploaded.size > part.size.max {
             let why = format!(
                 "part {number} has {size} bytes, but at most {max} bytes are allowed; upload part {number} again",
-                size = came.size,
+                size = uploaded.size,
                 max = part.size.max
             );
             return Assembled::Flawed(why);
         }
-        whole.push(came.clone());
-        bytes = bytes.saturating_add(came.size);
-        let is_short = came.size < parts.part_bytes;
+        whole.push(uploaded.clone());
+        bytes = bytes.saturating_add(uploaded.size);
+        let is_short = uploaded.size < parts.part_bytes;
         if number < parts.count() && !is_short {
             continue;
         }
@@ -45,13 +45,13 @@ pub(super) fn assemble(parts: &Parts, arrived: &[ArrivedPart]) -> Assembled {
         return if beyond {
             Assembled::Flawed(format!(
                 "part {number} has {size} bytes, but only the last part can be shorter than {part_bytes} bytes; upload part {number} again, or create a new grant",
-                size = came.size,
+                size = uploaded.size,
                 part_bytes = parts.part_bytes
             ))
         } else if bytes < parts.whole.min {
             Assembled::Flawed(format!(
                 "part {number} has {size} bytes, so the object would have {bytes} bytes, but it must have at least {min} bytes; upload part {number} again",
-                size = came.size,
+                size = uploaded.size,
                 min = parts.whole.min
             ))
         } else {
@@ -76,10 +76,10 @@ mod tests {
                 max: range.1,
             },
         };
-        assemble(&parts, &came(sizes))
+        assemble(&parts, &uploaded(sizes))
     }
 
-    fn came(sizes: &[(i64, i64)]) -> Vec<ArrivedPart> {
+    fn uploaded(sizes: &[(i64, i64)]) -> Vec<ArrivedPart> {
         let part = |(number, size): &(i64, i64)| ArrivedPart {
             number: *number,
             size: *size,
@@ -102,16 +102,16 @@ mod tests {
         for some in [&all[..0], &all[..1], &all[..2], &all[1..]] {
             assert_eq!(assembled(exact, some), Assembled::Waiting, "{some:?}");
         }
-        assert_eq!(assembled(exact, &all), Assembled::Whole(came(&all)));
+        assert_eq!(assembled(exact, &all), Assembled::Whole(uploaded(&all)));
         // The parts can arrive in any order. Valet ignores a part if its number is higher than the number of the last
         // expected part.
         let others = [(4, 9), (3, 2 * MIB), (2, 5 * MIB), (1, 5 * MIB)];
-        assert_eq!(assembled(exact, &others), Assembled::Whole(came(&all)));
+        assert_eq!(assembled(exact, &others), Assembled::Whole(uploaded(&all)));
         assert_eq!(
             assembled((5 * MIB, 5 * MIB), &all[..1]),
-            Assembled::Whole(came(&all[..1]))
+            Assembled::Whole(uploaded(&all[..1]))
         );
-        assert_eq!(assembled((0, 0), &[(1, 0)]), Assembled::Whole(came(&[(1, 0)])));
+        assert_eq!(assembled((0, 0), &[(1, 0)]), Assembled::Whole(uploaded(&[(1, 0)])));
         for (sizes, says) in [
             (
                 &[(1, 5 * MIB + 1)][..],
@@ -142,8 +142,9 @@ mod tests {
     #[test]
     fn object_with_a_size_range_is_complete_after_a_short_part() {
         let range = (6 * MIB, 12 * MIB);
-        let whole =
-            |sizes: &[(i64, i64)]| assert_eq!(assembled(range, sizes), Assembled::Whole(came(sizes)), "{sizes:?}");
+        let whole = |sizes: &[(i64, i64)]| {
+            assert_eq!(assembled(range, sizes), Assembled::Whole(uploaded(sizes)), "{sizes:?}")
+        };
         // The last part can be empty or shorter than the part size. Its number can be the highest number that the
         // grant allows.
         whole(&[(1, 5 * MIB), (2, MIB)]);

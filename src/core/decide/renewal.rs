@@ -18,7 +18,7 @@ const CARRY: SignedDuration = SignedDuration::from_secs(180);
 
 /// Valet renews a credential only if the new credential expires at least this much later. A smaller difference does
 /// not justify a write of the Secret.
-const WORTHWHILE: SignedDuration = SignedDuration::from_secs(60);
+const MIN_GAIN: SignedDuration = SignedDuration::from_secs(60);
 
 /// The maximum number of seconds by which Valet moves a renewal to an earlier time. Without such different offsets,
 /// Valet would renew all grants from one second at the same time. For short lifetimes, the maximum is a twelfth of
@@ -32,8 +32,8 @@ const WIDEST_SPREAD: i64 = 300;
 ///
 /// A renewal never takes place before half of the lifetime has passed. This matters if the lifetime is very short,
 /// because the store's signing credentials expire soon.
-pub fn renewal_due(key: Lifetime, uid: &str) -> Timestamp {
-    let life = key.seconds().max(0);
+pub fn renewal_due(credential: Lifetime, uid: &str) -> Timestamp {
+    let life = credential.seconds().max(0);
     let lead = (life / 3).max(CARRY.as_secs()).min(life / 2);
     let spread = (life / 12).min(WIDEST_SPREAD);
     let early = if spread > 0 {
@@ -41,7 +41,7 @@ pub fn renewal_due(key: Lifetime, uid: &str) -> Timestamp {
     } else {
         0
     };
-    add(key.expires_at, SignedDuration::from_secs(-lead - early))
+    add(credential.expires_at, SignedDuration::from_secs(-lead - early))
 }
 
 /// Computes an FNV-1a hash. The hash of a UID must never change between versions of Valet. Otherwise an upgrade of
@@ -58,65 +58,67 @@ impl Evaluator<'_> {
     ///
     /// A grant without renewal ends when its credential expires. A grant with renewal ends at its deadline, or when
     /// its last credential expires shortly before the deadline.
-    pub(super) fn over_at(&self, key: Option<Lifetime>) -> Option<Timestamp> {
+    pub(super) fn expired_at(&self, credential: Option<Lifetime>) -> Option<Timestamp> {
         let deadline = self.deadline();
-        match key {
-            Some(key) if self.g.terms.renews() => deadline.map(|d| self.end(key).max(add(d, -WORTHWHILE))),
-            Some(key) => Some(self.end(key)),
+        match credential {
+            Some(credential) if self.g.terms.renews() => {
+                deadline.map(|d| self.end(credential).max(add(d, -MIN_GAIN)))
+            }
+            Some(credential) => Some(self.end(credential)),
             // A grant without a credential ends at its deadline.
             None => deadline,
         }
     }
 
     /// Returns the credential's lifetime if the credential is still valid.
-    pub(super) fn live(&self, key: Option<Lifetime>) -> Option<Lifetime> {
-        key.filter(|k| self.end(*k) > self.now)
+    pub(super) fn live(&self, credential: Option<Lifetime>) -> Option<Lifetime> {
+        credential.filter(|k| self.end(*k) > self.now)
     }
 
     /// Returns the time at which Valet renews the credential. Returns `None` if Valet does not renew the credential.
-    pub(super) fn renewal_at(&self, key: Lifetime) -> Option<Timestamp> {
-        let worthwhile = self.deadline().is_none_or(|d| d > add(key.expires_at, WORTHWHILE));
-        let automatic = (self.g.terms.renews() && worthwhile).then(|| renewal_due(key, &self.g.uid));
-        self.requested(key)
+    pub(super) fn renewal_at(&self, credential: Lifetime) -> Option<Timestamp> {
+        let worthwhile = self.deadline().is_none_or(|d| d > add(credential.expires_at, MIN_GAIN));
+        let automatic = (self.g.terms.renews() && worthwhile).then(|| renewal_due(credential, &self.g.uid));
+        self.requested(credential)
             .into_iter()
             .chain(automatic)
             .min()
-            .filter(|t| *t < self.end(key))
+            .filter(|t| *t < self.end(credential))
     }
 
     /// Returns the time from the annotation with which a user requested a new credential. Returns `None` if the
     /// current credential was signed at this time or later, because Valet has then already fulfilled the request.
-    fn requested(&self, key: Lifetime) -> Option<Timestamp> {
+    fn requested(&self, credential: Lifetime) -> Option<Timestamp> {
         match self.g.renew_requested {
-            RenewRequest::At(t) if t > key.issued_at && self.allowance().renewal => Some(t),
+            RenewRequest::At(t) if t > credential.issued_at && self.allowance().renewal => Some(t),
             _ => None,
         }
     }
 
-    /// Returns true if Valet should replace the current credential with a new credential. `key` is the lifetime of
+    /// Returns true if Valet should replace the current credential with a new credential. `credential` is the lifetime of
     /// the current credential, and `fresh` is the lifetime of the new one. A replacement is useful if `fresh` ends
     /// later, or if a user requested a new credential.
-    pub(super) fn is_gain(&self, key: Lifetime, fresh: Lifetime) -> bool {
-        let is_wanted = self.requested(key).is_some_and(|t| t <= self.now);
-        let is_long_enough = fresh.expires_at >= key.expires_at.min(add(self.now, WORTHWHILE));
-        fresh.expires_at > add(key.expires_at, WORTHWHILE) || (is_wanted && is_long_enough)
+    pub(super) fn is_worth_replacing(&self, credential: Lifetime, fresh: Lifetime) -> bool {
+        let is_wanted = self.requested(credential).is_some_and(|t| t <= self.now);
+        let is_long_enough = fresh.expires_at >= credential.expires_at.min(add(self.now, MIN_GAIN));
+        fresh.expires_at > add(credential.expires_at, MIN_GAIN) || (is_wanted && is_long_enough)
     }
 
     /// Returns the time at which Valet retries a failed renewal. Valet must retry, because no event tells Valet when
     /// the cause of the failure has ended. The pauses between retries become shorter near the expiry of the
     /// credential.
-    pub(super) fn retry_renewal(&self, key: Lifetime) -> Timestamp {
-        let left = self.end(key).duration_since(self.now);
+    pub(super) fn retry_renewal(&self, credential: Lifetime) -> Timestamp {
+        let left = self.end(credential).duration_since(self.now);
         let pause = (left / 10).clamp(SignedDuration::from_secs(5), SignedDuration::from_secs(600));
-        let danger = add(self.end(key), -CARRY);
+        let danger = add(self.end(credential), -CARRY);
         let next = add(self.now, pause);
         if danger > self.now { next.min(danger) } else { next }
     }
 
     /// Returns the reason and message of the condition `RenewalFailing`. Returns `None` if the renewal is not
     /// overdue.
-    pub(super) fn renewal_failing(&self, key: Lifetime, trouble: Option<&str>) -> Option<(Reason, String)> {
-        let end = self.end(key);
+    pub(super) fn renewal_failing(&self, credential: Lifetime, trouble: Option<&str>) -> Option<(Reason, String)> {
+        let end = self.end(credential);
         if let Some(why) = trouble
             && self.g.terms.renews()
             && add(end, -CARRY) <= self.now
@@ -126,7 +128,7 @@ impl Evaluator<'_> {
         }
         let value = match &self.g.renew_requested {
             RenewRequest::Invalid(value) => value,
-            RenewRequest::At(t) if *t > key.issued_at && !self.allowance().renewal => {
+            RenewRequest::At(t) if *t > credential.issued_at && !self.allowance().renewal => {
                 let message = format!(
                     "the annotation {annotation} requests a new credential, but {store} does not allow renewal for namespace {namespace}; remove the annotation, or ask the store's owner for an access rule with renewal: Allow",
                     annotation = annotation::RENEW_REQUESTED_AT,

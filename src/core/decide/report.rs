@@ -34,28 +34,34 @@ impl Evaluator<'_> {
         };
         let situation = Situation {
             finished,
-            ..Situation::of(reason, message, self.key())
+            ..Situation::of(reason, message, self.credential())
         };
-        self.settle(&situation, retry.into_iter().chain(self.next_end(self.key())).min())
+        self.settle(
+            &situation,
+            retry.into_iter().chain(self.next_end(self.credential())).min(),
+        )
     }
 
     /// Returns the step that writes a state to the grant's status. If the status does not change, returns the step
     /// that waits until `until`.
     pub(super) fn situation_until(&self, reason: Reason, message: String, until: Option<Timestamp>) -> Step {
-        let situation = Situation::of(reason, message, self.key());
-        self.settle(&situation, until.into_iter().chain(self.next_end(self.key())).min())
+        let situation = Situation::of(reason, message, self.credential());
+        self.settle(
+            &situation,
+            until.into_iter().chain(self.next_end(self.credential())).min(),
+        )
     }
 
     /// Returns the next time at which the status of a grant without a Secret must change. For example, this is the
     /// time at which copies of the deleted credential expire.
-    pub(super) fn next_end(&self, key: Option<Lifetime>) -> Option<Timestamp> {
+    pub(super) fn next_end(&self, credential: Option<Lifetime>) -> Option<Timestamp> {
         let ends = [
-            key.map(|key| self.end(key)),
+            credential.map(|credential| self.end(credential)),
             // `self.end` includes the limit `maxTotalSeconds` of the access rules. The status must also change at the
             // expiry without this limit, so the list contains both times.
-            key.map(|key| self.own_end(key)),
-            self.copies_until(key),
-            self.over_at(key),
+            credential.map(|credential| self.own_end(credential)),
+            self.copies_expire_at(credential),
+            self.expired_at(credential),
         ];
         ends.into_iter().flatten().filter(|end| *end > self.now).min()
     }
@@ -63,21 +69,21 @@ impl Evaluator<'_> {
     /// If the status of the grant must change, returns the step that writes the status. Otherwise returns the step
     /// that waits until `until`.
     pub(super) fn settle(&self, situation: &Situation, until: Option<Timestamp>) -> Step {
-        if let Some(held) = self.held_secret().filter(|_| !situation.active) {
-            let said = Situation {
+        if let Some(held) = self.blocked_secret().filter(|_| !situation.active) {
+            let is_reported_as = Situation {
                 message: format!("{}{held}", situation.message),
                 ..situation.clone()
             };
             // Valet checks the Secret again after a pause, because no watch reports the removal of the Secret's
             // finalizers.
             let again = add(self.now, CONFLICT_PAUSE);
-            return self.report(&said, Some(until.map_or(again, |until| until.min(again))));
+            return self.report(&is_reported_as, Some(until.map_or(again, |until| until.min(again))));
         }
         self.report(situation, until)
     }
 
     fn report(&self, situation: &Situation, until: Option<Timestamp>) -> Step {
-        let record = situation.key.map(|key| self.record(key));
+        let record = situation.credential.map(|credential| self.record(credential));
         let contested = self.contested().filter(|_| !situation.finished);
         let mut status = project(self.g, situation, record.as_ref(), contested.as_deref(), self.now);
         status.upload_id = self.upload_id().map(str::to_owned);
@@ -95,7 +101,7 @@ impl Evaluator<'_> {
 
     /// Returns an Event if a user must do something and Valet has not published this Event yet.
     fn notice(&self, s: &Situation, contested: Option<&str>) -> Option<GrantEvent> {
-        let said = |type_: ConditionType, reason: Reason| {
+        let is_reported_as = |type_: ConditionType, reason: Reason| {
             condition(&self.g.status, type_).is_some_and(|c| c.reason == reason.as_str())
         };
         let needs_a_person = s.reason.progress() == Progress::Stalled
@@ -110,14 +116,14 @@ impl Evaluator<'_> {
                     | Reason::RegionMismatch
                     | Reason::ClockSkewed
             );
-        if needs_a_person && !said(ConditionType::Ready, s.reason) {
+        if needs_a_person && !is_reported_as(ConditionType::Ready, s.reason) {
             return Some(GrantEvent {
                 reason: s.reason,
                 message: s.message.clone(),
             });
         }
         if let Some(message) = contested
-            && !said(ConditionType::SecretContested, Reason::SecretContested)
+            && !is_reported_as(ConditionType::SecretContested, Reason::SecretContested)
         {
             return Some(GrantEvent {
                 reason: Reason::SecretContested,
@@ -125,15 +131,15 @@ impl Evaluator<'_> {
             });
         }
         if let Some((reason, message)) = &s.renewal_failing
-            && !said(ConditionType::RenewalFailing, *reason)
+            && !is_reported_as(ConditionType::RenewalFailing, *reason)
         {
             return Some(GrantEvent {
                 reason: *reason,
                 message: message.clone(),
             });
         }
-        if s.truncated && !said(ConditionType::Active, Reason::ExpiryTruncated) {
-            let end = s.key.map_or(self.now, |k| k.expires_at);
+        if s.truncated && !is_reported_as(ConditionType::Active, Reason::ExpiryTruncated) {
+            let end = s.credential.map_or(self.now, |k| k.expires_at);
             return Some(GrantEvent {
                 reason: Reason::ExpiryTruncated,
                 message: format!(

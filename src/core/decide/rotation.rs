@@ -30,7 +30,7 @@ impl Evaluator<'_> {
 
     /// Returns the time at which Valet must sign an issued credential again, because the store has new signing
     /// credentials. A Secret without the annotation `signed-with` is not signed again.
-    pub(super) fn anew_at(&self, secret: &SecretView, key: Lifetime) -> Option<Timestamp> {
+    pub(super) fn resign_at(&self, secret: &SecretView, credential: Lifetime) -> Option<Timestamp> {
         let signer = self.signer()?;
         let recorded = secret.signed_with.as_ref()?;
         if *recorded == signer.fingerprint {
@@ -38,7 +38,7 @@ impl Evaluator<'_> {
         }
         let spread = hash(&self.g.uid) % RESIGN_SPREAD.as_secs().unsigned_abs();
         let due = add(signer.since, SignedDuration::from_secs(spread.cast_signed()));
-        Some(due).filter(|due| *due < self.end(key))
+        Some(due).filter(|due| *due < self.end(credential))
     }
 
     /// Returns true if the store's signing credentials expire too soon to sign a credential now. The signing
@@ -47,23 +47,23 @@ impl Evaluator<'_> {
         let StoreFact::Usable(store) = &self.f.store else {
             return false;
         };
-        let asked = self.g.terms.expiration_seconds;
-        let fresh = Lifetime::new(self.now, asked, self.deadline(), store.credentials_expire);
-        self.cut_short(fresh, store).is_some()
+        let recorded_seconds = self.g.terms.expiration_seconds;
+        let fresh = Lifetime::new(self.now, recorded_seconds, self.deadline(), store.credentials_expire);
+        self.shortened_by_store(fresh, store).is_some()
     }
 
     /// Returns a refusal if the store's signing credentials expire before the requested expiry of a grant's
     /// credential. Returns `None` if the store's owner allows a credential with a shorter lifetime.
-    pub(super) fn cut_short(&self, fresh: Result<Lifetime, NoTime>, store: &StoreView) -> Option<Refusal> {
-        let (asked, fresh) = (self.g.terms.expiration_seconds, fresh.ok()?);
-        if store.short_sessions == ShortSessions::Truncate || !fresh.is_truncated(asked, self.deadline()) {
+    pub(super) fn shortened_by_store(&self, fresh: Result<Lifetime, NoTime>, store: &StoreView) -> Option<Refusal> {
+        let (recorded_seconds, fresh) = (self.g.terms.expiration_seconds, fresh.ok()?);
+        if store.short_sessions == ShortSessions::Truncate || !fresh.is_truncated(recorded_seconds, self.deadline()) {
             return None;
         }
         let end = store
             .credentials_expire
             .map_or_else(|| "earlier".to_owned(), |t| format!("at {t}"));
         let message = format!(
-            "spec.expirationSeconds is {asked}; the credentials of {store} expire {end}, and the store does not allow a shorter lifetime (shortSessions: Refuse); reduce spec.expirationSeconds to {max} or less, or ask the store's owner for longer sessions",
+            "spec.expirationSeconds is {recorded_seconds}; the credentials of {store} expire {end}, and the store does not allow a shorter lifetime (shortSessions: Refuse); reduce spec.expirationSeconds to {max} or less, or ask the store's owner for longer sessions",
             store = self.g.terms.store_ref,
             max = fresh.seconds()
         );

@@ -8,7 +8,7 @@ use crate::core::{
 
 impl Evaluator<'_> {
     /// Returns the next step for the deletion of the grant's Secret, if the Secret exists.
-    pub(super) fn withdraw(&self) -> Option<Step> {
+    pub(super) fn delete_secret(&self) -> Option<Step> {
         match &self.f.secret {
             SecretFact::Unread => Some(Step::Read(Read::Secret)),
             SecretFact::Present(s) if s.owner == Owner::ThisGrant => {
@@ -16,7 +16,7 @@ impl Evaluator<'_> {
                 // If a deleted Secret has finalizers, users can still read the Secret until the finalizers are
                 // removed. Valet therefore removes the data of the Secret.
                 let is_held = !s.finalizers.is_empty() && s.has_data && self.f.emptying_refused.is_none();
-                match self.report_evidence().filter(|_| !s.deleting) {
+                match self.report_before_deletion().filter(|_| !s.deleting) {
                     Some(report) => Some(report),
                     None if is_held => Some(Step::Empty { uid, resource_version }),
                     None if s.deleting => None,
@@ -30,15 +30,16 @@ impl Evaluator<'_> {
     /// Copies facts about the credential from the Secret and from the memory of this process into the status, if the
     /// status lacks these facts. Without these facts, Valet would treat the grant as a new grant after the deletion
     /// of the Secret.
-    fn report_evidence(&self) -> Option<Step> {
-        let (key, upload) = (self.key(), self.upload_id());
-        let is_known = key.is_none_or(|key| self.is_reported(key)) && self.g.status.upload_id.as_deref() == upload;
-        if is_known && (self.g.status_is_own || (key.is_none() && upload.is_none())) {
+    fn report_before_deletion(&self) -> Option<Step> {
+        let (credential, upload) = (self.credential(), self.upload_id());
+        let is_known = credential.is_none_or(|credential| self.is_reported(credential))
+            && self.g.status.upload_id.as_deref() == upload;
+        if is_known && (self.g.status_is_own || (credential.is_none() && upload.is_none())) {
             return None;
         }
         let mut status = self.g.status.clone();
         status.upload_id = upload.map(str::to_owned);
-        if let Some(record) = key.map(|key| self.record(key)) {
+        if let Some(record) = credential.map(|credential| self.record(credential)) {
             describe(&mut status, &record);
         }
         Some(Step::Report {
@@ -49,7 +50,7 @@ impl Evaluator<'_> {
 
     /// Returns a message if the Secret of this grant is being deleted, but finalizers of other controllers delay the
     /// deletion.
-    pub(super) fn held_secret(&self) -> Option<String> {
+    pub(super) fn blocked_secret(&self) -> Option<String> {
         let SecretFact::Present(secret) = &self.f.secret else {
             return None;
         };
@@ -63,12 +64,12 @@ impl Evaluator<'_> {
             }
             (None, true) => "the data of the Secret can still be read".to_owned(),
         };
-        let (mark, finalizers) = (self.held_mark(), secret.finalizers.join(" and "));
+        let (mark, finalizers) = (self.blocked_mark(), secret.finalizers.join(" and "));
         Some(format!("{mark}{finalizers}; {left}"))
     }
 
     /// Returns the beginning of the text that says that finalizers delay the deletion of the Secret.
-    fn held_mark(&self) -> String {
+    fn blocked_mark(&self) -> String {
         let waits = format!(
             "Secret {name} is being deleted, but the deletion waits for finalizers",
             name = self.g.secret_name()
@@ -77,7 +78,7 @@ impl Evaluator<'_> {
     }
 
     /// Removes from a condition's message the text that says that finalizers delay the deletion of the Secret.
-    pub(super) fn without_held<'m>(&self, message: &'m str) -> &'m str {
-        message.split(&self.held_mark()).next().unwrap_or(message)
+    pub(super) fn without_blocked<'m>(&self, message: &'m str) -> &'m str {
+        message.split(&self.blocked_mark()).next().unwrap_or(message)
     }
 }

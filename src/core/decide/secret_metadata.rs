@@ -17,15 +17,15 @@ impl Evaluator<'_> {
     /// Returns the labels and annotations that the Secret must have. Valet's own labels and annotations override
     /// those of the tenant.
     pub(super) fn metadata(&self, record: &CredentialRecord) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
-        let key = record.key;
+        let credential = record.credential;
         let template = self.g.template();
         let mut labels = template.labels;
         labels.insert(MANAGED_BY_LABEL.into(), MANAGED_BY_VALUE.into());
         let mut annotations = template.annotations;
         let store = &self.g.terms.store_ref;
         annotations.extend([
-            (annotation::ISSUED_AT.into(), key.issued_at.to_string()),
-            (annotation::EXPIRES_AT.into(), key.expires_at.to_string()),
+            (annotation::ISSUED_AT.into(), credential.issued_at.to_string()),
+            (annotation::EXPIRES_AT.into(), credential.expires_at.to_string()),
             (annotation::GRANT_UID.into(), self.g.uid.clone()),
             (annotation::GRANT_GENERATION.into(), self.g.generation.to_string()),
             (
@@ -51,7 +51,7 @@ impl Evaluator<'_> {
         (labels, annotations)
     }
 
-    /// Corrects the labels, the annotations and the owner of the Secret that contains the credential. `key` is the
+    /// Corrects the labels, the annotations and the owner of the Secret that contains the credential. `credential` is the
     /// lifetime of this credential.
     ///
     /// If another client repeatedly changes the metadata, Valet waits before it corrects the metadata. In this case,
@@ -59,11 +59,11 @@ impl Evaluator<'_> {
     pub(super) fn correct_metadata(
         &self,
         secret: &SecretView,
-        key: Lifetime,
+        credential: Lifetime,
     ) -> ControlFlow<Step, Option<Timestamp>> {
         let (labels, annotations) = self.metadata(&CredentialRecord {
-            expiration_seconds: Some(self.asked_or_spec()),
-            ..self.record(key)
+            expiration_seconds: Some(self.requested_seconds()),
+            ..self.record(credential)
         });
         let template_gone = |have: &BTreeMap<String, String>, want: &BTreeMap<String, String>| {
             want.iter().any(|(k, v)| have.get(k) != Some(v))

@@ -36,7 +36,7 @@ pub struct Situation {
     /// The message of the condition `Ready`.
     pub message: String,
     /// The lifetime of the issued credential, if there is one.
-    pub key: Option<Lifetime>,
+    pub credential: Option<Lifetime>,
     /// True if the credential can be used now.
     pub active: bool,
     /// True if the credential expires earlier than requested, because the store's signing credentials expire.
@@ -54,11 +54,11 @@ pub struct Situation {
 impl Situation {
     /// Creates the state of an unfinished grant that has no usable credential. The state leaves the condition
     /// `Completed` unchanged.
-    pub fn of(reason: Reason, message: String, key: Option<Lifetime>) -> Self {
+    pub fn of(reason: Reason, message: String, credential: Option<Lifetime>) -> Self {
         Self {
             reason,
             message,
-            key,
+            credential,
             active: false,
             truncated: false,
             arrival: Arrival::Unchanged,
@@ -186,8 +186,8 @@ pub(super) fn project(
 
 /// Copies the record of a credential into the status.
 pub(super) fn describe(status: &mut GrantStatus, record: &CredentialRecord) {
-    status.issued_time = Some(Time(record.key.issued_at));
-    status.expiration_time = Some(Time(record.key.expires_at));
+    status.issued_time = Some(Time(record.credential.issued_at));
+    status.expiration_time = Some(Time(record.credential.expires_at));
     status.expiration_seconds = record.expiration_seconds;
     status.renewals = Some(record.renewals).filter(|n| *n > 0);
     status.earlier_expiration_time = record.earlier.map(Time);

@@ -48,20 +48,20 @@ impl Evaluator<'_> {
 
     /// Returns a reason and a message if Valet does not know yet which constraints the store enforces. In this case
     /// Valet cannot sign an upload credential.
-    pub(super) fn untried(&self, store: &StoreView) -> Option<(Reason, String)> {
-        let untried = store.untried.as_ref();
-        let untried = untried.filter(|u| self.is_upload() && (!u.only_write_once || self.write_once()))?;
-        let why = match untried.reason {
-            Reason::ClockSkewed => untried.why.clone(),
-            _ => self.unreachable(&untried.why),
+    pub(super) fn not_probed(&self, store: &StoreView) -> Option<(Reason, String)> {
+        let not_probed = store.not_probed.as_ref();
+        let not_probed = not_probed.filter(|u| self.is_upload() && (!u.only_write_once || self.write_once()))?;
+        let why = match not_probed.reason {
+            Reason::ClockSkewed => not_probed.why.clone(),
+            _ => self.unreachable(&not_probed.why),
         };
         let effect = "Valet does not know yet which constraints the store enforces, so it signs no upload credential";
-        Some((untried.reason, format!("{why}; {effect}")))
+        Some((not_probed.reason, format!("{why}; {effect}")))
     }
 
     /// Returns false if Valet has already read the object, if Valet cannot use the store, or if the access rules
     /// refuse the grant. Otherwise returns true.
-    pub(super) fn can_look(&self, object: &ObjectFact) -> bool {
+    pub(super) fn can_poll(&self, object: &ObjectFact) -> bool {
         let can_ask = match &self.f.store {
             StoreFact::Unread => true,
             StoreFact::Usable(_) => self.access().is_ok(),

@@ -26,7 +26,7 @@ impl Evaluator<'_> {
     ///
     /// If the operator's clock has already passed `end` but the store's clock has not, one of the clocks is wrong.
     /// Valet then waits for the store's clock, because Valet cannot undo the final status of a grant.
-    pub(super) fn ends_later_at_store(&self, end: Timestamp) -> Option<(Timestamp, String)> {
+    pub(super) fn expires_later_at_store(&self, end: Timestamp) -> Option<(Timestamp, String)> {
         let StoreFact::Usable(store) = &self.f.store else {
             return None;
         };

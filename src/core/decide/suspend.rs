@@ -16,8 +16,8 @@ use crate::{
 impl Evaluator<'_> {
     /// Handles `spec.suspend`: Valet deletes the Secret and signs no credential. The suspension does not change the
     /// expiry of the grant's credential or the grant's deadline.
-    pub(super) fn suspended(&self, key: Option<Lifetime>) -> Step {
-        let message = match self.copies_until(key) {
+    pub(super) fn suspended(&self, credential: Option<Lifetime>) -> Step {
+        let message = match self.copies_expire_at(credential) {
             Some(end) if end > self.now => {
                 format!("spec.suspend is true: the Secret was deleted, but copies of the credential work until {end}")
             }
@@ -26,16 +26,16 @@ impl Evaluator<'_> {
             }
             None => "spec.suspend is true: no credential is issued".to_owned(),
         };
-        let situation = Situation::of(Reason::Suspended, message, key);
-        self.withhold(&situation, || None)
-            .unwrap_or_else(|| self.settle(&situation, self.next_end(key)))
+        let situation = Situation::of(Reason::Suspended, message, credential);
+        self.suspend_credential(&situation, || None)
+            .unwrap_or_else(|| self.settle(&situation, self.next_end(credential)))
     }
 
     /// Handles `spec.revoke`: Valet deletes the Secret and finishes the grant.
     pub(super) fn revoked(&self) -> Step {
-        let key = self.key();
+        let credential = self.credential();
         let mut store = None;
-        let message = match self.copies_until(key) {
+        let message = match self.copies_expire_at(credential) {
             Some(end) if end > self.now && self.upload_id().is_some() => format!(
                 "spec.revoke is true: Secret {name} was deleted, and Valet aborts the multipart upload; copies of the part URLs do not work after the abort",
                 name = self.g.secret_name()
@@ -67,7 +67,7 @@ impl Evaluator<'_> {
             }
             None => "spec.revoke is true: no credential was issued, and Valet will not issue a credential".to_owned(),
         };
-        let arrival = if self.was_seen() {
+        let arrival = if self.was_completed() {
             Arrival::Unchanged
         } else {
             let why = "the grant was revoked before Valet saw an upload, and Valet no longer polls the store";
@@ -76,9 +76,9 @@ impl Evaluator<'_> {
         let situation = Situation {
             arrival,
             finished: true,
-            ..Situation::of(Reason::Revoked, message, key)
+            ..Situation::of(Reason::Revoked, message, credential)
         };
-        self.withhold(&situation, || store)
+        self.suspend_credential(&situation, || store)
             .unwrap_or_else(|| self.settle(&situation, None))
     }
 
@@ -86,21 +86,25 @@ impl Evaluator<'_> {
     ///
     /// If the status does not describe the credential yet, Valet writes the status before it deletes the Secret.
     /// Without this order, no record of the credential would exist after the deletion.
-    fn withhold(&self, situation: &Situation, first: impl FnOnce() -> Option<Step>) -> Option<Step> {
+    fn suspend_credential(&self, situation: &Situation, first: impl FnOnce() -> Option<Step>) -> Option<Step> {
         if matches!(self.f.secret, SecretFact::Unread) {
             return Some(Step::Read(Read::Secret));
         }
-        let withdraw = self.withdraw();
-        if withdraw.is_some() && situation.key.is_some_and(|key| self.is_reported(key)) {
-            return withdraw;
+        let delete_secret = self.delete_secret();
+        if delete_secret.is_some()
+            && situation
+                .credential
+                .is_some_and(|credential| self.is_reported(credential))
+        {
+            return delete_secret;
         }
         if let Some(step) = first() {
             return Some(step);
         }
         match self.settle(situation, None) {
             // The status already reports the credential.
-            Step::Rest { .. } => withdraw,
-            report if withdraw.is_some() => Some(report),
+            Step::Rest { .. } => delete_secret,
+            report if delete_secret.is_some() => Some(report),
             _ => None,
         }
     }

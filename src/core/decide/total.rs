@@ -36,18 +36,18 @@ impl Evaluator<'_> {
 
     /// Returns a refusal if the grant needs a credential, but the limit `maxTotalSeconds` of the access rules is
     /// reached. If somebody increases `maxTotalSeconds`, the grant is allowed again.
-    pub(super) fn past_total(&self, key: Option<Lifetime>) -> Option<Refusal> {
+    pub(super) fn total_time_refusal(&self, credential: Option<Lifetime>) -> Option<Refusal> {
         self.total_end().filter(|end| *end <= self.now)?;
-        let has_ended =
-            key.is_some_and(|key| key.is_over(self.now)) || self.own_deadline().is_some_and(|d| d <= self.now);
+        let has_ended = credential.is_some_and(|credential| credential.has_expired(self.now))
+            || self.own_deadline().is_some_and(|d| d <= self.now);
         (!has_ended).then(|| Refusal {
             reason: Reason::TotalTimeReached,
-            message: self.said_of_total(),
+            message: self.total_time_text(),
         })
     }
 
     /// Returns the message for a grant that has reached the limit `maxTotalSeconds` of the access rules.
-    pub(super) fn said_of_total(&self) -> String {
+    pub(super) fn total_time_text(&self) -> String {
         let seconds = self.allowance().total_seconds.unwrap_or_default();
         let end = self.total_end().unwrap_or(self.now);
         format!(
@@ -69,15 +69,15 @@ impl Evaluator<'_> {
             return Ok(fresh);
         };
         let issued_at = live.issued_at.min(fresh.issued_at);
-        let asked = add(issued_at, SignedDuration::from_secs(self.g.terms.expiration_seconds));
-        let expires_at = asked.min(fresh.expires_at);
+        let recorded_seconds = add(issued_at, SignedDuration::from_secs(self.g.terms.expiration_seconds));
+        let expires_at = recorded_seconds.min(fresh.expires_at);
         if expires_at > self.now {
             return Ok(Ok(Lifetime { issued_at, expires_at }));
         }
         Err(Refusal {
             reason: Reason::RenewalNotAllowed,
             message: format!(
-                "spec.expirationSeconds is {seconds} and counts from the issue time {issued_at}, because {store} does not allow renewal for namespace {namespace}; this lifetime ended at {asked}; increase spec.expirationSeconds, or create a new grant",
+                "spec.expirationSeconds is {seconds} and counts from the issue time {issued_at}, because {store} does not allow renewal for namespace {namespace}; this lifetime ended at {recorded_seconds}; increase spec.expirationSeconds, or create a new grant",
                 seconds = self.g.terms.expiration_seconds,
                 store = self.g.terms.store_ref,
                 namespace = self.g.namespace

@@ -4,7 +4,7 @@
 use serde::Deserialize;
 
 use super::{
-    keys::readings,
+    keys::possible_keys,
     notification::{MAX_OBJECTS, Malformed, Notification, ObjectCreated},
 };
 
@@ -60,7 +60,7 @@ pub fn blob(subject: &str) -> Option<ObjectCreated> {
     let (container, name) = path.strip_prefix(SERVICE)?.split_once("/blobs/")?;
     Some(ObjectCreated {
         bucket: container.to_owned(),
-        keys: readings(name.to_owned()),
+        keys: possible_keys(name.to_owned()),
     })
 }
 

@@ -2,7 +2,7 @@
 
 /// Returns all object keys that the text of a notification can stand for. The list contains the unchanged text and the
 /// result of each decoding that Valet supports.
-pub fn readings(key: String) -> Vec<String> {
+pub fn possible_keys(key: String) -> Vec<String> {
     let mut keys: Vec<String> = [decoded(&key, true), decoded(&key, false)]
         .into_iter()
         .flatten()

@@ -18,9 +18,9 @@ use crate::{
 
 /// Runs the conformance check with blobs under the prefix `probe`, at the operator's endpoint.
 pub async fn check(azure: &AzureBlob, probe: &str) -> ConformanceReport {
-    let mut trip = Checker::new(azure, probe);
-    let result = in_time(go(&mut trip)).await;
-    trip.end(result).await
+    let mut checker = Checker::new(azure, probe);
+    let result = in_time(run_checks(&mut checker)).await;
+    checker.end(result).await
 }
 
 /// Returns a write-once upload, which must not overwrite an existing blob.
@@ -35,35 +35,37 @@ fn put() -> OperationSpec {
     }
 }
 
-async fn go(trip: &mut Checker<'_, AzureBlob>) -> Result<(), Unavailable> {
-    if let Err(status) = trip.good("put", &put()).await? {
-        trip.found.untried.push(format!(
+async fn run_checks(checker: &mut Checker<'_, AzureBlob>) -> Result<(), Unavailable> {
+    if let Err(status) = checker.accepts("put", &put()).await? {
+        checker.found.not_tested.push(format!(
             "the conformance check stopped, because the store answered status {status} to a PUT request under prefix {folder}/; allow the credentials to create blobs under this prefix",
-            folder = trip.folder
+            folder = checker.folder
         ));
         return Ok(());
     }
-    trip.holds(&put(), "put", |_| {}, &[Missing::Url(Capability::WriteOnce)])
+    checker
+        .enforces(&put(), "put", |_| {}, &[Missing::Url(Capability::WriteOnce)])
         .await?;
     let delete: Tamper = |r| {
         r.method = "DELETE".into();
         r.body.clear();
     };
-    trip.binds("PUT", "put-x", &put(), Some(delete)).await?;
+    checker.must_enforce("PUT", "put-x", &put(), Some(delete)).await?;
 
-    if trip.good("put", &get()).await?.is_ok() {
+    if checker.accepts("put", &get()).await?.is_ok() {
         let other: Tamper = |r| r.url = r.url.replace("rsct=text/plain", "rsct=text/html");
-        trip.holds(&get(), "put", other, &[Missing::Url(Capability::ResponseHeaders)])
+        checker
+            .enforces(&get(), "put", other, &[Missing::Url(Capability::ResponseHeaders)])
             .await?;
         let write: Tamper = |r| {
             r.method = "PUT".into();
             r.headers.push(("x-ms-blob-type".into(), "BlockBlob".into()));
             r.body = BODY.into();
         };
-        trip.binds("GET", "put", &get(), Some(write)).await?;
+        checker.must_enforce("GET", "put", &get(), Some(write)).await?;
     } else {
         let why = "the conformance check skipped signed URLs for GET, because the credentials are not allowed to read blobs under prefix valet-probe/";
-        trip.found.untried.push(why.into());
+        checker.found.not_tested.push(why.into());
     }
     Ok(())
 }
@@ -72,7 +74,7 @@ impl Transport for AzureBlob {
     /// Signs a credential for the operator's endpoint. The store's `ipRange` is only for workloads, so this signature
     /// does not contain the IP range.
     fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
-        async move { self.sign_for(request, &self.own_base(), None).await }.boxed()
+        async move { self.sign_for(request, &self.account_url(), None).await }.boxed()
     }
 
     fn send(&self, sent: PreparedRequest) -> BoxFuture<'_, Result<u16, Unavailable>> {
@@ -106,7 +108,11 @@ impl Transport for AzureBlob {
 
     /// Deletes the blobs that the conformance check wrote. If the account has soft delete or versioning, Azure keeps
     /// the deleted blobs recoverable.
-    fn clear_away<'a>(&'a self, _: &'a str, written: &'a BTreeSet<String>) -> BoxFuture<'a, Option<&'static str>> {
+    fn delete_test_objects<'a>(
+        &'a self,
+        _: &'a str,
+        written: &'a BTreeSet<String>,
+    ) -> BoxFuture<'a, Option<&'static str>> {
         async move {
             let mut is_gone = true;
             for blob in written {

@@ -15,7 +15,7 @@ pub const REPLACE_AFTER: SignedDuration = SignedDuration::from_hours(1);
 
 /// Builds the body of the request for a user delegation key. The start time of the key is `now` minus `back_dated`. A
 /// SAS that Valet signs at the time `now` has the same start time.
-pub fn ask(now: Timestamp, back_dated: SignedDuration) -> String {
+pub fn send_request(now: Timestamp, back_dated: SignedDuration) -> String {
     format!(
         "<?xml version=\"1.0\" encoding=\"utf-8\"?><KeyInfo><Start>{}</Start><Expiry>{}</Expiry></KeyInfo>",
         second(now - back_dated),
@@ -35,9 +35,9 @@ pub struct Delegation {
 /// delegation key.
 pub fn read(body: &[u8]) -> Option<Delegation> {
     let text = std::str::from_utf8(body).ok()?;
-    let text = element(text, "UserDelegationKey")?;
+    let text = xml_element(text, "UserDelegationKey")?;
     let of = |name: &str| {
-        let value = element(text, name)?;
+        let value = xml_element(text, name)?;
         let is_plain = !value.is_empty() && value.bytes().all(|b| b.is_ascii_graphic() && !b"<&".contains(&b));
         is_plain.then(|| value.to_owned())
     };
@@ -59,7 +59,7 @@ pub fn read(body: &[u8]) -> Option<Delegation> {
 
 /// Returns the content of the first XML element with this name. The function uses no XML parser, because Azure's
 /// answer is a single element with seven values.
-fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+fn xml_element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = text.split_once(&format!("<{name}>"))?;
     rest.split_once(&format!("</{name}>")).map(|(inner, _)| inner)
 }
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn user_delegation_key_request_ends_within_seven_days() {
         let now: Timestamp = "2026-01-02T03:04:05.9Z".parse().unwrap();
-        let body = ask(now, SignedDuration::from_mins(15));
+        let body = send_request(now, SignedDuration::from_mins(15));
         assert!(
             body.contains("<Start>2026-01-02T02:49:05Z</Start><Expiry>2026-01-09T02:49:05Z</Expiry>"),
             "{body}"

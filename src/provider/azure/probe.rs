@@ -27,7 +27,7 @@ use crate::{
 
 impl ProbeSteps for AzureBlob {
     fn read(&self) -> BoxFuture<'_, ProbeRead> {
-        self.try_reading(None).boxed()
+        self.probe_read(None).boxed()
     }
 
     fn settings(&self) -> BoxFuture<'_, Result<(), Finding>> {
@@ -35,7 +35,7 @@ impl ProbeSteps for AzureBlob {
             let Some(policy) = &self.store.stored_access_policy else {
                 return Ok(());
             };
-            match self.try_reading(Some(policy)).await.finding {
+            match self.probe_read(Some(policy)).await.finding {
                 Finding::Usable => Ok(()),
                 Finding::Broken(Reason::CredentialsRefused, _) => Err(Finding::Broken(
                     Reason::CredentialsRefused,
@@ -61,7 +61,7 @@ impl ProbeSteps for AzureBlob {
 impl AzureBlob {
     /// Sends a read request for a blob that usually does not exist. The error in the answer shows whether the
     /// account, the container and the credentials are correct.
-    async fn try_reading(&self, policy: Option<&str>) -> ProbeRead {
+    async fn probe_read(&self, policy: Option<&str>) -> ProbeRead {
         // If the operator's identity signs, the identity must be able to fetch a user delegation key.
         if let Credentials::Identity(identity) = &self.credentials
             && let Err(e) = self.delegation(identity).await
@@ -81,7 +81,7 @@ impl AzureBlob {
                 )));
             }
         };
-        let skew = date(&answer).map(|theirs| theirs.duration_since(Timestamp::now()));
+        let skew = date(&answer).map(|store_time| store_time.duration_since(Timestamp::now()));
         let is_dead = skew.is_some_and(|skew| skew.abs() >= BACK_DATED.min(OWN));
         let finding = finding(answer.status, &error_code(&answer), is_dead, &self.store.container);
         ProbeRead {
@@ -100,12 +100,12 @@ impl AzureBlob {
     /// a wrong MD5, so a correct store writes nothing.
     async fn refuses_foreign_sources(&self) -> Result<UnsignedHeaders, Unanswered> {
         let unknown = |why: &str| Ok(UnsignedHeaders::Unknown(why.to_owned()));
-        if !self.may_change() {
+        if !self.allows_writes() {
             return unknown(
                 "only an upload can show whether the store rejects unsigned headers, but the operator sends only read requests to this store",
             );
         }
-        let base = self.own_base();
+        let base = self.account_url();
         let now = Timestamp::now();
         // Each probe uses a new blob name. An existing blob with this name could change the store's answer.
         let own = format!("{PROBE_BLOB}-{}", now.as_nanosecond());
@@ -120,7 +120,7 @@ impl AzureBlob {
         let sign = |blob: &str| {
             let permit = SasParams {
                 ip: None,
-                ..self.permit(blob, "c", now - BACK_DATED, now + OWN, &base)
+                ..self.params(blob, "c", now - BACK_DATED, now + OWN, &base)
             };
             match (&self.credentials, &delegation) {
                 (Credentials::Key(key), _) => self.signed_url(&base, &permit, SasSigner::Account(key, None)),
@@ -156,7 +156,7 @@ impl AzureBlob {
         }
         // The store searched for the copy source, so the store obeys unsigned headers. Azure documents that Azure
         // itself does not obey them. Therefore Valet draws this conclusion only for stores outside Azure.
-        if (status, code.as_str()) == (404, "BlobNotFound") && !self.is_azures_own() {
+        if (status, code.as_str()) == (404, "BlobNotFound") && !self.is_microsofts() {
             return Ok(UnsignedHeaders::Obeyed);
         }
         let why = format!("the probe sent an upload with a copy source; the store answered status {status} {code}");
@@ -172,7 +172,7 @@ impl AzureBlob {
         let (status, code) = match broken {
             // Azurite returns this error code for a wrong MD5, but also for many other errors. Therefore Valet sends a
             // second upload without an MD5. If Azurite accepts the second upload, the wrong MD5 caused the error.
-            (400, code) if code == "InvalidOperation" && !self.is_azures_own() => self.put(url, &[KIND]).await?,
+            (400, code) if code == "InvalidOperation" && !self.is_microsofts() => self.put(url, &[KIND]).await?,
             said => said,
         };
         if status == 201 {

@@ -18,14 +18,14 @@ impl Prober for AzureBlob {
     fn requires_probe(&self) -> bool {
         // Workloads and the operator can use different endpoints, and these endpoints can belong to different stores.
         // Therefore Valet checks both endpoints.
-        let is_azures = self.is_azures_own() && microsoft::is_endpoint(&self.public_base());
+        let is_azures = self.is_microsofts() && microsoft::is_endpoint(&self.public_base());
         self.store.unsigned_headers == UnsignedHeaders::Refuse && !is_azures
     }
 
     fn check_conformance(&self) -> BoxFuture<'_, ConformanceReport> {
         async {
-            if let Some(untestable) = self.findings.untestable(self.may_change()) {
-                return untestable;
+            if let Some(not_testable) = self.findings.not_testable(self.allows_writes()) {
+                return not_testable;
             }
             let report = conformance::check(self, PROBE_BLOB).await;
             self.findings.set_report(report.clone());

@@ -17,12 +17,12 @@ use crate::{
 
 impl ObjectReader for AzureBlob {
     fn head<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, ObjectFact> {
-        self.look_at(access.key()).boxed()
+        self.head_object(access.key()).boxed()
     }
 }
 
 impl AzureBlob {
-    async fn look_at(&self, key: &ObjectKey) -> ObjectFact {
+    async fn head_object(&self, key: &ObjectKey) -> ObjectFact {
         let answer = match self.read(Method::HEAD, key.as_str(), None).await {
             Ok(answer) => answer,
             Err(trouble) => return ObjectFact::Unreachable(trouble.text()),
@@ -40,7 +40,7 @@ impl AzureBlob {
                 return self
                     .findings
                     .clock
-                    .trouble()
+                    .problem()
                     .map_or(ObjectFact::Hidden, ObjectFact::ClockSkewed);
             }
             (status, _) => return ObjectFact::Unreachable(format!("the store answered {status}")),

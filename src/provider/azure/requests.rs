@@ -75,9 +75,9 @@ impl AzureBlob {
     }
 
     async fn fetch_delegation(&self, identity: &Identity, now: Timestamp) -> Result<Delegation, SignError> {
-        let uri = format!("{}/?restype=service&comp=userdelegationkey", self.own_base());
-        let body = delegation::ask(now, BACK_DATED);
-        let answer = match self.as_identity(identity, Method::POST, &uri, body.into()).await {
+        let uri = format!("{}/?restype=service&comp=userdelegationkey", self.account_url());
+        let body = delegation::send_request(now, BACK_DATED);
+        let answer = match self.send_as_identity(identity, Method::POST, &uri, body.into()).await {
             Ok(answer) => answer,
             Err(Trouble::Credentials(e)) => return Err(e),
             Err(Trouble::Unanswered(e)) => {
@@ -118,7 +118,7 @@ impl AzureBlob {
 
     /// Sends a request with the access token of the operator's identity. If there is no answer, the function sends
     /// the request a second time.
-    async fn as_identity(
+    async fn send_as_identity(
         &self,
         identity: &Identity,
         method: Method,
@@ -127,7 +127,7 @@ impl AzureBlob {
     ) -> Result<Answer, Trouble> {
         // Valet does not send the operator's token to an endpoint that a tenant chose. A server that receives the
         // token can use it in other stores that the operator can access.
-        if self.is_tenants && !self.is_azures_own() {
+        if self.is_tenants && !self.is_microsofts() {
             let message = "for an ObjectStore, the operator sends the token of the operator's identity only to Azure endpoints; remove spec.azureBlob.endpoint, or set spec.azureBlob.credentials.secretRef";
             return Err(Trouble::Credentials(SignError::Credentials {
                 reason: Reason::CredentialsInvalid,
@@ -168,19 +168,19 @@ impl AzureBlob {
         permissions: &str,
         policy: Option<&str>,
     ) -> Result<Answer, Trouble> {
-        let base = self.own_base();
+        let base = self.account_url();
         match &self.credentials {
             Credentials::Unusable(why) => Err(Trouble::Credentials(unusable(why))),
             Credentials::Identity(identity) => {
                 let uri = format!("{base}/{}/{}", self.store.container, encoded(blob));
-                self.as_identity(identity, method, &uri, Bytes::new()).await
+                self.send_as_identity(identity, method, &uri, Bytes::new()).await
             }
             Credentials::Key(key) => {
                 let now = Timestamp::now();
                 let permit = SasParams {
                     // The store's `ipRange` is only for workloads. The operator's address can be outside this range.
                     ip: None,
-                    ..self.permit(blob, permissions, now - BACK_DATED, now + OWN, &base)
+                    ..self.params(blob, permissions, now - BACK_DATED, now + OWN, &base)
                 };
                 let url = self
                     .signed_url(&base, &permit, SasSigner::Account(key, policy))
@@ -197,8 +197,8 @@ impl AzureBlob {
 
     /// Records the store's time from the answer and returns the answer unchanged.
     fn timed(&self, answer: Result<Answer, Unanswered>) -> Result<Answer, Trouble> {
-        if let Some(theirs) = answer.as_ref().ok().and_then(date) {
-            self.findings.clock.saw(theirs);
+        if let Some(store_time) = answer.as_ref().ok().and_then(date) {
+            self.findings.clock.observe(store_time);
         }
         answer.map_err(Trouble::Unanswered)
     }

@@ -42,7 +42,7 @@ impl SharedKey {
 
     /// Returns a constant HMAC key that is not secret. Valet computes fingerprints of data that is not secret with this
     /// key.
-    pub fn nobodys() -> Self {
+    pub fn without_account() -> Self {
         Self(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, b"nobody's")))
     }
 
@@ -117,7 +117,7 @@ pub struct SasParams<'a> {
 /// # Errors
 /// Returns [`SignError::Refused`] if a value contains a control character, because each line of the signed text
 /// contains one value.
-pub fn query(permit: &SasParams<'_>, pen: SasSigner<'_>) -> Result<String, SignError> {
+pub fn query(params: &SasParams<'_>, signer: SasSigner<'_>) -> Result<String, SignError> {
     let SasParams {
         account,
         container,
@@ -129,7 +129,7 @@ pub fn query(permit: &SasParams<'_>, pen: SasSigner<'_>) -> Result<String, SignE
         ip,
         allow_http,
         response,
-    } = *permit;
+    } = *params;
     let ResponseHeaders {
         content_type,
         content_disposition,
@@ -141,7 +141,7 @@ pub fn query(permit: &SasParams<'_>, pen: SasSigner<'_>) -> Result<String, SignE
     let resource = format!("/blob/{account}/{container}/{blob}");
     let protocol = if allow_http { "" } else { "https" };
     let kind = if version.is_some() { "bv" } else { "b" };
-    let policy = match pen {
+    let policy = match signer {
         SasSigner::Account(_, policy) => policy.unwrap_or_default(),
         SasSigner::Delegation(_) => "",
     };
@@ -155,7 +155,7 @@ pub fn query(permit: &SasParams<'_>, pen: SasSigner<'_>) -> Result<String, SignE
     ];
 
     let mut lines = vec![permissions, &start, &expiry, &resource];
-    match pen {
+    match signer {
         SasSigner::Account(..) => lines.push(policy),
         SasSigner::Delegation(key) => {
             lines.extend([
@@ -188,7 +188,7 @@ pub fn query(permit: &SasParams<'_>, pen: SasSigner<'_>) -> Result<String, SignE
             "the URL cannot be signed, because one of the signed values contains a control character".into(),
         ));
     }
-    let signature = match pen {
+    let signature = match signer {
         SasSigner::Account(key, _) => key,
         SasSigner::Delegation(delegation) => &delegation.value,
     }
@@ -205,7 +205,7 @@ pub fn query(permit: &SasParams<'_>, pen: SasSigner<'_>) -> Result<String, SignE
         ("sr", kind),
     ];
     parameters.extend(overrides.iter().map(|(name, value)| (*name, value.as_str())));
-    if let SasSigner::Delegation(key) = pen {
+    if let SasSigner::Delegation(key) = signer {
         parameters.extend([
             ("skoid", key.object.as_str()),
             ("sktid", &key.tenant),

@@ -88,7 +88,7 @@ async fn from_environment(environment: &Environment, account: &str) -> Credentia
 }
 
 impl Account for AzureAccount {
-    fn asks(&self) -> Option<&'static str> {
+    fn requires_environment(&self) -> Option<&'static str> {
         match self.credentials {
             Credentials::Identity(_) => Some(
                 "AZURE_STORAGE_KEY is not set, so signing needs a request to Azure Storage for a user delegation key",
@@ -105,7 +105,7 @@ impl Account for AzureAccount {
         endpoint.filter(|url| !microsoft::is_endpoint(url)).cloned().collect()
     }
 
-    fn connect(self: Box<Self>, outward: Option<EgressPolicy>) -> Arc<dyn Provider> {
-        Arc::new(AzureBlob::new(self.store, self.credentials, outward))
+    fn connect(self: Box<Self>, egress: Option<EgressPolicy>) -> Arc<dyn Provider> {
+        Arc::new(AzureBlob::new(self.store, self.credentials, egress))
     }
 }

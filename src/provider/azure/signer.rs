@@ -47,14 +47,14 @@ impl Signer for AzureBlob {
             ..
         } = &self.store;
         let base = self.public_base();
-        let place = format!("{salt}\n{base}\n{account}\n{container}\n{stored_access_policy:?}\n{ip_range:?}");
+        let location = format!("{salt}\n{base}\n{account}\n{container}\n{stored_access_policy:?}\n{ip_range:?}");
         let print = match &self.credentials {
             Credentials::Unusable(_) => None,
-            Credentials::Key(key) => Some(key.print(&place)),
+            Credentials::Key(key) => Some(key.print(&location)),
             // The fingerprint does not depend on the user delegation key. Valet replaces the user delegation key often,
             // but signatures of the previous key stay valid. Therefore Valet does not need to sign again after a
             // replacement.
-            Credentials::Identity(_) => Some(SharedKey::nobodys().print(&place)),
+            Credentials::Identity(_) => Some(SharedKey::without_account().print(&location)),
         };
         std::future::ready(Ok(print)).boxed()
     }
@@ -64,18 +64,18 @@ impl AzureBlob {
     pub(super) fn signed_url(
         &self,
         base: &str,
-        permit: &SasParams<'_>,
-        pen: SasSigner<'_>,
+        params: &SasParams<'_>,
+        signer: SasSigner<'_>,
     ) -> Result<String, SignError> {
-        let query = sas::query(permit, pen)?;
+        let query = sas::query(params, signer)?;
         Ok(format!(
             "{base}/{}/{}?{query}",
             self.store.container,
-            encoded(permit.blob)
+            encoded(params.blob)
         ))
     }
 
-    pub(super) fn permit<'a>(
+    pub(super) fn params<'a>(
         &'a self,
         blob: &'a str,
         permissions: &'a str,
@@ -111,9 +111,9 @@ impl AzureBlob {
                 "the expiry time of the signed URL is not later than the start time".into(),
             ));
         }
-        let blob = readable_alike(&request.key)?;
+        let blob = check_path_is_unambiguous(&request.key)?;
         let start = issued_at - BACK_DATED;
-        let (permit, method, headers) = match &request.operation_spec {
+        let (params, method, headers) = match &request.operation_spec {
             OperationSpec::Upload {
                 mode: UploadMode::Put,
                 constraints,
@@ -123,7 +123,7 @@ impl AzureBlob {
                 // Azure requires this header in every Put Blob request. The header sets the type of the blob. The
                 // signature does not cover the header.
                 let headers = vec![("x-ms-blob-type".to_owned(), "BlockBlob".to_owned())];
-                (self.permit(blob, permissions, start, expires_at, base), "PUT", headers)
+                (self.params(blob, permissions, start, expires_at, base), "PUT", headers)
             }
             OperationSpec::Download {
                 mode: DownloadMode::Credentials,
@@ -134,12 +134,12 @@ impl AzureBlob {
                 ));
             }
             OperationSpec::Download { version, response, .. } => {
-                let permit = SasParams {
+                let params = SasParams {
                     version: version.as_deref(),
                     response,
-                    ..self.permit(blob, "r", start, expires_at, base)
+                    ..self.params(blob, "r", start, expires_at, base)
                 };
-                (permit, "GET", Vec::new())
+                (params, "GET", Vec::new())
             }
             OperationSpec::Upload { .. } => {
                 return Err(SignError::Refused(
@@ -147,12 +147,12 @@ impl AzureBlob {
                 ));
             }
         };
-        let permit = SasParams { ip, ..permit };
+        let params = SasParams { ip, ..params };
         let url = match &self.credentials {
             Credentials::Unusable(why) => return Err(unusable(why)),
             Credentials::Key(key) => {
-                let pen = SasSigner::Account(key, self.store.stored_access_policy.as_deref());
-                self.signed_url(base, &permit, pen)?
+                let signer = SasSigner::Account(key, self.store.stored_access_policy.as_deref());
+                self.signed_url(base, &params, signer)?
             }
             Credentials::Identity(identity) => {
                 let delegation = self.delegation(identity).await?;
@@ -163,11 +163,11 @@ impl AzureBlob {
                         "the user delegation key was replaced, and the new user delegation key expires before the requested expiry time".into(),
                     ));
                 }
-                let permit = SasParams {
+                let params = SasParams {
                     start: start.max(delegation.start),
-                    ..permit
+                    ..params
                 };
-                self.signed_url(base, &permit, SasSigner::Delegation(&delegation.key))?
+                self.signed_url(base, &params, SasSigner::Delegation(&delegation.key))?
             }
         };
         Ok(Signed {
@@ -218,7 +218,7 @@ fn permissions(constraints: &UploadConstraints) -> Result<&'static str, SignErro
 
 /// Returns an error if Azure and a client can interpret the object key as the names of different blobs ("Naming and
 /// referencing containers, blobs, and metadata").
-fn readable_alike(key: &ObjectKey) -> Result<&str, SignError> {
+fn check_path_is_unambiguous(key: &ObjectKey) -> Result<&str, SignError> {
     let key = key.as_str();
     if key.contains('\\') {
         return Err(SignError::Impossible(

@@ -24,7 +24,7 @@ pub struct AzureBlob {
     /// permits.
     pub(super) is_tenants: bool,
     /// This is true if Valet is allowed to send write requests to the operator's endpoint.
-    may_change: bool,
+    allows_writes: bool,
     /// The capabilities that Valet assumes before any probe.
     assumed: Capabilities,
     /// The results of the probes and conformance checks.
@@ -43,12 +43,12 @@ impl Provider for AzureBlob {
             &self.assumed,
             Documented {
                 unsigned_headers_are_harmless: self.store.unsigned_headers == UnsignedHeaders::Tolerate,
-                refuses_unsigned: self.is_azures_own(),
+                refuses_unsigned: self.is_microsofts(),
                 // A SAS with the permission `c` (create) cannot overwrite a blob ("Create a service SAS"). Valet also
                 // assumes this for stores outside Azure.
                 write_once: true,
                 keeps_prefix: false,
-                may_write: self.may_change(),
+                may_write: self.allows_writes(),
             },
         )
     }
@@ -57,37 +57,37 @@ impl Provider for AzureBlob {
 impl AzureBlob {
     /// Creates the provider from the store's settings and credentials, without any request.
     ///
-    /// The argument `outward` is the egress policy of a store that a tenant owns. With this policy, the provider sends
+    /// The argument `egress` is the egress policy of a store that a tenant owns. With this policy, the provider sends
     /// requests only to hosts that the policy permits.
-    pub fn new(store: AzureBlobStore, credentials: Credentials, outward: Option<EgressPolicy>) -> Self {
+    pub fn new(store: AzureBlobStore, credentials: Credentials, egress: Option<EgressPolicy>) -> Self {
         let is_azures = microsoft::is_endpoint(&base(&store, store.endpoint.as_ref()));
-        let may_change = is_azures || outward.as_ref().is_none_or(EgressPolicy::may_change);
+        let allows_writes = is_azures || egress.as_ref().is_none_or(EgressPolicy::allows_writes);
         Self {
             assumed: capabilities::of(&store, &credentials),
             store,
             credentials,
-            is_tenants: outward.is_some(),
-            may_change,
-            http: Http::new(outward).only_reading(!may_change),
+            is_tenants: egress.is_some(),
+            allows_writes,
+            http: Http::new(egress).only_reading(!allows_writes),
             findings: Findings::default(),
             delegation: AsyncMutex::default(),
         }
     }
 
     /// Returns the URL of the account that the operator sends its own requests to.
-    pub(super) fn own_base(&self) -> String {
+    pub(super) fn account_url(&self) -> String {
         base(&self.store, self.store.endpoint.as_ref())
     }
 
     /// Returns true if the operator's endpoint belongs to Azure.
-    pub(super) fn is_azures_own(&self) -> bool {
-        microsoft::is_endpoint(&self.own_base())
+    pub(super) fn is_microsofts(&self) -> bool {
+        microsoft::is_endpoint(&self.account_url())
     }
 
     /// Returns true if the operator is allowed to send write requests to the store. If a tenant chose the endpoint,
     /// the platform team must have allowed write requests.
-    pub(super) fn may_change(&self) -> bool {
-        self.may_change
+    pub(super) fn allows_writes(&self) -> bool {
+        self.allows_writes
     }
 
     /// Returns the URL of the account that workloads use.

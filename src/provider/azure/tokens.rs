@@ -79,7 +79,7 @@ impl Source {
     }
 
     /// Returns the name of the token source for use in messages.
-    fn whom(&self) -> &'static str {
+    fn service(&self) -> &'static str {
         match self {
             Self::Workload { .. } => "Microsoft's identity platform",
             Self::Managed { .. } => "the machine's metadata server",
@@ -133,8 +133,8 @@ impl Identity {
         let fetched = tokio::time::timeout(TOKEN_TIMEOUT, self.fetch()).await;
         let fetched = fetched.unwrap_or_else(|_| {
             Err(unreachable(format!(
-                "the token source ({whom}) did not return a token in time",
-                whom = self.source.whom()
+                "the token source ({service}) did not return a token in time",
+                service = self.source.service()
             )))
         });
         match (fetched, last.as_ref()) {
@@ -161,21 +161,21 @@ impl Identity {
 
     async fn fetch(&self) -> Result<Token, SignError> {
         let request = self.request().await?;
-        let answer = self.ask(request).await?;
-        let whom = self.source.whom();
+        let answer = self.send_request(request).await?;
+        let service = self.source.service();
         if answer.status != StatusCode::OK.as_u16() {
             return Err(self.refusal(&answer));
         }
         // Valet does not show the parser's error, because the error can contain parts of the token.
         let granted: Granted = serde_json::from_slice(&answer.body).map_err(|_| {
             unreachable(format!(
-                "the answer of the token source ({whom}) does not contain a valid token"
+                "the answer of the token source ({service}) does not contain a valid token"
             ))
         })?;
         let is_sound = !granted.access_token.is_empty() && granted.access_token.bytes().all(|b| b.is_ascii_graphic());
         if !is_sound || !granted.token_type.eq_ignore_ascii_case("bearer") || granted.expires_in <= 0 {
             return Err(unreachable(format!(
-                "the token source ({whom}) returned an invalid or expired token"
+                "the token source ({service}) returned an invalid or expired token"
             )));
         }
         // Valet keeps an access token for at most one day, even if the answer of the token source states a longer
@@ -248,8 +248,8 @@ impl Identity {
     }
 
     /// Sends a request to the token source. If the request fails quickly, the function sends it a second time.
-    async fn ask(&self, request: Request<Full<Bytes>>) -> Result<Answer, SignError> {
-        let whom = self.source.whom();
+    async fn send_request(&self, request: Request<Full<Bytes>>) -> Result<Answer, SignError> {
+        let service = self.source.service();
         let has_trouble = |answer: &Answer| answer.status >= 500 || matches!(answer.status, 408 | 410 | 429);
         let first = self.http.send(request.clone()).await;
         let answer = match first {
@@ -262,8 +262,8 @@ impl Identity {
         };
         match answer {
             Ok(answer) if !has_trouble(&answer) => Ok(answer),
-            Ok(answer) => Err(unreachable(format!("{whom} answered {}", answer.status))),
-            Err(e) => Err(unreachable(format!("the request to {whom} failed: {e}"))),
+            Ok(answer) => Err(unreachable(format!("{service} answered {}", answer.status))),
+            Err(e) => Err(unreachable(format!("the request to {service} failed: {e}"))),
         }
     }
 
@@ -290,8 +290,8 @@ impl Identity {
         SignError::Credentials {
             reason: Reason::CredentialsRefused,
             message: format!(
-                "the token source ({whom}) refused to issue a token for the operator's identity ({codes}); {remedy}",
-                whom = self.source.whom(),
+                "the token source ({service}) refused to issue a token for the operator's identity ({codes}); {remedy}",
+                service = self.source.service(),
                 codes = codes.join(", ")
             ),
         }

@@ -9,9 +9,9 @@ use crate::api::{
     store::gcs::{GcsStore, ResumableUploads},
 };
 
-/// Returns the capabilities of a Google Cloud Storage bucket. Some of them depend on the signer `pen`: a service
+/// Returns the capabilities of a Google Cloud Storage bucket. Some of them depend on the signer `signing_key`: a service
 /// account key or Google's IAM.
-pub fn of(store: &GcsStore, pen: &GcsSigner) -> Capabilities {
+pub fn of(store: &GcsStore, signing_key: &GcsSigner) -> Capabilities {
     Capabilities {
         enforced: [
             Capability::ContentType,
@@ -53,13 +53,13 @@ pub fn of(store: &GcsStore, pen: &GcsSigner) -> Capabilities {
             resumable: Some("to set spec.gcs.resumableUploads: Tolerate"),
             ..Remedies::default()
         },
-        max_expiration_seconds: match pen {
+        max_expiration_seconds: match signing_key {
             GcsSigner::Key(_) => MAX_EXPIRES_SECONDS,
             GcsSigner::Google(_) => MAX_EXPIRES_SECONDS_OF_IAM,
         },
         max_upload_bytes: MAX_UPLOAD_BYTES,
         max_key_bytes: MAX_KEY_BYTES,
-        revocation: match pen {
+        revocation: match signing_key {
             GcsSigner::Key(_) => {
                 "delete the service account key that signed the credential; all other credentials with this service account key also become invalid"
             }

@@ -8,7 +8,7 @@ use http::Method;
 use super::{
     google,
     store::{Gcs, Target},
-    tokens::{ask, request},
+    tokens::{request, send_request},
 };
 use crate::{
     api::{Capability, LengthRange, OperationSpec, Overwrite, UploadConstraints, UploadMode},
@@ -21,9 +21,9 @@ use crate::{
 
 /// Runs the conformance check with objects under the prefix `probe_key`, at the operator's endpoint.
 pub async fn check(gcs: &Gcs, probe_key: &str) -> ConformanceReport {
-    let mut trip = Checker::new(gcs, probe_key);
-    let result = in_time(go(&mut trip, google::is_store(&gcs.store))).await;
-    trip.end(result).await
+    let mut checker = Checker::new(gcs, probe_key);
+    let result = in_time(run_checks(&mut checker, google::is_store(&gcs.store))).await;
+    checker.end(result).await
 }
 
 fn upload(mode: UploadMode, overwrite: Overwrite) -> OperationSpec {
@@ -46,7 +46,7 @@ fn put() -> OperationSpec {
 
 /// Returns an upload with a checksum constraint but without a size constraint. If there were a size constraint, the
 /// store could refuse a wrong body because of its size. The check would then not test the checksum.
-fn summed() -> OperationSpec {
+fn with_checksum() -> OperationSpec {
     OperationSpec::Upload {
         mode: UploadMode::Put,
         multipart: Default::default(),
@@ -63,11 +63,11 @@ fn form() -> OperationSpec {
 
 /// Sends the requests of the conformance check. If `is_googles` is true, the hosts belong to Google. The check then
 /// expects that the store rejects a POST form that writes outside its prefix.
-async fn go(trip: &mut Checker<'_, Gcs>, is_googles: bool) -> Result<(), Unavailable> {
-    if let Err(status) = trip.good("put", &put()).await? {
-        trip.found.untried.push(format!(
+async fn run_checks(checker: &mut Checker<'_, Gcs>, is_googles: bool) -> Result<(), Unavailable> {
+    if let Err(status) = checker.accepts("put", &put()).await? {
+        checker.found.not_tested.push(format!(
             "the conformance check stopped, because the store answered status {status} to a PUT request under prefix {folder}/; allow the service account to create objects under this prefix",
-            folder = trip.folder
+            folder = checker.folder
         ));
         return Ok(());
     }
@@ -76,50 +76,57 @@ async fn go(trip: &mut Checker<'_, Gcs>, is_googles: bool) -> Result<(), Unavail
     let by_type: Tamper = |r| r.set("content-type", OTHER_TYPE);
     // One header enforces both an exact size and a size range. Therefore one request checks both capabilities.
     let either = [Capability::ContentLengthRange, Capability::ContentLength];
-    trip.holds(&put(), "put", |_| {}, &[Missing::Url(Capability::WriteOnce)])
+    checker
+        .enforces(&put(), "put", |_| {}, &[Missing::Url(Capability::WriteOnce)])
         .await?;
-    trip.holds(&put(), "type", by_type, &[Missing::Url(Capability::ContentType)])
+    checker
+        .enforces(&put(), "type", by_type, &[Missing::Url(Capability::ContentType)])
         .await?;
-    trip.holds(&put(), "length", by_length, &either.map(Missing::Url))
+    checker
+        .enforces(&put(), "length", by_length, &either.map(Missing::Url))
         .await?;
-    trip.holds(
-        &summed(),
-        "checksum",
-        by_checksum,
-        &[Missing::Url(Capability::ChecksumMD5)],
-    )
-    .await?;
-    trip.binds("PUT", "put-x", &put(), None).await?;
+    checker
+        .enforces(
+            &with_checksum(),
+            "checksum",
+            by_checksum,
+            &[Missing::Url(Capability::ChecksumMD5)],
+        )
+        .await?;
+    checker.must_enforce("PUT", "put-x", &put(), None).await?;
 
-    let reads = trip.good("put", &get()).await?.is_ok();
+    let reads = checker.accepts("put", &get()).await?.is_ok();
     if reads {
         let other: Tamper = |r| r.url = r.url.replace("text%2Fplain", "text%2Fhtml");
-        trip.holds(&get(), "put", other, &[Missing::Url(Capability::ResponseHeaders)])
+        checker
+            .enforces(&get(), "put", other, &[Missing::Url(Capability::ResponseHeaders)])
             .await?;
-        trip.binds("GET", "put", &get(), None).await?;
+        checker.must_enforce("GET", "put", &get(), None).await?;
     } else {
         let why = "the conformance check skipped signed URLs for GET, because the service account is not allowed to read objects under spec.gcs.probeKey";
-        trip.found.untried.push(why.into());
+        checker.found.not_tested.push(why.into());
     }
 
-    if let Err(status) = trip.good("form", &form()).await? {
-        trip.found.missing.push(Missing::Forms);
+    if let Err(status) = checker.accepts("form", &form()).await? {
+        checker.found.missing.push(Missing::Forms);
         let why = format!(
             "the conformance check skipped POST forms, because the store answered status {status} to a valid POST form"
         );
-        trip.found.untried.push(why);
+        checker.found.not_tested.push(why);
         return Ok(());
     }
-    trip.holds(&form(), "form-type", by_type, &[Missing::Form(Capability::ContentType)])
+    checker
+        .enforces(&form(), "form-type", by_type, &[Missing::Form(Capability::ContentType)])
         .await?;
-    trip.holds(&form(), "form-length", by_length, &either.map(Missing::Form))
+    checker
+        .enforces(&form(), "form-length", by_length, &either.map(Missing::Form))
         .await?;
-    trip.binds("POST", "form-x", &form(), None).await?;
+    checker.must_enforce("POST", "form-x", &form(), None).await?;
     if reads {
-        trip.below(&form(), is_googles).await?;
+        checker.check_prefix(&form(), is_googles).await?;
     } else {
         let why = "the conformance check skipped POST forms for a prefix, because only GET requests can show which objects the store wrote";
-        trip.found.untried.push(why.into());
+        checker.found.not_tested.push(why.into());
     }
     Ok(())
 }
@@ -140,7 +147,7 @@ impl Transport for Gcs {
                 .collect();
             let method = Method::from_bytes(sent.method.as_bytes()).unwrap_or_default();
             let request = request(method, &sent.url, &headers, body)?;
-            Ok(ask(&self.http, "the store", request).await?.status)
+            Ok(send_request(&self.http, "the store", request).await?.status)
         }
         .boxed()
     }
@@ -161,7 +168,11 @@ impl Transport for Gcs {
 
     /// Deletes the objects that the conformance check wrote. In a bucket with versioning, older versions of these
     /// objects remain.
-    fn clear_away<'a>(&'a self, _: &'a str, written: &'a BTreeSet<String>) -> BoxFuture<'a, Option<&'static str>> {
+    fn delete_test_objects<'a>(
+        &'a self,
+        _: &'a str,
+        written: &'a BTreeSet<String>,
+    ) -> BoxFuture<'a, Option<&'static str>> {
         async move {
             let mut is_gone = true;
             for key in written {

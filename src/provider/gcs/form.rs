@@ -107,20 +107,20 @@ pub fn prepare(
         ("x-goog-credential", &scope.credential),
         ("x-goog-algorithm", ALGORITHM),
     ];
-    let exactly = |name: &str, value: &str| format!("{{{}:{}}}", quoted(name), quoted(value));
-    let below = is_prefix.then(|| Condition::StartsWith("$key".into(), key.into()));
+    let exact_size = |name: &str, value: &str| format!("{{{}:{}}}", quoted(name), quoted(value));
+    let check_prefix = is_prefix.then(|| Condition::StartsWith("$key".into(), key.into()));
     let mut conditions: Vec<String> = more_conditions
         .iter()
-        .chain(&below)
+        .chain(&check_prefix)
         .map(|condition| match condition {
             Condition::Range(range) => format!("[\"content-length-range\",{},{}]", range.min, range.max),
             Condition::StartsWith(field, start) => format!("[\"starts-with\",{},{}]", quoted(field), quoted(start)),
         })
         .collect();
-    conditions.extend(more_fields.iter().map(|(name, value)| exactly(name, value)));
-    conditions.push(exactly("bucket", bucket));
-    let pinned = own.iter().filter(|(name, _)| !(is_prefix && *name == "key"));
-    conditions.extend(pinned.map(|(name, value)| exactly(name, value)));
+    conditions.extend(more_fields.iter().map(|(name, value)| exact_size(name, value)));
+    conditions.push(exact_size("bucket", bucket));
+    let constrained = own.iter().filter(|(name, _)| !(is_prefix && *name == "key"));
+    conditions.extend(constrained.map(|(name, value)| exact_size(name, value)));
     let policy = format!(
         "{{\"conditions\":[{}],\"expiration\":{}}}",
         conditions.join(","),

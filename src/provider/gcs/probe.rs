@@ -17,7 +17,8 @@ use crate::{
     net::client::Answer,
     provider::{
         probe::{
-            Base, OTHER_MD5, Said, Sender, UnsignedHeaders, Variant, WriteOnce, by_download, by_upload, write_once,
+            Base, OTHER_MD5, ProbeAnswer, Sender, UnsignedHeaders, Variant, WriteOnce, by_download, by_upload,
+            write_once,
         },
         probe_steps::{ProbeRead, ProbeSteps},
         probed::Finding,
@@ -31,7 +32,7 @@ impl ProbeSteps for Gcs {
                 Ok(answer) => ProbeRead {
                     finding: finding(&answer, &self.store.bucket),
                     // If the answer has no `Date` header, the clock skew stays unknown.
-                    skew: date(&answer.headers).map(|theirs| theirs.duration_since(Timestamp::now())),
+                    skew: date(&answer.headers).map(|store_time| store_time.duration_since(Timestamp::now())),
                     is_absent: answer.status == 404,
                 },
                 Err(e) => ProbeRead::of(Finding::from(e)),
@@ -42,7 +43,7 @@ impl ProbeSteps for Gcs {
 
     fn unsigned_headers(&self, is_absent: bool) -> BoxFuture<'_, Result<UnsignedHeaders, Finding>> {
         async move {
-            try_headers(self, self.probe_key(), is_absent)
+            probe_headers(self, self.probe_key(), is_absent)
                 .await
                 .map_err(Finding::from)
         }
@@ -50,7 +51,7 @@ impl ProbeSteps for Gcs {
     }
 
     fn write_once(&self) -> BoxFuture<'_, Result<(), Finding>> {
-        async { try_write_once(self, self.probe_key()).await.map_err(Finding::from) }.boxed()
+        async { probe_write_once(self, self.probe_key()).await.map_err(Finding::from) }.boxed()
     }
 }
 
@@ -58,7 +59,7 @@ impl ProbeSteps for Gcs {
 /// exist.
 fn finding(answer: &Answer, bucket: &str) -> Finding {
     let refused = |code: &str| {
-        let said = if code.is_empty() {
+        let probe_answer = if code.is_empty() {
             String::new()
         } else {
             format!(" ({code})")
@@ -66,7 +67,7 @@ fn finding(answer: &Answer, bucket: &str) -> Finding {
         Finding::Broken(
             Reason::CredentialsRefused,
             format!(
-                "the store does not accept signatures of the service account{said}; check that the service account and its key exist and are enabled, or put a new service account key into the Secret"
+                "the store does not accept signatures of the service account{probe_answer}; check that the service account and its key exist and are enabled, or put a new service account key into the Secret"
             ),
         )
     };
@@ -129,7 +130,7 @@ struct Probe<'a> {
 impl Sender for Probe<'_> {
     type Error = SignError;
 
-    fn send(&self, base: Base, variant: Variant) -> BoxFuture<'_, Result<Said, SignError>> {
+    fn send(&self, base: Base, variant: Variant) -> BoxFuture<'_, Result<ProbeAnswer, SignError>> {
         async move {
             let (method, signed) = match base {
                 Base::BrokenUpload => ("PUT", &[("content-md5", OTHER_MD5)][..]),
@@ -145,7 +146,7 @@ impl Sender for Probe<'_> {
             if method == "PUT" && answer.status < 300 {
                 self.has_written.store(true, Ordering::Relaxed);
             }
-            said(&answer)
+            probe_answer(&answer)
         }
         .boxed()
     }
@@ -153,13 +154,13 @@ impl Sender for Probe<'_> {
 
 /// Converts an HTTP answer of the store into the status and the error code that the probe evaluates. Returns an error
 /// if the answer reports a temporary failure of the store.
-fn said(answer: &Answer) -> Result<Said, SignError> {
+fn probe_answer(answer: &Answer) -> Result<ProbeAnswer, SignError> {
     match answer.status {
         status if status == 429 || status >= 500 && status != 501 => Err(SignError::Credentials {
             reason: Reason::StoreUnreachable,
             message: format!("the store answered {status}"),
         }),
-        status => Ok(Said {
+        status => Ok(ProbeAnswer {
             status,
             // Some stores that implement Google's XML API send no error codes. For these stores, Valet derives the
             // error code from the status.
@@ -172,7 +173,7 @@ fn said(answer: &Answer) -> Result<Said, SignError> {
 }
 
 /// Finds out whether the store refuses or obeys unsigned headers.
-async fn try_headers(gcs: &Gcs, key: &str, is_absent: bool) -> Result<UnsignedHeaders, SignError> {
+async fn probe_headers(gcs: &Gcs, key: &str, is_absent: bool) -> Result<UnsignedHeaders, SignError> {
     let now = Timestamp::now().as_nanosecond();
     let probe = Probe {
         gcs,
@@ -185,7 +186,7 @@ async fn try_headers(gcs: &Gcs, key: &str, is_absent: bool) -> Result<UnsignedHe
         absent: format!("{}/{key}-absent-{now}", gcs.store.bucket),
         has_written: AtomicBool::new(false),
     };
-    if !gcs.may_change() {
+    if !gcs.allows_writes() {
         return by_download(&probe).await;
     }
     let found = by_upload(&probe).await;
@@ -198,11 +199,11 @@ async fn try_headers(gcs: &Gcs, key: &str, is_absent: bool) -> Result<UnsignedHe
 /// Finds out whether the store supports write-once uploads. The function sends no request if an earlier probe has
 /// already shown this. It also sends no request to Google's own hosts, because Google documents their behavior
 /// ("Request preconditions").
-async fn try_write_once(gcs: &Gcs, key: &str) -> Result<(), SignError> {
+async fn probe_write_once(gcs: &Gcs, key: &str) -> Result<(), SignError> {
     if gcs.findings.knows_write_once() || google::is_own_endpoint(&gcs.store) {
         return Ok(());
     }
-    let found = if gcs.may_change() {
+    let found = if gcs.allows_writes() {
         let key = format!("{key}/write-once");
         let mut answers = Vec::new();
         let mut has_written = false;
@@ -210,10 +211,10 @@ async fn try_write_once(gcs: &Gcs, key: &str) -> Result<(), SignError> {
             let answer = gcs
                 .send("PUT", &key, &[("x-goog-if-generation-match", "0")], &[])
                 .await?;
-            let said = said(&answer)?;
-            let is_done = said.is_done();
+            let probe_answer = probe_answer(&answer)?;
+            let is_done = probe_answer.is_done();
             has_written |= is_done;
-            answers.push(said);
+            answers.push(probe_answer);
             if !is_done {
                 break;
             }

@@ -24,8 +24,8 @@ impl Prober for Gcs {
 
     fn check_conformance(&self) -> BoxFuture<'_, ConformanceReport> {
         async {
-            if let Some(untestable) = self.findings.untestable(self.may_change()) {
-                return untestable;
+            if let Some(not_testable) = self.findings.not_testable(self.allows_writes()) {
+                return not_testable;
             }
             let report = conformance::check(self, self.probe_key()).await;
             self.findings.set_report(report.clone());

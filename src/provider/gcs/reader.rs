@@ -23,7 +23,7 @@ impl ObjectReader for Gcs {
             match answer.status {
                 200 => present(&answer),
                 404 => ObjectFact::Absent,
-                401 | 403 => self.findings.clock.trouble().map_or(ObjectFact::Hidden, ObjectFact::ClockSkewed),
+                401 | 403 => self.findings.clock.problem().map_or(ObjectFact::Hidden, ObjectFact::ClockSkewed),
                 status => ObjectFact::Unreachable(format!(
                     "the store answered status {status} to a HEAD request; check spec.gcs.endpoint and spec.gcs.addressingStyle"
                 )),

@@ -70,7 +70,7 @@ impl ProviderSettings for GcsStore {
 }
 
 impl Account for GcsAccount {
-    fn asks(&self) -> Option<&'static str> {
+    fn requires_environment(&self) -> Option<&'static str> {
         let signs_as = self.store.credentials.as_ref().is_some_and(|c| c.sign_as.is_some());
         match &self.source {
             Source::Unusable(_) => None,
@@ -88,9 +88,9 @@ impl Account for GcsAccount {
         Vec::new()
     }
 
-    fn connect(self: Box<Self>, outward: Option<EgressPolicy>) -> Arc<dyn Provider> {
+    fn connect(self: Box<Self>, egress: Option<EgressPolicy>) -> Arc<dyn Provider> {
         let iam = iam_endpoint();
-        Arc::new(Gcs::new(self.store, self.source, iam.as_deref(), outward))
+        Arc::new(Gcs::new(self.store, self.source, iam.as_deref(), egress))
     }
 }
 

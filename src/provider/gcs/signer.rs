@@ -28,12 +28,12 @@ impl Signer for Gcs {
 
     fn requires_remote_signing(&self) -> bool {
         // If there is no service account key, Google's IAM signs. Each signature then needs one request to IAM.
-        matches!(self.pen, GcsSigner::Google(_))
+        matches!(self.signing_key, GcsSigner::Google(_))
     }
 
     fn credentials_expire(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
         async {
-            self.pen.is_ready().await?;
+            self.signing_key.is_ready().await?;
             // A service account key does not expire. If Google's IAM signs, only the access token for the request to
             // IAM expires. The signed URL stays valid after the expiry of this access token.
             Ok(None)
@@ -43,13 +43,13 @@ impl Signer for Gcs {
 
     fn fingerprint<'a>(&'a self, salt: &'a str) -> BoxFuture<'a, Result<Option<String>, SignError>> {
         async move {
-            let who = self.pen.print().await?;
+            let who = self.signing_key.print().await?;
             let v4::Request {
                 scheme,
                 authority,
                 path,
                 ..
-            } = self.place(Target::Workload, "/");
+            } = self.location(Target::Workload, "/");
             let all = format!("{salt}\n{who}\n{scheme}://{authority}{path}");
             let mut digits = v4::hex(digest(&SHA256, all.as_bytes()).as_ref());
             digits.truncate(FINGERPRINT_DIGITS);
@@ -116,14 +116,14 @@ impl Gcs {
         lifetime: Lifetime,
     ) -> Result<Signed, SignError> {
         let (fields, range) = form::conditions(key, constraints)?;
-        let account = self.pen.account().await?;
+        let account = self.signing_key.account().await?;
         let range = [form::Condition::Range(range)];
         let unsigned = form::prepare((&self.store.bucket, key), &fields, &range, &account, lifetime);
-        let signature = self.pen.sign(unsigned.policy.as_bytes()).await?;
-        let place = self.place(target, "/");
+        let signature = self.signing_key.sign(unsigned.policy.as_bytes()).await?;
+        let location = self.location(target, "/");
         Ok(Signed {
             credential: Credential::Form {
-                url: SignedUrl::new(format!("{}://{}{}", place.scheme, place.authority, place.path)),
+                url: SignedUrl::new(format!("{}://{}{}", location.scheme, location.authority, location.path)),
                 fields: Form::new(unsigned.with(&signature)),
             },
             provider: self.name(),

@@ -11,12 +11,12 @@ use tokio::sync::OnceCell;
 
 use super::{
     key::ServiceAccountKey,
-    tokens::{Tokens, ask, read, request, unreachable},
+    tokens::{Tokens, read, request, send_request, unreachable},
     v4::{encoded, hex},
 };
 use crate::{api::Reason, core::SignError, net::client::Http};
 
-const WHOM: &str = "Google's IAM (signBlob)";
+const SERVICE: &str = "Google's IAM (signBlob)";
 
 /// Makes the signatures of URLs and POST forms.
 pub enum GcsSigner {
@@ -110,22 +110,22 @@ impl GcsSigner {
             (header::CONTENT_TYPE.as_str(), "application/json"),
             (header::AUTHORIZATION.as_str(), bearer.as_str()),
         ];
-        let answer = ask(&iam.http, WHOM, request(Method::POST, &uri, &headers, body)?).await?;
+        let answer = send_request(&iam.http, SERVICE, request(Method::POST, &uri, &headers, body)?).await?;
         match answer.status {
             200 => {
-                let signed: Signed = read(WHOM, &answer)?;
+                let signed: Signed = read(SERVICE, &answer)?;
                 // IAM signs with RSA keys of at least 2048 bits, so a valid signature has at least 256 bytes.
                 match BASE64_STANDARD.decode(signed.signed_blob) {
                     Ok(signature) if (256..=1024).contains(&signature.len()) => Ok(signature),
                     _ => Err(unreachable(format!(
-                        "the signing service, {WHOM}, did not return a valid signature"
+                        "the signing service, {SERVICE}, did not return a valid signature"
                     ))),
                 }
             }
             401 => {
                 tokens.forget().await;
                 Err(unreachable(format!(
-                    "the signing service, {WHOM}, did not accept the operator's token; Valet requests a new token for the next attempt"
+                    "the signing service, {SERVICE}, did not accept the operator's token; Valet requests a new token for the next attempt"
                 )))
             }
             status => Err(SignError::Credentials {

@@ -10,7 +10,7 @@ use tokio::sync::OnceCell;
 use super::{
     capabilities, google, responses,
     signing_account::{GcsSigner, Google, Iam},
-    tokens::{Source, Tokens, ask, request},
+    tokens::{Source, Tokens, request, send_request},
     v4,
 };
 use crate::{
@@ -35,11 +35,11 @@ const IAM: &str = "https://iamcredentials.googleapis.com";
 pub struct Gcs {
     pub(super) store: GcsStore,
     pub(super) http: Http,
-    pub(super) pen: GcsSigner,
+    pub(super) signing_key: GcsSigner,
     /// The capabilities that Valet assumes before any probe.
     pub(super) assumed: Capabilities,
     /// This is true if Valet is allowed to send write requests to the operator's endpoint.
-    may_change: bool,
+    allows_writes: bool,
     /// The results of the probes and conformance checks.
     pub(super) findings: Findings,
 }
@@ -69,7 +69,7 @@ impl Provider for Gcs {
                 refuses_unsigned: is_googles,
                 write_once: is_googles,
                 keeps_prefix: is_googles,
-                may_write: self.may_change(),
+                may_write: self.allows_writes(),
             },
         )
     }
@@ -77,18 +77,18 @@ impl Provider for Gcs {
 
 impl Gcs {
     /// Creates the provider from the store's settings, a source of credentials and the address of Google's IAM. If a
-    /// tenant owns the store, `outward` is set. The provider then sends requests only to hosts that this egress
+    /// tenant owns the store, `egress` is set. The provider then sends requests only to hosts that this egress
     /// policy permits. The function itself reads nothing and sends no request.
-    pub fn new(store: GcsStore, source: Source, iam: Option<&str>, outward: Option<EgressPolicy>) -> Self {
-        let may_change = outward.as_ref().is_none_or(EgressPolicy::may_change);
+    pub fn new(store: GcsStore, source: Source, iam: Option<&str>, egress: Option<EgressPolicy>) -> Self {
+        let allows_writes = egress.as_ref().is_none_or(EgressPolicy::allows_writes);
         let sign_as = store.credentials.as_ref().and_then(|c| c.sign_as.clone());
-        let pen = match (source, sign_as) {
+        let signing_key = match (source, sign_as) {
             (Source::Key(key), None) => GcsSigner::Key(key),
             (source, account) => {
                 let source = match source {
                     // A service account key file names its own token endpoint, and a tenant can write this file.
                     // Therefore Valet checks that the token endpoint belongs to Google.
-                    Source::Key(key) if !may_change && !google::is_endpoint(&key.token_uri.to_string()) => {
+                    Source::Key(key) if !allows_writes && !google::is_endpoint(&key.token_uri.to_string()) => {
                         Source::Unusable("the token_uri of the service account key is not an address of Google, and the operator does not use this token_uri for an ObjectStore; remove spec.gcs.credentials.signAs, or ask the platform team to start the operator with --tenant-store-requests=All".into())
                     }
                     source => source,
@@ -97,7 +97,7 @@ impl Gcs {
                 // endpoint in this file. The platform team sets the address of the metadata server and the addresses
                 // in the federation file. Therefore, Valet does not apply the egress policy to these addresses.
                 let tokens = match &source {
-                    Source::Key(_) => Http::new(outward.clone()),
+                    Source::Key(_) => Http::new(egress.clone()),
                     _ => Http::new(None),
                 };
                 GcsSigner::Google(Box::new(Google {
@@ -110,13 +110,13 @@ impl Gcs {
                 }))
             }
         };
-        let may_change = may_change || google::is_own_endpoint(&store);
+        let allows_writes = allows_writes || google::is_own_endpoint(&store);
         Self {
-            assumed: capabilities::of(&store, &pen),
+            assumed: capabilities::of(&store, &signing_key),
             store,
-            http: Http::new(outward).only_reading(!may_change),
-            pen,
-            may_change,
+            http: Http::new(egress).only_reading(!allows_writes),
+            signing_key,
+            allows_writes,
             findings: Findings::default(),
         }
     }
@@ -127,11 +127,11 @@ impl Gcs {
 
     /// Builds a request for this object key. The caller sets the HTTP method.
     pub(super) fn request(&self, target: Target, key: &str) -> v4::Request {
-        self.place(target, &format!("/{key}"))
+        self.location(target, &format!("/{key}"))
     }
 
     /// Builds a request for a path in the bucket.
-    pub(super) fn place(&self, target: Target, rest: &str) -> v4::Request {
+    pub(super) fn location(&self, target: Target, rest: &str) -> v4::Request {
         let own = self.store.endpoint.as_deref().unwrap_or(google::ENDPOINT);
         let endpoint = match target {
             Target::Operator => own,
@@ -154,9 +154,9 @@ impl Gcs {
 
     /// Signs a request and returns the complete signed URL.
     pub(super) async fn signed(&self, request: &v4::Request, lifetime: Lifetime) -> Result<String, SignError> {
-        let account = self.pen.account().await?;
+        let account = self.signing_key.account().await?;
         let unsigned = v4::prepare(request, &account, lifetime);
-        let signature = self.pen.sign(unsigned.string_to_sign.as_bytes()).await?;
+        let signature = self.signing_key.sign(unsigned.string_to_sign.as_bytes()).await?;
         Ok(unsigned.with(&signature))
     }
 
@@ -185,16 +185,16 @@ impl Gcs {
         let url = self.signed(&wanted, lifetime).await?;
         let verb = Method::from_bytes(method.as_bytes()).unwrap_or_default();
         let request = request(verb, &url, &[signed, unsigned].concat(), Bytes::new())?;
-        let answer = ask(&self.http, "the store", request).await?;
-        if let Some(theirs) = responses::date(&answer.headers) {
-            self.findings.clock.saw(theirs);
+        let answer = send_request(&self.http, "the store", request).await?;
+        if let Some(store_time) = responses::date(&answer.headers) {
+            self.findings.clock.observe(store_time);
         }
         Ok(answer)
     }
 
     /// Returns true if the operator is allowed to send write requests to the store. If a tenant chose the endpoint,
     /// the platform team must have allowed write requests.
-    pub(super) fn may_change(&self) -> bool {
-        self.may_change
+    pub(super) fn allows_writes(&self) -> bool {
+        self.allows_writes
     }
 }

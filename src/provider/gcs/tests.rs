@@ -271,9 +271,9 @@ fn post_forms_equal_googles_conformance_tests() {
                 None,
                 None,
             );
-            let place = gcs.place(Target::Workload, "/");
+            let location = gcs.location(Target::Workload, "/");
             assert_eq!(
-                format!("{}://{}{}", place.scheme, place.authority, place.path),
+                format!("{}://{}{}", location.scheme, location.authority, location.path),
                 output.url,
                 "{what}"
             );
@@ -315,8 +315,8 @@ fn form_for_prefix_needs_google_endpoints_or_a_conformance_check() {
         assert_eq!(gcs.requires_probe(), !is_theirs, "{endpoint:?} {public:?}");
     }
     let other = gcs(Some("https://gcs.example"), None);
-    let found = |held: bool, missing: bool| ConformanceReport {
-        held: held.then(|| KEY_PREFIX.name()).into_iter().collect(),
+    let found = |enforced: bool, missing: bool| ConformanceReport {
+        enforced: enforced.then(|| KEY_PREFIX.name()).into_iter().collect(),
         missing: missing.then_some(KEY_PREFIX).into_iter().collect(),
         ..ConformanceReport::default()
     };

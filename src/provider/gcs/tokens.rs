@@ -208,7 +208,7 @@ pub fn unusable(why: &str) -> SignError {
 }
 
 /// Sends a request to the token source. After a temporary failure, the function sends the request a second time.
-pub async fn ask(http: &Http, whom: &str, request: Request<Full<Bytes>>) -> Result<Answer, SignError> {
+pub async fn send_request(http: &Http, service: &str, request: Request<Full<Bytes>>) -> Result<Answer, SignError> {
     let again = request.clone();
     let first = http.send(request).await;
     let answer = match first {
@@ -230,12 +230,12 @@ pub async fn ask(http: &Http, whom: &str, request: Request<Full<Bytes>>) -> Resu
     };
     match answer {
         Ok(answer) if answer.status < 500 && answer.status != 429 => Ok(answer),
-        Ok(answer) => Err(unreachable(format!("{whom} answered {}", answer.status))),
+        Ok(answer) => Err(unreachable(format!("{service} answered {}", answer.status))),
         Err(Unanswered::EgressDenied(inward)) => Err(SignError::Credentials {
             reason: Reason::EndpointNotAllowed,
             message: inward.to_string(),
         }),
-        Err(e) => Err(unreachable(format!("the request to {whom} failed: {e}"))),
+        Err(e) => Err(unreachable(format!("the request to {service} failed: {e}"))),
     }
 }
 
@@ -249,9 +249,9 @@ pub fn unreachable(message: String) -> SignError {
 
 /// Parses a JSON answer of the token source. The function discards the parser's error, because the error can contain
 /// parts of a token.
-pub fn read<T: DeserializeOwned>(whom: &str, answer: &Answer) -> Result<T, SignError> {
+pub fn read<T: DeserializeOwned>(service: &str, answer: &Answer) -> Result<T, SignError> {
     serde_json::from_slice(&answer.body)
-        .map_err(|_| unreachable(format!("the answer of {whom} is not JSON with the expected fields")))
+        .map_err(|_| unreachable(format!("the answer of {service} is not JSON with the expected fields")))
 }
 
 /// Builds a request to the token source. Invalid settings of a user cannot cause an error here, because Valet validates
@@ -271,14 +271,14 @@ pub fn request(
         .map_err(|_| SignError::Refused("the request could not be built".into()))
 }
 
-fn taken(whom: &str, answer: TokenAnswer) -> Result<Token, SignError> {
+fn usable_token(service: &str, answer: TokenAnswer) -> Result<Token, SignError> {
     let is_bearer = answer.token_type.is_none_or(|t| t.eq_ignore_ascii_case("bearer"));
     let is_sound = !answer.access_token.is_empty() && answer.access_token.bytes().all(|b| b.is_ascii_graphic());
     // Valet keeps an access token for at most 12 hours, even if the answer of the token source states a longer
     // lifetime.
     let seconds = answer.expires_in.clamp(0, 12 * LIFETIME);
     if !is_bearer || !is_sound || seconds == 0 {
-        return Err(unreachable(format!("{whom} returned no usable token")));
+        return Err(unreachable(format!("{service} returned no usable token")));
     }
     Ok(Token {
         value: answer.access_token,
@@ -287,18 +287,18 @@ fn taken(whom: &str, answer: TokenAnswer) -> Result<Token, SignError> {
 }
 
 async fn by_key(http: &Http, key: &ServiceAccountKey, now: Timestamp) -> Result<Token, SignError> {
-    const WHOM: &str = "Google's token endpoint";
+    const SERVICE: &str = "Google's token endpoint";
     let assertion = assertion(key, now)?;
     let body = format!("grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion={assertion}");
     let form = [(header::CONTENT_TYPE.as_str(), "application/x-www-form-urlencoded")];
-    let answer = ask(
+    let answer = send_request(
         http,
-        WHOM,
+        SERVICE,
         request(Method::POST, &key.token_uri.to_string(), &form, body)?,
     )
     .await?;
     match answer.status {
-        200 => taken(WHOM, read(WHOM, &answer)?),
+        200 => usable_token(SERVICE, read(SERVICE, &answer)?),
         status => Err(SignError::Credentials {
             reason: Reason::CredentialsRefused,
             message: format!(
@@ -341,13 +341,13 @@ const METADATA: &str = "the metadata server";
 
 async fn by_metadata(http: &Http, host: &str) -> Result<Token, SignError> {
     let answer = metadata(http, host, "token").await?;
-    taken(METADATA, read(METADATA, &answer)?)
+    usable_token(METADATA, read(METADATA, &answer)?)
 }
 
 async fn metadata(http: &Http, host: &str, what: &str) -> Result<Answer, SignError> {
     let uri = format!("http://{host}/computeMetadata/v1/instance/service-accounts/default/{what}");
     let flavor = [("metadata-flavor", "Google")];
-    let answer = ask(http, METADATA, request(Method::GET, &uri, &flavor, Bytes::new())?).await?;
+    let answer = send_request(http, METADATA, request(Method::GET, &uri, &flavor, Bytes::new())?).await?;
     match answer.status {
         // Valet accepts the answer only from Google's metadata server. In other environments, a different server can
         // listen at this address.
@@ -398,11 +398,11 @@ async fn by_federation(http: &Http, external: &External) -> Result<Token, SignEr
         .collect();
     let form = [(header::CONTENT_TYPE.as_str(), "application/x-www-form-urlencoded")];
     let ask_sts = request(Method::POST, &external.token_url.to_string(), &form, body.join("&"))?;
-    let answer = ask(http, STS, ask_sts).await?;
+    let answer = send_request(http, STS, ask_sts).await?;
     if answer.status != 200 {
         return Err(refused(STS, &answer));
     }
-    let federated = taken(STS, read(STS, &answer)?)?;
+    let federated = usable_token(STS, read(STS, &answer)?)?;
     let Some(url) = &external.impersonation_url else {
         return Ok(federated);
     };
@@ -413,7 +413,7 @@ async fn by_federation(http: &Http, external: &External) -> Result<Token, SignEr
         (header::AUTHORIZATION.as_str(), bearer.as_str()),
     ];
     let body = json!({"scope": [SCOPE], "lifetime": format!("{LIFETIME}s")}).to_string();
-    let answer = ask(http, IAM, request(Method::POST, &url.to_string(), &headers, body)?).await?;
+    let answer = send_request(http, IAM, request(Method::POST, &url.to_string(), &headers, body)?).await?;
     if answer.status != 200 {
         return Err(refused(IAM, &answer));
     }
@@ -424,7 +424,7 @@ async fn by_federation(http: &Http, external: &External) -> Result<Token, SignEr
         expires_in: seconds,
         token_type: None,
     };
-    taken(IAM, plain)
+    usable_token(IAM, plain)
 }
 
 /// Reads the external token from its file. Valet reads the file before each use, because the identity provider renews

@@ -70,7 +70,7 @@ pub fn prepare(request: &Request, account: &str, lifetime: Lifetime) -> Unsigned
     let mut headers: Vec<(String, String)> = request
         .headers
         .iter()
-        .map(|(name, value)| (name.to_ascii_lowercase(), collapsed(value)))
+        .map(|(name, value)| (name.to_ascii_lowercase(), collapse_spaces(value)))
         .chain([("host".to_owned(), host.to_owned())])
         .collect();
     headers.sort();
@@ -130,7 +130,7 @@ fn host(authority: &str) -> &str {
 
 /// Converts the value of a header into the form that is signed. The function removes spaces at both ends and replaces
 /// repeated spaces with one space.
-fn collapsed(value: &str) -> String {
+fn collapse_spaces(value: &str) -> String {
     value.split_ascii_whitespace().collect::<Vec<_>>().join(" ")
 }
 

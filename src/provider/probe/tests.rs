@@ -13,11 +13,11 @@ struct Store<F> {
 impl<F: Fn(Base, Variant, usize) -> (u16, &'static str) + Sync> Sender for Store<F> {
     type Error = ();
 
-    fn send(&self, base: Base, variant: Variant) -> BoxFuture<'_, Result<Said, ()>> {
+    fn send(&self, base: Base, variant: Variant) -> BoxFuture<'_, Result<ProbeAnswer, ()>> {
         let mut sent = self.sent.lock().unwrap();
         let (status, code) = (self.answer)(base, variant, sent.len());
         sent.push((base, variant));
-        std::future::ready(Ok(Said {
+        std::future::ready(Ok(ProbeAnswer {
             status,
             code: code.into(),
         }))
@@ -177,7 +177,7 @@ fn answers_to_repeated_write_once_uploads_map_to_results() {
     let of = |answers: &[(u16, &str)]| {
         let answers: Vec<_> = answers
             .iter()
-            .map(|(status, code)| Said {
+            .map(|(status, code)| ProbeAnswer {
                 status: *status,
                 code: (*code).into(),
             })

@@ -12,7 +12,7 @@ pub fn is_store(store: &S3Store) -> bool {
 /// Returns true for a bucket of Amazon S3 whose entity tags have the documented format. The entity tags of directory
 /// buckets (`--x-s3`) have a different format.
 pub fn is_bucket(endpoint: Option<&str>, bucket: &str) -> bool {
-    endpoint.is_none_or(|e| is_host(e, is_s3s)) && !bucket.ends_with("--x-s3")
+    endpoint.is_none_or(|e| is_host(e, is_s3_host)) && !bucket.ends_with("--x-s3")
 }
 
 /// Returns true if the endpoint is Amazon's own STS (AWS General Reference, "AWS Security Token Service endpoints
@@ -40,7 +40,7 @@ fn is_host(endpoint: &str, is_such: fn(&[&str]) -> bool) -> bool {
 
 /// Returns true if the labels name a host of Amazon S3 (AWS General Reference, "Amazon S3 endpoints and quotas"; AWS
 /// PrivateLink for Amazon S3).
-fn is_s3s(labels: &[&str]) -> bool {
+fn is_s3_host(labels: &[&str]) -> bool {
     match labels {
         ["s3" | "s3-external-1" | "s3-accelerate"] | ["s3-accelerate", "dualstack"] => true,
         [old] => old.strip_prefix("s3-").is_some_and(is_region),

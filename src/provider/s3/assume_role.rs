@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::{
     amazon,
     credentials_cache::Session,
-    responses::{unreachable, word},
+    responses::{printable_code, unreachable},
     session_policy,
     store::S3,
 };
@@ -52,7 +52,7 @@ pub fn longest(role: &AssumeRole, assuming: &Credentials) -> i64 {
 pub fn is_allowed(s3: &S3) -> bool {
     let endpoint = s3.role().and_then(|role| role.endpoint.as_ref());
     let endpoint = endpoint.or(s3.store.endpoint.as_ref());
-    endpoint.is_none_or(|e| amazon::is_sts(e)) || s3.outward.as_ref().is_none_or(EgressPolicy::may_change)
+    endpoint.is_none_or(|e| amazon::is_sts(e)) || s3.egress.as_ref().is_none_or(EgressPolicy::allows_writes)
 }
 
 /// Assumes the store's role with a session policy for one object key or prefix. Returns `None` if the store has no
@@ -157,7 +157,7 @@ fn session_name(holder: &str) -> String {
 /// Converts an error of STS. The function discards the text of the answer, because the text can name accounts and
 /// roles. Tenants do not need to know these names.
 fn denied<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkError<E>) -> SignError {
-    let code = error.as_service_error().and_then(|e| e.code()).and_then(word);
+    let code = error.as_service_error().and_then(|e| e.code()).and_then(printable_code);
     let (reason, message) = match code {
         Some("ExpiredToken" | "ExpiredTokenException") => (
             Reason::CredentialsExpired,

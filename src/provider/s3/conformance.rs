@@ -15,53 +15,53 @@ use crate::{
         in_time,
     },
 };
-use transport::{Bucket, pinned, put};
+use transport::{Bucket, constrained, put};
 
 /// Runs the conformance check with objects under the prefix `probe_key`, at the operator's endpoint. The second
 /// returned value is true if the store's entity tags are MD5 checksums. It is `None` if the check could not find this
 /// out.
 pub async fn check(s3: &S3, probe_key: &str) -> (ConformanceReport, Option<bool>) {
     let client = match s3.session().await {
-        Ok(session) => session.talker.clone(),
+        Ok(session) => session.operator.clone(),
         Err(e) => {
-            let untried = ConformanceReport {
-                untried: vec![e.to_string()],
+            let not_tested = ConformanceReport {
+                not_tested: vec![e.to_string()],
                 ..ConformanceReport::default()
             };
-            return (untried, None);
+            return (not_tested, None);
         }
     };
     let bucket = Bucket { s3, client };
-    let mut trip = Checker::new(&bucket, probe_key);
+    let mut checker = Checker::new(&bucket, probe_key);
     let result = in_time(async {
-        go(&mut trip, amazon::is_store(&s3.store)).await?;
+        run_checks(&mut checker, amazon::is_store(&s3.store)).await?;
         // If the earlier checks had no result, the following checks cannot have a result either.
-        if !trip.found.held.is_empty() {
-            parts::parts(&bucket, &mut trip).await?;
+        if !checker.found.enforced.is_empty() {
+            parts::parts(&bucket, &mut checker).await?;
             if s3.role().is_some() {
-                session_credentials::lent(&bucket, &mut trip).await?;
+                session_credentials::check(&bucket, &mut checker).await?;
             }
         }
         Ok(())
     })
     .await;
     let written = bucket.client.head_object().bucket(&s3.store.bucket);
-    let written = written.key(format!("{}/put", trip.folder)).send().await;
+    let written = written.key(format!("{}/put", checker.folder)).send().await;
     let tag = written.ok().and_then(|head| tag_as_md5(&head));
-    (trip.end(result).await, tag.map(|tag| tag == BODY_MD5))
+    (checker.end(result).await, tag.map(|tag| tag == BODY_MD5))
 }
 
 fn by_sha256(overwrite: Overwrite) -> UploadConstraints {
     UploadConstraints {
         checksum_sha256: Some(BASE64_STANDARD.encode(digest(&SHA256, BODY))),
-        ..pinned(overwrite)
+        ..constrained(overwrite)
     }
 }
 
 fn by_md5(overwrite: Overwrite) -> UploadConstraints {
     UploadConstraints {
         checksum_md5: Some(BODY_MD5.into()),
-        ..pinned(overwrite)
+        ..constrained(overwrite)
     }
 }
 
@@ -80,31 +80,31 @@ fn form(constraints: UploadConstraints) -> OperationSpec {
     }
 }
 
-async fn go(trip: &mut Checker<'_, Bucket<'_>>, is_expected: bool) -> Result<(), Unavailable> {
+async fn run_checks(checker: &mut Checker<'_, Bucket<'_>>, is_expected: bool) -> Result<(), Unavailable> {
     let mut overwrite = Overwrite::Forbid;
     let once = Missing::Url(Capability::WriteOnce);
-    let mut refused = trip.good("put", &put(by_sha256(overwrite))).await?.err();
+    let mut refused = checker.accepts("put", &put(by_sha256(overwrite))).await?.err();
     if refused.is_some() {
         // A store without support for write-once uploads can refuse every such upload. The check then tries an upload
         // that is allowed to overwrite an object.
-        refused = trip.good("put", &put(by_sha256(Overwrite::Allow))).await?.err();
+        refused = checker.accepts("put", &put(by_sha256(Overwrite::Allow))).await?.err();
         if refused.is_none() {
             overwrite = Overwrite::Allow;
-            trip.found.missing.push(once);
+            checker.found.missing.push(once);
         }
     }
-    let (plain, summed) = (put(pinned(overwrite)), put(by_md5(overwrite)));
+    let (plain, with_checksum) = (put(constrained(overwrite)), put(by_md5(overwrite)));
     let put = put(by_sha256(overwrite));
     if let Some(status) = refused {
-        trip.found.untried.push(format!(
+        checker.found.not_tested.push(format!(
             "the conformance check stopped, because the store answered status {status} to a PUT request under prefix {folder}/; allow the credentials to write under this prefix, with the encryption that the bucket requires",
-            folder = trip.folder
+            folder = checker.folder
         ));
         return Ok(());
     }
     let other: Tamper = |r| r.body = OTHER.into();
     if overwrite == Overwrite::Forbid {
-        trip.holds(&put, "put", |_| {}, &[once]).await?;
+        checker.enforces(&put, "put", |_| {}, &[once]).await?;
     }
     let bends: [(&OperationSpec, &str, Tamper, Capability); 4] = [
         (
@@ -115,32 +115,34 @@ async fn go(trip: &mut Checker<'_, Bucket<'_>>, is_expected: bool) -> Result<(),
         ),
         (&plain, "length", |r| r.body = LONGER.into(), Capability::ContentLength),
         (&put, "checksum", other, Capability::ChecksumSHA256),
-        (&summed, "md5", other, Capability::ChecksumMD5),
+        (&with_checksum, "md5", other, Capability::ChecksumMD5),
     ];
     for (operation_spec, name, bend, capability) in bends {
-        trip.holds(operation_spec, name, bend, &[Missing::Url(capability)])
+        checker
+            .enforces(operation_spec, name, bend, &[Missing::Url(capability)])
             .await?;
     }
-    trip.binds("PUT", "put-x", &put, None).await?;
+    checker.must_enforce("PUT", "put-x", &put, None).await?;
 
-    let reads = trip.good("put", &get()).await?.is_ok();
+    let reads = checker.accepts("put", &get()).await?.is_ok();
     if reads {
         let typed: Tamper = |r| r.url = r.url.replace("text%2Fplain", "text%2Fhtml");
-        trip.holds(&get(), "put", typed, &[Missing::Url(Capability::ResponseHeaders)])
+        checker
+            .enforces(&get(), "put", typed, &[Missing::Url(Capability::ResponseHeaders)])
             .await?;
-        trip.binds("GET", "put", &get(), None).await?;
+        checker.must_enforce("GET", "put", &get(), None).await?;
     } else {
         let why = "the conformance check skipped signed URLs for GET, because the credentials are not allowed to read objects under spec.s3.probeKey";
-        trip.found.untried.push(why.into());
+        checker.found.not_tested.push(why.into());
     }
 
-    let (plain, form) = (form(pinned(overwrite)), form(by_sha256(overwrite)));
-    if let Err(status) = trip.good("form", &form).await? {
-        trip.found.missing.push(Missing::Forms);
+    let (plain, form) = (form(constrained(overwrite)), form(by_sha256(overwrite)));
+    if let Err(status) = checker.accepts("form", &form).await? {
+        checker.found.missing.push(Missing::Forms);
         let why = format!(
             "the conformance check skipped POST forms, because the store answered status {status} to a valid POST form"
         );
-        trip.found.untried.push(why);
+        checker.found.not_tested.push(why);
         return Ok(());
     }
     let bends: [(&OperationSpec, &str, Tamper, &[Capability]); 3] = [
@@ -162,14 +164,14 @@ async fn go(trip: &mut Checker<'_, Bucket<'_>>, is_expected: bool) -> Result<(),
     ];
     for (operation_spec, name, bend, capabilities) in bends {
         let promises: Vec<_> = capabilities.iter().copied().map(Missing::Form).collect();
-        trip.holds(operation_spec, name, bend, &promises).await?;
+        checker.enforces(operation_spec, name, bend, &promises).await?;
     }
-    trip.binds("POST", "form-x", &form, None).await?;
+    checker.must_enforce("POST", "form-x", &form, None).await?;
     if reads {
-        trip.below(&form, is_expected).await?;
+        checker.check_prefix(&form, is_expected).await?;
     } else {
         let why = "the conformance check skipped POST forms for a prefix, because only GET requests can show which objects the store wrote";
-        trip.found.untried.push(why.into());
+        checker.found.not_tested.push(why.into());
     }
     Ok(())
 }

@@ -44,7 +44,7 @@ pub struct Session {
     /// The client that signs URLs for the workloads' endpoint.
     pub signer: Client,
     /// The client that sends requests to the operator's endpoint.
-    pub talker: Client,
+    pub operator: Client,
     /// The STS client. If the store has `assumeRole`, the client requests a session for each credential.
     pub sts: Option<aws_sdk_sts::Client>,
 }
@@ -68,7 +68,7 @@ impl Session {
 /// The clients that use one set of credentials.
 pub struct Clients {
     pub signer: Client,
-    pub talker: Client,
+    pub operator: Client,
     pub sts: Option<aws_sdk_sts::Client>,
 }
 
@@ -82,7 +82,7 @@ pub struct Sessions {
 struct Slot {
     session: Option<Arc<Session>>,
     /// At this time, Valet last requested fresh credentials.
-    tried: Option<Timestamp>,
+    attempted: Option<Timestamp>,
     /// If the last attempt to fetch credentials failed, this is its error.
     failed: Option<SignError>,
 }
@@ -93,8 +93,8 @@ impl Slot {
     fn settled(&self, now: Timestamp, until: Option<Timestamp>) -> Option<Result<Arc<Session>, SignError>> {
         // If somebody set the clock back after the last attempt, the time of this attempt is in the future. Valet
         // ignores a time in the future. Otherwise Valet would make no new attempt until the clock reaches that time.
-        let since = |tried: Timestamp| Some(now.duration_since(tried)).filter(|d| !d.is_negative());
-        let tried = self.tried.and_then(since).unwrap_or(SignedDuration::MAX);
+        let since = |attempted: Timestamp| Some(now.duration_since(attempted)).filter(|d| !d.is_negative());
+        let attempted = self.attempted.and_then(since).unwrap_or(SignedDuration::MAX);
         match &self.session {
             Some(session) if session.expires.is_none_or(|end| now + LAST < end) => {
                 let life = Life {
@@ -103,9 +103,9 @@ impl Slot {
                     // lifetime.
                     expires: session.end(session.fetched),
                 };
-                (!life.is_due(now, until, tried)).then(|| Ok(session.clone()))
+                (!life.is_due(now, until, attempted)).then(|| Ok(session.clone()))
             }
-            _ => self.failed.clone().filter(|_| tried < FAILURE_HOLDS).map(Err),
+            _ => self.failed.clone().filter(|_| attempted < FAILURE_HOLDS).map(Err),
         }
     }
 }
@@ -118,13 +118,13 @@ struct Life {
 }
 
 impl Life {
-    /// Returns true if Valet must renew credentials although they still work. `tried` is the time since the last
+    /// Returns true if Valet must renew credentials although they still work. `attempted` is the time since the last
     /// attempt to renew them.
-    fn is_due(self, now: Timestamp, until: Option<Timestamp>, tried: SignedDuration) -> bool {
+    fn is_due(self, now: Timestamp, until: Option<Timestamp>, attempted: SignedDuration) -> bool {
         let Some(end) = self.expires else { return false };
         let lead = RENEW_BEFORE.min(end.duration_since(self.fetched) / 3);
         let is_short = until.is_some_and(|until| end < until);
-        (now + lead >= end && tried >= PAUSE) || (is_short && tried >= PAUSE_ON_DEMAND)
+        (now + lead >= end && attempted >= PAUSE) || (is_short && attempted >= PAUSE_ON_DEMAND)
     }
 }
 
@@ -150,14 +150,14 @@ impl Sessions {
         clients: impl Fn(&Credentials) -> Clients,
     ) -> Result<Arc<Session>, SignError> {
         let now = Timestamp::now();
-        let at_hand = {
+        let local_credentials = {
             let slot = self.slot.read().await;
             if let Some(settled) = slot.settled(now, until) {
                 return settled;
             }
             slot.session.clone()
         };
-        let alive = at_hand.filter(|s| s.expires.is_none_or(|end| now + LAST < end));
+        let alive = local_credentials.filter(|s| s.expires.is_none_or(|end| now + LAST < end));
         let mut slot = match (&alive, self.slot.try_write()) {
             (_, Ok(slot)) => slot,
             // Another task is fetching fresh credentials at this moment. The current session still works, so this call
@@ -173,7 +173,7 @@ impl Sessions {
         let fetched = tokio::time::timeout(SOURCE_TIMEOUT, self.source.provide_credentials())
             .await
             .unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(SOURCE_TIMEOUT)));
-        slot.tried = Some(Timestamp::now());
+        slot.attempted = Some(Timestamp::now());
         slot.failed = None;
         match (fetched, alive) {
             (Ok(credentials), _) => {
@@ -185,12 +185,12 @@ impl Sessions {
                 if let Some(same) = slot.session.clone().filter(is_same) {
                     return Ok(same);
                 }
-                let Clients { signer, talker, sts } = clients(&credentials);
+                let Clients { signer, operator, sts } = clients(&credentials);
                 let session = Arc::new(Session {
                     expires,
                     fetched: now,
                     signer,
-                    talker,
+                    operator,
                     sts,
                     credentials,
                 });
@@ -249,12 +249,12 @@ mod tests {
 
     #[test]
     fn session_is_renewed_some_time_before_its_expiry() {
-        let of = |life: i64, now: i64, until: Option<i64>, tried: i64| {
+        let of = |life: i64, now: i64, until: Option<i64>, attempted: i64| {
             let session = Life {
                 fetched: at(0),
                 expires: Some(at(life)),
             };
-            session.is_due(at(now), until.map(at), SignedDuration::from_secs(tried))
+            session.is_due(at(now), until.map(at), SignedDuration::from_secs(attempted))
         };
         // Valet uses a session of one hour for 45 minutes, and a session of 15 minutes for 10 minutes. It renews a
         // session of six hours 15 minutes before the session expires.
@@ -315,7 +315,7 @@ mod tests {
         };
         Clients {
             signer: config(),
-            talker: config(),
+            operator: config(),
             sts: None,
         }
     }
@@ -381,7 +381,7 @@ mod tests {
     async fn clock_set_back_does_not_delay_the_renewal_of_a_session() {
         let (sessions, asked) = sessions(|n| (n > 0).then_some(Duration::from_secs(900)));
         assert!(sessions.current(None, clients).await.is_err());
-        sessions.slot.write().await.tried = Some(Timestamp::now() + SignedDuration::from_hours(1));
+        sessions.slot.write().await.attempted = Some(Timestamp::now() + SignedDuration::from_hours(1));
         assert!(sessions.current(None, clients).await.is_ok());
         assert_eq!(asked.load(Ordering::SeqCst), 2);
     }
@@ -394,7 +394,7 @@ mod tests {
         let first = sessions.current(None, clients).await.unwrap();
         {
             let mut slot = sessions.slot.write().await;
-            slot.tried = Some(Timestamp::now() - SignedDuration::from_mins(5));
+            slot.attempted = Some(Timestamp::now() - SignedDuration::from_mins(5));
         }
         let until = Some(Timestamp::now() + SignedDuration::from_hours(1));
         let second = sessions.current(until, clients).await.unwrap();

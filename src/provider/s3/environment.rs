@@ -1,14 +1,14 @@
 //! The operator's own AWS identity.
 
-mod at_hand;
+mod local_credentials;
 mod web_identity;
 
 use aws_credential_types::provider::{
     ProvideCredentials, SharedCredentialsProvider, error::CredentialsError, future::ProvideCredentials as Answer,
 };
 
-use at_hand::WithEnd;
-pub use at_hand::at_hand;
+use local_credentials::WithEnd;
+pub use local_credentials::local_credentials;
 use web_identity::WebIdentity;
 
 use crate::net::{aws, client::app_name};

@@ -17,24 +17,24 @@ pub fn of(store: &S3Store, public_endpoint: Option<&String>, credentials: &Crede
     } = store;
     let assume_role = store.credentials.as_ref().and_then(|c| c.assume_role.as_ref());
     let role = assume_role.map(|role| (&role.role_arn, &role.endpoint));
-    let mut place = format!("{bucket}\n{region}\n{addressing_style:?}\n{public_endpoint:?}\n{role:?}");
+    let mut location = format!("{bucket}\n{region}\n{addressing_style:?}\n{public_endpoint:?}\n{role:?}");
     // The KMS key is part of the fingerprint, because a session works only if it is allowed to use this KMS key. If
     // the store has no KMS key, Valet adds nothing to the fingerprint.
     if let Some(key) = assume_role.and_then(|role| role.kms_key_arn.as_ref()) {
-        place.push('\n');
-        place.push_str(key);
+        location.push('\n');
+        location.push_str(key);
     }
-    fingerprint(credentials, &place, salt)
+    fingerprint(credentials, &location, salt)
 }
 
 /// The number of hexadecimal digits of a fingerprint. With 16 digits, two different texts practically never have
 /// equal fingerprints. The fingerprint is also too short for an attacker to confirm a guessed secret.
 const DIGITS: usize = 16;
 
-/// Returns the fingerprint of the store's settings in `place` and of the credentials that sign. The fingerprint is a
+/// Returns the fingerprint of the store's settings in `location` and of the credentials that sign. The fingerprint is a
 /// signature for a date and a service that are never used. An attacker cannot learn more about the credentials from the
 /// fingerprint than from a signed URL.
-fn fingerprint(credentials: &Credentials, place: &str, salt: &str) -> String {
+fn fingerprint(credentials: &Credentials, location: &str, salt: &str) -> String {
     let lasting = credentials.session_token().is_none() && credentials.expiry().is_none();
     let (id, secret) = match lasting {
         true => (credentials.access_key_id(), credentials.secret_access_key()),
@@ -42,7 +42,7 @@ fn fingerprint(credentials: &Credentials, place: &str, salt: &str) -> String {
     };
     let day = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
     let key = generate_signing_key(secret, day, "nowhere", "valet");
-    let mut digits = calculate_signature(key, format!("{salt}\n{id}\n{place}").as_bytes());
+    let mut digits = calculate_signature(key, format!("{salt}\n{id}\n{location}").as_bytes());
     digits.truncate(DIGITS);
     digits
 }

@@ -148,11 +148,11 @@ fn policy(target: &Target<'_>, fields: &[(String, String)], range: LengthRange, 
     // In the policy of a form, a dollar sign begins a variable. Therefore Valet writes the JSON escape `\u0024`,
     // which does not begin a variable. A JSON parser decodes this escape to a dollar sign.
     let quoted = |text: &str| Value::from(text).to_string().replace('$', "\\u0024");
-    let exactly = |name: &str, value: &str| format!("{{{}:{}}}", quoted(name), quoted(value));
-    let mut conditions = vec![exactly("bucket", target.bucket)];
+    let exact_size = |name: &str, value: &str| format!("{{{}:{}}}", quoted(name), quoted(value));
+    let mut conditions = vec![exact_size("bucket", target.bucket)];
     conditions.extend(fields.iter().map(|(name, value)| match name.as_str() {
         "key" if is_prefix(target.key) => format!("[\"starts-with\",\"$key\",{}]", quoted(target.key)),
-        _ => exactly(name, value),
+        _ => exact_size(name, value),
     }));
     conditions.push(format!("[\"content-length-range\",{},{}]", range.min, range.max));
     // The policy contains the expiry in whole seconds. Every expiry that Valet sets is in whole seconds.

@@ -6,7 +6,7 @@ use aws_sdk_s3::Client;
 use super::{
     assume_role,
     credentials_cache::Session,
-    session_credentials::{BucketLocation, amazons_endpoint, entries},
+    session_credentials::{BucketLocation, amazons_endpoint, secret_entries},
     session_policy_check,
     store::S3,
 };
@@ -24,8 +24,8 @@ pub struct GrantSession {
 ///
 /// # Errors
 /// Returns [`SignError`] if the store does not enforce session policies, or if STS creates no session.
-pub async fn begin(s3: &S3, session: &Session, request: &SigningRequest) -> Result<GrantSession, SignError> {
-    session_policy_check::vouch(s3, session, &request.operation_spec).await?;
+pub async fn start(s3: &S3, session: &Session, request: &SigningRequest) -> Result<GrantSession, SignError> {
+    session_policy_check::require_enforced(s3, session, &request.operation_spec).await?;
     let credentials = assume_role::assume(s3, session, request).await?.ok_or_else(|| {
         SignError::Refused("spec.s3.credentials.assumeRole was removed from the store while Valet signed".into())
     })?;
@@ -40,9 +40,9 @@ impl GrantSession {
     ///
     /// # Errors
     /// Returns [`SignError`] if Valet cannot determine the endpoint of the bucket.
-    pub async fn entries(&self, s3: &S3, request: &SigningRequest) -> Result<Credential, SignError> {
+    pub async fn secret_entries(&self, s3: &S3, request: &SigningRequest) -> Result<Credential, SignError> {
         let bucket = &s3.store.bucket;
-        let place = BucketLocation {
+        let location = BucketLocation {
             bucket,
             region: &s3.store.region,
             endpoint: match s3.public_endpoint() {
@@ -51,6 +51,10 @@ impl GrantSession {
             },
             style: s3.store.addressing_style,
         };
-        Ok(Credential::Credentials(entries(&self.credentials, &place, request)))
+        Ok(Credential::Credentials(secret_entries(
+            &self.credentials,
+            &location,
+            request,
+        )))
     }
 }

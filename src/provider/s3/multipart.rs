@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use super::{
     credentials_cache::Session,
     limits::REQUEST_TIMEOUT,
-    responses::{is_name, unreachable, word},
+    responses::{is_name, printable_code, unreachable},
     store::S3,
 };
 use crate::{
@@ -40,7 +40,7 @@ const MOST_PAGES: usize = 20;
 /// abort that Valet confirms with a further request.
 const SEVERAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Valet examines at most this number of open uploads at the same time.
-const LOOKED_INTO: usize = 5;
+const CONCURRENT_PART_LISTS: usize = 5;
 /// Valet requests at most this number of parts in one page of ListParts.
 const PARTS_A_PAGE: i32 = 500;
 
@@ -55,8 +55,8 @@ async fn in_time<T>(work: impl Future<Output = T>) -> Result<T, String> {
 }
 
 impl Multipart for S3 {
-    fn begin<'a>(&'a self, request: &'a AllowedRequest) -> BoxFuture<'a, Result<String, SignError>> {
-        self.begin_upload(request).boxed()
+    fn initiate<'a>(&'a self, request: &'a AllowedRequest) -> BoxFuture<'a, Result<String, SignError>> {
+        self.initiate_upload(request).boxed()
     }
 
     fn arrived<'a>(&'a self, access: &'a Access, upload: &'a str) -> BoxFuture<'a, UploadFact> {
@@ -99,24 +99,27 @@ impl Multipart for S3 {
 /// access rule allows the grant.
 impl S3 {
     /// Initiates a multipart upload for a grant or for a conformance check.
-    pub(super) async fn begin_upload(&self, request: &SigningRequest) -> Result<String, SignError> {
+    pub(super) async fn initiate_upload(&self, request: &SigningRequest) -> Result<String, SignError> {
         let OperationSpec::Upload { constraints, .. } = &request.operation_spec else {
             return Err(SignError::Refused(
                 "a DownloadGrant cannot initiate a multipart upload".into(),
             ));
         };
-        self.must_change()?;
+        self.check_writes_allowed()?;
         let session = self.session().await?;
-        let begun = session
-            .talker
+        let initiated = session
+            .operator
             .create_multipart_upload()
             .bucket(&self.store.bucket)
             .key(request.key.as_str())
             .set_content_type(constraints.content_type.clone())
             .send()
             .await
-            .map_err(|e| self.by_the_clocks(&e).map_or_else(|| not_begun(&e), not_begun_now))?;
-        let named = begun.upload_id.filter(|name| is_name(name));
+            .map_err(|e| {
+                self.clock_problem(&e)
+                    .map_or_else(|| not_initiated(&e), not_initiated_yet)
+            })?;
+        let named = initiated.upload_id.filter(|name| is_name(name));
         named.ok_or_else(|| SignError::Credentials {
             reason: Reason::StoreUnreachable,
             message: "the store initiated a multipart upload but returned no valid upload ID".into(),
@@ -133,7 +136,7 @@ impl S3 {
         let mut marker: Option<String> = None;
         for _ in 0..MOST_PAGES {
             let answer = session
-                .talker
+                .operator
                 .list_parts()
                 .bucket(&self.store.bucket)
                 .key(key.as_str())
@@ -146,7 +149,7 @@ impl S3 {
                 Ok(page) => page,
                 Err(e) => {
                     return self
-                        .by_the_clocks(&e)
+                        .clock_problem(&e)
                         .map_or_else(|| not_listed(&e), UploadFact::Unreachable);
                 }
             };
@@ -171,7 +174,7 @@ impl S3 {
     }
 
     pub(super) async fn complete_upload(&self, key: &ObjectKey, assembly: &Assembly) -> Completion {
-        if let Err(e) = self.must_change() {
+        if let Err(e) = self.check_writes_allowed() {
             return Completion::Refused(e.to_string());
         }
         let session = match self.session().await {
@@ -193,7 +196,7 @@ impl S3 {
             .operation_timeout(COMPLETE_TIMEOUT)
             .build();
         let answer = session
-            .talker
+            .operator
             .complete_multipart_upload()
             .bucket(&self.store.bucket)
             .key(key.as_str())
@@ -215,16 +218,16 @@ impl S3 {
                 Completion::Done(object.checked())
             }
             Err(e) => self
-                .by_the_clocks(&e)
+                .clock_problem(&e)
                 .map_or_else(|| not_completed(&e), Completion::Unreachable),
         }
     }
 
     async fn abort_upload(&self, key: &ObjectKey, upload: &str) -> Result<(), String> {
-        self.must_change().map_err(|e| e.to_string())?;
+        self.check_writes_allowed().map_err(|e| e.to_string())?;
         let session = self.session().await.map_err(|e| e.to_string())?;
         let answer = session
-            .talker
+            .operator
             .abort_multipart_upload()
             .bucket(&self.store.bucket)
             .key(key.as_str())
@@ -235,7 +238,7 @@ impl S3 {
             && code(&e) != Some("NoSuchUpload")
         {
             return Err(self
-                .by_the_clocks(&e)
+                .clock_problem(&e)
                 .unwrap_or_else(|| refusal(&e, "s3:AbortMultipartUpload")));
         }
         Ok(())
@@ -262,7 +265,7 @@ impl S3 {
             Err(e) => return UploadsFact::Unreachable(e.to_string()),
         };
         let answer = session
-            .talker
+            .operator
             .list_multipart_uploads()
             .bucket(&self.store.bucket)
             .prefix(key.as_str())
@@ -272,7 +275,7 @@ impl S3 {
         let listed = match answer {
             Ok(listed) => listed,
             Err(e) => {
-                return match (self.by_the_clocks(&e), status(&e)) {
+                return match (self.clock_problem(&e), status(&e)) {
                     (Some(why), _) => UploadsFact::Unreachable(why),
                     (None, Some(401 | 403 | 405 | 501)) => UploadsFact::Hidden,
                     (None, _) => UploadsFact::Unreachable(unreachable(&e)),
@@ -285,16 +288,20 @@ impl S3 {
             .take(usize::try_from(MOST_OPEN).unwrap_or_default())
             .filter_map(|upload| {
                 let id = upload.upload_id().filter(|id| is_name(id))?.to_owned();
-                let begun = upload.initiated().and_then(|t| Timestamp::from_second(t.secs()).ok());
-                Some((id, begun))
+                let initiated = upload.initiated().and_then(|t| Timestamp::from_second(t.secs()).ok());
+                Some((id, initiated))
             })
             .collect();
         let session = &session;
-        let looked_into = listed.into_iter().map(|(id, begun)| async move {
+        let uploads_with_parts = listed.into_iter().map(|(id, initiated)| async move {
             let has_parts = self.has_parts(session, key, &id).await?;
-            Some(OpenUpload { id, begun, has_parts })
+            Some(OpenUpload {
+                id,
+                initiated,
+                has_parts,
+            })
         });
-        let uploads = stream::iter(looked_into).buffered(LOOKED_INTO);
+        let uploads = stream::iter(uploads_with_parts).buffered(CONCURRENT_PART_LISTS);
         let uploads = uploads.filter_map(std::future::ready).collect().await;
         UploadsFact::Listed {
             uploads,
@@ -304,14 +311,14 @@ impl S3 {
 
     /// If a clock problem can be the reason for a refusal, returns a description of this problem. Otherwise returns
     /// `None`. While the clocks differ, a refusal does not show that a permission is missing.
-    fn by_the_clocks<E: ProvideErrorMetadata>(&self, error: &SdkError<E>) -> Option<String> {
+    fn clock_problem<E: ProvideErrorMetadata>(&self, error: &SdkError<E>) -> Option<String> {
         matches!(status(error), Some(400 | 401 | 403)).then(|| self.clock_trouble(error))?
     }
 
     /// Returns true if a multipart upload has at least one part. Returns `None` if the upload no longer exists.
     async fn has_parts(&self, session: &Session, key: &ObjectKey, upload: &str) -> Option<bool> {
         let first = session
-            .talker
+            .operator
             .list_parts()
             .bucket(&self.store.bucket)
             .key(key.as_str())
@@ -334,7 +341,7 @@ fn status<E>(error: &SdkError<E>) -> Option<u16> {
 }
 
 fn code<E: ProvideErrorMetadata>(error: &SdkError<E>) -> Option<&str> {
-    error.as_service_error().and_then(|e| e.code()).and_then(word)
+    error.as_service_error().and_then(|e| e.code()).and_then(printable_code)
 }
 
 /// Describes why the store refused a request, and names the permission that is possibly missing. The description
@@ -350,14 +357,14 @@ fn refusal<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkErr
     }
 }
 
-fn not_begun_now(why: String) -> SignError {
+fn not_initiated_yet(why: String) -> SignError {
     SignError::Credentials {
         reason: Reason::ClockSkewed,
         message: format!("the multipart upload could not be initiated: {why}"),
     }
 }
 
-fn not_begun<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkError<E>) -> SignError {
+fn not_initiated<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkError<E>) -> SignError {
     let why = refusal(error, "s3:PutObject");
     match status(error) {
         Some(405 | 501) => SignError::Impossible(format!("the store does not support multipart uploads: {why}")),

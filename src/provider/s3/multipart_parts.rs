@@ -36,7 +36,7 @@ pub async fn sign(
             .key(request.key.as_str())
             .upload_id(upload)
             .part_number(i32::try_from(part.number).unwrap_or(i32::MAX))
-            .set_content_length(part.exactly())
+            .set_content_length(part.exact_size())
             .presigned(presigning.clone())
             .await
             .map_err(|e| refused(&e))?;

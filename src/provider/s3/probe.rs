@@ -13,7 +13,7 @@ use super::{
     assume_role::{self, NO_STS},
     credentials_cache::Session,
     responses::unreachable,
-    session_policy_check::{Shown, try_session},
+    session_policy_check::{Shown, probe_session},
     store::S3,
 };
 use crate::{
@@ -68,9 +68,9 @@ impl ProbeSteps for Steps<'_> {
         async {
             // If Valet could not test whether the store enforces session policies, the probe does not report an error.
             // Valet reports the problem later, when it must sign a credential that depends on a session policy.
-            match try_session(self.s3, &self.session).await {
+            match probe_session(self.s3, &self.session).await {
                 Shown::More(why) => Err(Finding::Broken(Reason::ConstraintsNotEnforced, why)),
-                Shown::Confined | Shown::Untried(_) => Ok(()),
+                Shown::Confined | Shown::NotProbedYet(_) => Ok(()),
             }
         }
         .boxed()
@@ -78,7 +78,7 @@ impl ProbeSteps for Steps<'_> {
 
     fn unsigned_headers(&self, is_absent: bool) -> BoxFuture<'_, Result<UnsignedHeaders, Finding>> {
         async move {
-            headers::probe(self.s3, &self.session.talker, is_absent)
+            headers::probe(self.s3, &self.session.operator, is_absent)
                 .await
                 .map_err(Finding::Unreachable)
         }
@@ -87,17 +87,17 @@ impl ProbeSteps for Steps<'_> {
 
     fn write_once(&self) -> BoxFuture<'_, Result<(), Finding>> {
         async {
-            write_once::probe(self.s3, &self.session.talker)
+            write_once::probe(self.s3, &self.session.operator)
                 .await
                 .map_err(Finding::Unreachable)
         }
         .boxed()
     }
 
-    fn remarks(&self) -> Vec<String> {
-        let remark = "upload grants must set spec.constraints.checksumSHA256 or checksumMD5, because the bucket has Object Lock with a default retention and accepts only uploads with a checksum";
+    fn notices(&self) -> Vec<String> {
+        let notice = "upload grants must set spec.constraints.checksumSHA256 or checksumMD5, because the bucket has Object Lock with a default retention and accepts only uploads with a checksum";
         let requires = self.s3.findings.requires_checksums();
-        requires.then(|| remark.to_owned()).into_iter().collect()
+        requires.then(|| notice.to_owned()).into_iter().collect()
     }
 }
 
@@ -106,7 +106,12 @@ impl Steps<'_> {
     /// bucket, the region and the credentials are correct.
     async fn read_once(&self) -> ProbeRead {
         let bucket = &self.s3.store.bucket;
-        let request = self.session.talker.get_object().bucket(bucket).key(self.s3.probe_key());
+        let request = self
+            .session
+            .operator
+            .get_object()
+            .bucket(bucket)
+            .key(self.s3.probe_key());
         match &request.range("bytes=0-0").send().await {
             Ok(_) => ProbeRead::of(Finding::Usable),
             Err(e) => ProbeRead {

@@ -25,8 +25,8 @@ impl Prober for S3 {
 
     fn check_conformance(&self) -> BoxFuture<'_, ConformanceReport> {
         async {
-            if let Some(untestable) = self.findings.untestable(self.may_change()) {
-                return untestable;
+            if let Some(not_testable) = self.findings.not_testable(self.allows_writes()) {
+                return not_testable;
             }
             // The conformance check signs URLs for the operator's endpoint, because the operator possibly cannot
             // reach the public endpoint.
@@ -34,7 +34,7 @@ impl Prober for S3 {
                 public_endpoint: None,
                 ..self.store.clone()
             };
-            let inside = Self::new(store, self.sessions.source(), self.outward.clone());
+            let inside = Self::new(store, self.sessions.source(), self.egress.clone());
             let (report, tags_are_md5) = conformance::check(&inside, self.probe_key()).await;
             self.findings.set_report(report.clone());
             self.set_tags_are_md5(tags_are_md5);

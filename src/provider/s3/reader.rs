@@ -25,7 +25,7 @@ impl ObjectReader for S3 {
             };
             let date = DateOfAnswer::default();
             let answer = session
-                .talker
+                .operator
                 .head_object()
                 .bucket(&self.store.bucket)
                 .key(access.key().as_str())
@@ -72,10 +72,14 @@ impl S3 {
     /// reason. An answer to HEAD has no body, so the method then sends a GET request. The answer to GET shows whether
     /// the credentials are the reason.
     async fn hidden(&self, session: &Session, key: &ObjectKey) -> ObjectFact {
-        if let Some(why) = self.findings.clock.trouble() {
+        if let Some(why) = self.findings.clock.problem() {
             return ObjectFact::ClockSkewed(why);
         }
-        let get = session.talker.get_object().bucket(&self.store.bucket).key(key.as_str());
+        let get = session
+            .operator
+            .get_object()
+            .bucket(&self.store.bucket)
+            .key(key.as_str());
         match get.range("bytes=0-0").send().await {
             Err(e) => self.clock_trouble(&e).map_or(ObjectFact::Hidden, ObjectFact::ClockSkewed),
             // The credentials can read the object with GET but not with HEAD. The likely reason is a proxy in front

@@ -20,7 +20,7 @@ use crate::{
     core::{ObjectFact, SignError},
     net::EgressDenied,
     net::aws::MAX_ANSWER,
-    net::client::{Unanswered, untrusted},
+    net::client::{Unanswered, certificate_problem},
     provider::{clock::StoreClock, lock::lock},
 };
 
@@ -32,7 +32,7 @@ const LONGEST_CODE: usize = 64;
 
 /// Returns an error code if it is a single word, as all documented error codes are. Valet needs this check because the
 /// owner of a store can choose the text of the code, and messages show this text.
-pub fn word(code: &str) -> Option<&str> {
+pub fn printable_code(code: &str) -> Option<&str> {
     let is_word = |c: u8| c.is_ascii_alphanumeric() || b"._-".contains(&c);
     ((1..=LONGEST_CODE).contains(&code.len()) && code.bytes().all(is_word)).then_some(code)
 }
@@ -87,7 +87,7 @@ pub fn absence<E: std::error::Error + 'static>(error: &SdkError<E>) -> ObjectFac
 
 /// Returns true if the time in the request is the reason why the store refused the request, or can be this reason
 /// (Amazon S3 API Reference, "Error responses").
-pub fn is_of_a_clock<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
+pub fn is_clock_error<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
     let code = error.as_service_error().and_then(|e| e.code());
     matches!(
         code,
@@ -97,10 +97,10 @@ pub fn is_of_a_clock<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
 
 /// Describes why there was no usable answer. The description contains no text from the request or the answer.
 pub fn unreachable<E: std::error::Error + 'static>(error: &SdkError<E>) -> String {
-    if let Some(inward) = inward(error) {
-        return inward.to_string();
+    if let Some(egress_denied) = egress_denied(error) {
+        return egress_denied.to_string();
     }
-    if let Some(why) = untrusted(error) {
+    if let Some(why) = certificate_problem(error) {
         return why.into();
     }
     if causes(error).any(|e| e.is::<LengthLimitError>()) {
@@ -135,7 +135,7 @@ pub fn unreachable<E: std::error::Error + 'static>(error: &SdkError<E>) -> Strin
 
 /// Returns the [`EgressDenied`] error if the egress policy did not permit the address of the request. Otherwise it
 /// returns `None`.
-fn inward<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a EgressDenied> {
+fn egress_denied<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a EgressDenied> {
     causes(error).find_map(|e| e.downcast_ref())
 }
 
@@ -188,7 +188,7 @@ impl Intercept for DateOfStore {
         _: &mut ConfigBag,
     ) -> Result<(), aws_sdk_s3::error::BoxError> {
         if let Some(theirs) = date(context.response()) {
-            self.0.saw(theirs);
+            self.0.observe(theirs);
         }
         Ok(())
     }
@@ -241,10 +241,10 @@ mod tests {
     #[test]
     fn only_well_formed_codes_and_names_of_a_store_are_shown() {
         for code in ["NoSuchUpload", "XMinioStorageFull", "x-y.z_1", &"A".repeat(64)] {
-            assert_eq!(word(code), Some(code));
+            assert_eq!(printable_code(code), Some(code));
         }
         for code in ["", "No such", "A\nERROR forged", "<b>", "Ünknown", &"A".repeat(65)] {
-            assert_eq!(word(code), None, "{code}");
+            assert_eq!(printable_code(code), None, "{code}");
         }
         assert!(is_name("2~Zm9v/+=") && is_name(&"A".repeat(1024)));
         for name in ["", "a b", "a\nb", "\u{e9}", &"A".repeat(1025)] {

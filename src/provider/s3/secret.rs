@@ -15,11 +15,11 @@ use crate::provider::secret_data::{CredentialsError, Entries, plain};
 /// # Errors
 /// Returns [`CredentialsError`] if the Secret contains no valid access key.
 pub fn access_key(data: &[(&str, &[u8])]) -> Result<Credentials, CredentialsError> {
-    let entries = Entries::read(data, meaning)?;
-    let id = entries.required(ACCESS_KEY_ID, USUAL)?;
-    let secret = entries.required(SECRET_ACCESS_KEY, USUAL)?;
-    let token = entries.text(SESSION_TOKEN)?.map(str::to_owned);
-    let expiry = entries
+    let secret_entries = Entries::read(data, meaning)?;
+    let id = secret_entries.required(ACCESS_KEY_ID, USUAL)?;
+    let secret = secret_entries.required(SECRET_ACCESS_KEY, USUAL)?;
+    let token = secret_entries.text(SESSION_TOKEN)?.map(str::to_owned);
+    let expiry = secret_entries
         .text(CREDENTIAL_EXPIRATION)?
         .map(|t| t.parse::<Timestamp>())
         .transpose()
@@ -55,9 +55,9 @@ mod tests {
     use super::*;
     use crate::provider::secret_data::MAX_SECRET_BYTES;
 
-    fn of(entries: &[(&str, &str)]) -> Result<Credentials, CredentialsError> {
-        let entries: Vec<_> = entries.iter().map(|(n, v)| (*n, v.as_bytes())).collect();
-        access_key(&entries)
+    fn of(secret_entries: &[(&str, &str)]) -> Result<Credentials, CredentialsError> {
+        let secret_entries: Vec<_> = secret_entries.iter().map(|(n, v)| (*n, v.as_bytes())).collect();
+        access_key(&secret_entries)
     }
 
     #[test]
@@ -102,8 +102,11 @@ mod tests {
     fn error_about_aws_secret_names_the_entry_without_its_value() {
         let id = ("AWS_ACCESS_KEY_ID", "AKIA");
         let usual = USUAL;
-        for (entries, entry) in [(&[id][..], SECRET_ACCESS_KEY), (&[], ACCESS_KEY_ID)] {
-            assert_eq!(of(entries).unwrap_err(), CredentialsError::Missing { entry, usual });
+        for (secret_entries, entry) in [(&[id][..], SECRET_ACCESS_KEY), (&[], ACCESS_KEY_ID)] {
+            assert_eq!(
+                of(secret_entries).unwrap_err(),
+                CredentialsError::Missing { entry, usual }
+            );
         }
         let twice = of(&[id, ("accessKeyId", "marker")]).unwrap_err();
         assert_eq!(

@@ -52,7 +52,7 @@ pub async fn amazons_endpoint(region: &str, bucket: &str) -> Result<String, Sign
 }
 
 /// Returns the entries of the grant Secret. The names of the entries do not depend on the grant.
-pub fn entries(credentials: &Credentials, place: &BucketLocation<'_>, request: &SigningRequest) -> Entries {
+pub fn secret_entries(credentials: &Credentials, location: &BucketLocation<'_>, request: &SigningRequest) -> Entries {
     let (id, secret) = (credentials.access_key_id(), credentials.secret_access_key());
     let token = credentials.session_token().unwrap_or_default();
     let BucketLocation {
@@ -60,7 +60,7 @@ pub fn entries(credentials: &Credentials, place: &BucketLocation<'_>, request: &
         region,
         endpoint,
         style,
-    } = place;
+    } = location;
     let style = match style {
         AddressingStyle::VirtualHost => "virtual",
         AddressingStyle::Path => "path",
@@ -113,15 +113,15 @@ mod tests {
             holder: "web.a".into(),
             upload: None,
         };
-        let place = BucketLocation {
+        let location = BucketLocation {
             bucket: "media",
             region: "eu-west-1",
             endpoint: "https://s3.example".into(),
             style: AddressingStyle::Path,
         };
         let session = Credentials::new("ASIA", "s/+=", Some("to=ken".into()), None, "test");
-        let entries = entries(&session, &place, &request);
-        let of = |name: &str| &entries.expose().iter().find(|(n, _)| *n == name).unwrap().1;
+        let secret_entries = secret_entries(&session, &location, &request);
+        let of = |name: &str| &secret_entries.expose().iter().find(|(n, _)| *n == name).unwrap().1;
         assert_eq!(
             of("config"),
             "[default]\nregion = eu-west-1\nendpoint_url = https://s3.example\ns3 =\n    addressing_style = path\n"
@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(of("AWS_CREDENTIAL_EXPIRATION"), "2026-01-02T04:04:05Z");
         // A workload can use each entry as a file or as an environment variable. Therefore each name must be valid as
         // an entry name of a Secret and as a variable name of a shell.
-        assert!(entries.expose().iter().all(|(name, value)| {
+        assert!(secret_entries.expose().iter().all(|(name, value)| {
             name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !value.is_empty()
         }));
     }

@@ -238,13 +238,13 @@ mod tests {
         }
         // For a prefix, the KMS statement covers all objects with this prefix. It also covers the bucket, because a
         // bucket can have an S3 Bucket Key.
-        let below = of("a/b/", download_by(DownloadMode::Credentials)).remove(0);
+        let check_prefix = of("a/b/", download_by(DownloadMode::Credentials)).remove(0);
         assert_eq!(
-            below["Condition"]["StringLike"],
+            check_prefix["Condition"]["StringLike"],
             json!({"kms:EncryptionContext:aws:s3:arn": ["arn:aws:s3:::media/a/b/*", "arn:aws:s3:::media"]})
         );
         assert_eq!(
-            below["Condition"]["StringEquals"],
+            check_prefix["Condition"]["StringEquals"],
             json!({"kms:ViaService": ["s3.eu-west-1.amazonaws.com"]})
         );
     }

@@ -14,7 +14,7 @@ use crate::{
 
 /// The body of the probe's upload, and an MD5 that does not match this body. A store that checks the MD5 refuses this
 /// upload.
-const TRIAL: (&[u8], &str) = (b"valet", "AAAAAAAAAAAAAAAAAAAAAA==");
+const PROBE_UPLOAD: (&[u8], &str) = (b"valet", "AAAAAAAAAAAAAAAAAAAAAA==");
 
 /// The result of the probe says whether the store enforces session policies.
 pub enum Shown {
@@ -23,7 +23,7 @@ pub enum Shown {
     /// The session allows more than its session policy. The value is the message for the owner of the store.
     More(String),
     /// The probe gave no result. The error contains the reason.
-    Untried(SignError),
+    NotProbedYet(SignError),
 }
 
 /// Probes with a session whose policy allows writes to only one object key. The probe tries to write an object with
@@ -35,18 +35,18 @@ pub enum Shown {
 /// The refusal of the different key counts only if the store authorizes the upload with the allowed key. If the store
 /// refuses both uploads, a wrong clock or an outage can be the reason. After a success, Valet does not repeat the
 /// probe.
-pub async fn try_session(s3: &S3, session: &Session) -> Shown {
+pub async fn probe_session(s3: &S3, session: &Session) -> Shown {
     if s3.role().is_none() || s3.sessions_are_confined.load(Ordering::Relaxed) {
         return Shown::Confined;
     }
-    if !s3.may_change() {
-        return Shown::Untried(unclear(ONLY_READ));
+    if !s3.allows_writes() {
+        return Shown::NotProbedYet(unclear(ONLY_READ));
     }
     let probe = s3.probe_key();
     let now = second(Timestamp::now());
     let own_key = format!("{probe}/session");
     let Ok(key) = ObjectKey::parse(&own_key, usize::MAX) else {
-        return Shown::Untried(unclear("spec.s3.probeKey is not a valid object key"));
+        return Shown::NotProbedYet(unclear("spec.s3.probeKey is not a valid object key"));
     };
     let request = SigningRequest {
         key,
@@ -65,12 +65,12 @@ pub async fn try_session(s3: &S3, session: &Session) -> Shown {
     let own = match assume(s3, session, &request).await {
         Ok(Some(own)) => own,
         Ok(None) => return Shown::Confined,
-        Err(e) => return Shown::Untried(e),
+        Err(e) => return Shown::NotProbedYet(e),
     };
     let client = s3.client(&own, s3.store.endpoint.as_ref());
     let (own, other) = match (write(s3, &client, &own_key).await, write(s3, &client, probe).await) {
         (Ok(own), Ok(other)) => (own, other),
-        (Err(e), _) | (_, Err(e)) => return Shown::Untried(e),
+        (Err(e), _) | (_, Err(e)) => return Shown::NotProbedYet(e),
     };
     match (own, other) {
         (_, Written::Allowed) => Shown::More("spec.s3.credentials.assumeRole: the store does not enforce session policies, so credentials are not limited to one grant; use a store that enforces session policies, or remove assumeRole".to_owned()),
@@ -78,10 +78,10 @@ pub async fn try_session(s3: &S3, session: &Session) -> Shown {
             s3.sessions_are_confined.store(true, Ordering::Relaxed);
             Shown::Confined
         }
-        (Written::Denied, _) => Shown::Untried(unclear(&format!(
+        (Written::Denied, _) => Shown::NotProbedYet(unclear(&format!(
             "the role in spec.s3.credentials.assumeRole is not allowed to write object key {own_key}; allow the role to write this object key"
         ))),
-        (Written::Unclear(status), _) | (_, Written::Unclear(status)) => Shown::Untried(unclear(&format!(
+        (Written::Unclear(status), _) | (_, Written::Unclear(status)) => Shown::NotProbedYet(unclear(&format!(
             "the store answered status {status} to a probe upload with temporary credentials"
         ))),
     }
@@ -100,8 +100,8 @@ async fn write(s3: &S3, client: &Client, key: &str) -> Result<Written, SignError
         .put_object()
         .bucket(&s3.store.bucket)
         .key(key)
-        .content_md5(TRIAL.1)
-        .body(ByteStream::from_static(TRIAL.0))
+        .content_md5(PROBE_UPLOAD.1)
+        .body(ByteStream::from_static(PROBE_UPLOAD.0))
         .send()
         .await;
     let Err(e) = answer else {
@@ -133,7 +133,7 @@ fn unclear(why: &str) -> SignError {
 ///
 /// # Errors
 /// Returns [`SignError::Credentials`] if the store does not enforce session policies, or if the probe has no result.
-pub async fn vouch(s3: &S3, session: &Session, operation_spec: &OperationSpec) -> Result<(), SignError> {
+pub async fn require_enforced(s3: &S3, session: &Session, operation_spec: &OperationSpec) -> Result<(), SignError> {
     let Some(role) = s3.role() else { return Ok(()) };
     let rests_on_it = operation_spec.is_for_credentials() || operation_spec.operation() == Operation::Upload;
     // Amazon documents that it enforces session policies (IAM User Guide, "Session policies"). Therefore Amazon needs
@@ -142,12 +142,12 @@ pub async fn vouch(s3: &S3, session: &Session, operation_spec: &OperationSpec) -
     if !rests_on_it || is_documented {
         return Ok(());
     }
-    match try_session(s3, session).await {
+    match probe_session(s3, session).await {
         Shown::Confined => Ok(()),
         Shown::More(message) => Err(SignError::Credentials {
             reason: Reason::ConstraintsNotEnforced,
             message,
         }),
-        Shown::Untried(e) => Err(e),
+        Shown::NotProbedYet(e) => Err(e),
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     net::EgressPolicy,
     provider::{
         abilities::Provider,
-        environment::{Environment, NotAtHand},
+        environment::{Environment, NoLocalCredentials},
         secret_data::CredentialsError,
         settings::{Account, ProviderSettings},
     },
@@ -50,8 +50,8 @@ impl ProviderSettings for S3Store {
         endpoints.into_iter().flatten().collect()
     }
 
-    fn with_secret(&self, entries: &[(&str, &[u8])]) -> Result<Box<dyn Account>, CredentialsError> {
-        let key = secret::access_key(entries)?;
+    fn with_secret(&self, secret_entries: &[(&str, &[u8])]) -> Result<Box<dyn Account>, CredentialsError> {
+        let key = secret::access_key(secret_entries)?;
         Ok(account(self, SharedCredentialsProvider::new(key)))
     }
 
@@ -59,11 +59,11 @@ impl ProviderSettings for S3Store {
         async { account(self, environment.identity(environment::default_chain).await) }.boxed()
     }
 
-    fn with_environment_at_hand<'a>(
+    fn with_local_environment<'a>(
         &'a self,
         _: &'a Environment,
-    ) -> BoxFuture<'a, Result<Box<dyn Account>, NotAtHand>> {
-        async { Ok(account(self, environment::at_hand().await?)) }.boxed()
+    ) -> BoxFuture<'a, Result<Box<dyn Account>, NoLocalCredentials>> {
+        async { Ok(account(self, environment::local_credentials().await?)) }.boxed()
     }
 
     fn wanted_in_environment(&self) -> &'static str {
@@ -72,7 +72,7 @@ impl ProviderSettings for S3Store {
 }
 
 impl Account for S3Account {
-    fn asks(&self) -> Option<&'static str> {
+    fn requires_environment(&self) -> Option<&'static str> {
         let role = self.store.credentials.as_ref()?.assume_role.as_ref();
         role.map(|_| "spec.s3.credentials.assumeRole is set, so signing needs a request to STS")
     }
@@ -96,7 +96,7 @@ impl Account for S3Account {
         addresses
     }
 
-    fn connect(self: Box<Self>, outward: Option<EgressPolicy>) -> Arc<dyn Provider> {
-        Arc::new(S3::new(self.store, self.credentials, outward))
+    fn connect(self: Box<Self>, egress: Option<EgressPolicy>) -> Arc<dyn Provider> {
+        Arc::new(S3::new(self.store, self.credentials, egress))
     }
 }

@@ -85,9 +85,9 @@ impl S3 {
     pub(super) async fn sign_request(&self, request: &SigningRequest) -> Result<Signed, SignError> {
         let session = self.session().await?;
         if self.role().is_some() {
-            let own = grant_session::begin(self, &session, request).await?;
+            let own = grant_session::start(self, &session, request).await?;
             if request.operation_spec.is_for_credentials() {
-                return Ok(self.signed(own.entries(self, request).await?));
+                return Ok(self.signed(own.secret_entries(self, request).await?));
             }
             let signing = Signing {
                 client: &own.client,

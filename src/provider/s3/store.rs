@@ -17,7 +17,7 @@ use super::{
     amazon, capabilities,
     credentials_cache::{Clients, Session, Sessions},
     limits::REQUEST_TIMEOUT,
-    responses::{DateOfStore, is_of_a_clock},
+    responses::{DateOfStore, is_clock_error},
 };
 use crate::{
     api::{
@@ -43,7 +43,7 @@ pub struct S3 {
     pub(super) sessions: Sessions,
     /// The egress policy limits the hosts to which the provider sends requests. `None` means that the provider can send
     /// requests to any host.
-    pub(super) outward: Option<EgressPolicy>,
+    pub(super) egress: Option<EgressPolicy>,
     /// The capabilities that Valet assumes before any probe.
     assumed: Capabilities,
     /// The results of the probes and conformance checks.
@@ -73,7 +73,7 @@ impl Provider for S3 {
                 refuses_unsigned: is_amazons,
                 write_once: is_amazons,
                 keeps_prefix: is_amazons,
-                may_write: self.may_change(),
+                may_write: self.allows_writes(),
             },
         )
     }
@@ -86,15 +86,15 @@ impl Provider for S3 {
 impl S3 {
     /// Creates the provider from the store's settings and a source of credentials, without any request.
     ///
-    /// The argument `outward` is the egress policy of a store that a tenant owns. With this policy, the provider sends
+    /// The argument `egress` is the egress policy of a store that a tenant owns. With this policy, the provider sends
     /// requests only to hosts that the policy permits.
-    pub fn new(store: S3Store, credentials: SharedCredentialsProvider, outward: Option<EgressPolicy>) -> Self {
+    pub fn new(store: S3Store, credentials: SharedCredentialsProvider, egress: Option<EgressPolicy>) -> Self {
         let role = store.credentials.as_ref().and_then(|c| c.assume_role.as_ref());
         Self {
             assumed: capabilities::of(role),
             store,
             sessions: Sessions::new(credentials),
-            outward,
+            egress,
             findings: Findings::default(),
             sessions_are_confined: AtomicBool::new(false),
             tags_are_md5: Mutex::new(None),
@@ -113,14 +113,14 @@ impl S3 {
 
     /// Returns true if the operator is allowed to send write requests to the store. If a tenant chose the endpoint,
     /// the platform team must have allowed write requests.
-    pub(super) fn may_change(&self) -> bool {
+    pub(super) fn allows_writes(&self) -> bool {
         let is_own = amazon::is_bucket(self.store.endpoint.as_deref(), "");
-        is_own || self.outward.as_ref().is_none_or(EgressPolicy::may_change)
+        is_own || self.egress.as_ref().is_none_or(EgressPolicy::allows_writes)
     }
 
     /// Returns an error if the operator is not allowed to send write requests to the store.
-    pub(super) fn must_change(&self) -> Result<(), SignError> {
-        match self.may_change() {
+    pub(super) fn check_writes_allowed(&self) -> Result<(), SignError> {
+        match self.allows_writes() {
             true => Ok(()),
             false => Err(SignError::Impossible(ONLY_READ.to_owned())),
         }
@@ -136,7 +136,7 @@ impl S3 {
     /// Returns an HTTP client for the AWS SDK. If an egress policy limits the store's hosts, the client connects only
     /// to permitted hosts.
     fn http(&self) -> SharedHttpClient {
-        self.outward.as_ref().map_or_else(aws::shared, aws::guarded)
+        self.egress.as_ref().map_or_else(aws::shared, aws::guarded)
     }
 
     pub(super) fn client(&self, credentials: &Credentials, endpoint: Option<&String>) -> Client {
@@ -156,7 +156,7 @@ impl S3 {
             .interceptor(DateOfStore(self.findings.clock.clone()))
             .timeout_config(Self::timeouts());
         config.set_app_name(app_name());
-        config = config.http_client(match self.may_change() {
+        config = config.http_client(match self.allows_writes() {
             true => self.http(),
             false => aws::only_reading(self.http()),
         });
@@ -209,8 +209,8 @@ impl S3 {
         };
         self.findings
             .clock
-            .trouble()
-            .or_else(|| is_of_a_clock(error).then(said))
+            .problem()
+            .or_else(|| is_clock_error(error).then(said))
     }
 
     pub(super) async fn session(&self) -> Result<Arc<Session>, SignError> {
@@ -220,7 +220,7 @@ impl S3 {
     pub(super) async fn session_until(&self, until: Option<Timestamp>) -> Result<Arc<Session>, SignError> {
         let clients = |credentials: &Credentials| Clients {
             signer: self.client(credentials, self.public_endpoint()),
-            talker: self.client(credentials, self.store.endpoint.as_ref()),
+            operator: self.client(credentials, self.store.endpoint.as_ref()),
             sts: self.role().map(|role| self.sts(role, credentials)),
         };
         self.sessions.current(until, clients).await
@@ -263,8 +263,8 @@ mod tests {
         };
         let (amazons, other) = (s3(None), s3(Some("https://s3.example")));
         assert!(claims(&amazons) && !claims(&other));
-        let found = |held: bool, missing: bool| ConformanceReport {
-            held: held.then(|| KEY_PREFIX.name()).into_iter().collect(),
+        let found = |enforced: bool, missing: bool| ConformanceReport {
+            enforced: enforced.then(|| KEY_PREFIX.name()).into_iter().collect(),
             missing: missing.then_some(KEY_PREFIX).into_iter().collect(),
             ..ConformanceReport::default()
         };
@@ -289,11 +289,11 @@ mod tests {
         let fields = more.as_object().unwrap().clone();
         all.as_object_mut().unwrap().extend(fields);
         let key = Credentials::new("AKIA", "secret", None, None, "test");
-        let outward = EgressPolicy::new(["127.0.0.0/8".parse().unwrap()]);
+        let egress = EgressPolicy::new(["127.0.0.0/8".parse().unwrap()]);
         S3::new(
             serde_json::from_value(all).unwrap(),
             SharedCredentialsProvider::new(key),
-            Some(outward),
+            Some(egress),
         )
     }
 
@@ -305,9 +305,9 @@ mod tests {
         listener.set_nonblocking(true).unwrap();
         let s3 = tenants(&format!("http://{}", listener.local_addr().unwrap()), json!({}));
         let session = s3.session().await.unwrap();
-        let put = session.talker.put_object().bucket("media").key("a");
+        let put = session.operator.put_object().bucket("media").key("a");
         assert!(put.send().await.is_err());
-        let delete = session.talker.delete_object().bucket("media").key("a");
+        let delete = session.operator.delete_object().bucket("media").key("a");
         assert!(delete.send().await.is_err());
         assert_eq!(
             listener.accept().unwrap_err().kind(),
@@ -325,8 +325,8 @@ mod tests {
         }}});
         let s3 = tenants("http://127.0.0.1:9", role);
         let session = s3.session().await.unwrap();
-        let shown = session_policy_check::try_session(&s3, &session).await;
-        let session_policy_check::Shown::Untried(error) = shown else {
+        let shown = session_policy_check::probe_session(&s3, &session).await;
+        let session_policy_check::Shown::NotProbedYet(error) = shown else {
             panic!("the check must not have a result");
         };
         let said = format!("{error:?}");

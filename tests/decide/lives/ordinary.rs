@@ -106,7 +106,7 @@ pub static ORDINARY: &[Life] = &[
         world: || {
             with(downloading(), |w| {
                 terms(w).ttl_seconds_after_finished = Some(Some(0));
-                w.grant.as_mut().unwrap().tracked_by = Some("Flux");
+                w.grant.as_mut().unwrap().gitops_tool = Some("Flux");
             })
         },
         events: &[],
@@ -117,7 +117,7 @@ pub static ORDINARY: &[Life] = &[
         name: "kept because a GitOps tool tracks it",
         world: || {
             with(downloading(), |w| {
-                w.grant.as_mut().unwrap().tracked_by = Some("Argo CD")
+                w.grant.as_mut().unwrap().gitops_tool = Some("Argo CD")
             })
         },
         events: &[],

@@ -19,7 +19,7 @@ fn uploading() -> World {
         // A multipart upload of another client for the same object key. It must never be aborted.
         w.uploads.push(Upload {
             id: THEIRS.into(),
-            begun: at(-3600),
+            initiated: at(-3600),
             parts: vec![],
         });
     })
@@ -288,10 +288,10 @@ fn multipart_upload_orphaned_by_a_crash_is_aborted() {
         assert_eq!((ready(world.grant()), world.uploads.len()), ("Issued", 3));
         send(&mut world, parts);
         // The first of these uploads is older than the grant. The second already has a part.
-        for (begun, has_part) in [(-3600, false), (1, true)] {
+        for (initiated, has_part) in [(-3600, false), (1, true)] {
             let id = world.begin();
             let upload = world.uploads.last_mut().unwrap();
-            upload.begun = at(begun);
+            upload.initiated = at(initiated);
             if has_part {
                 upload.parts = vec![valet::core::ArrivedPart {
                     number: 1,
@@ -308,7 +308,7 @@ fn multipart_upload_orphaned_by_a_crash_is_aborted() {
         let left: Vec<_> = world
             .uploads
             .iter()
-            .map(|u| u.begun.as_second() - at(0).as_second())
+            .map(|u| u.initiated.as_second() - at(0).as_second())
             .collect();
         assert_eq!(left, [-3600, -3600, 1]);
         assert!(!world.grant().held);

@@ -3,7 +3,7 @@
 
 use valet::{
     api::Reason,
-    core::{Owner, RulesView, StoreFact, StoreView, Untried},
+    core::{NotProbedYet, Owner, RulesView, StoreFact, StoreView},
 };
 
 use super::{downloading, ends, good_store, overwriting, unusable, uploading, with};
@@ -13,8 +13,8 @@ use crate::{
     world::World,
 };
 
-fn away() -> Untried {
-    Untried {
+fn away() -> NotProbedYet {
+    NotProbedYet {
         reason: Reason::StoreUnreachable,
         why: "it is away".into(),
         only_write_once: false,
@@ -278,8 +278,8 @@ pub static STORES: &[Life] = &[
     },
     Life {
         name: "a store that was not probed yet",
-        world: || with(overwriting(), |w| w.usable(|s| s.untried = Some(away()))),
-        events: &[(40.0, |w| w.usable(|s| s.untried = None))],
+        world: || with(overwriting(), |w| w.usable(|s| s.not_probed = Some(away()))),
+        events: &[(40.0, |w| w.usable(|s| s.not_probed = None))],
         until: 200,
         end: ends("Current Issued", &[(40, 340)], [1, 0, 0], &[Reason::StoreUnreachable]),
     },
@@ -288,7 +288,7 @@ pub static STORES: &[Life] = &[
         world: || {
             with(overwriting(), |w| {
                 w.usable(|s| {
-                    s.untried = Some(Untried {
+                    s.not_probed = Some(NotProbedYet {
                         only_write_once: true,
                         ..away()
                     })
@@ -301,7 +301,7 @@ pub static STORES: &[Life] = &[
     },
     Life {
         name: "a store that was not probed yet, and a download",
-        world: || with(downloading(), |w| w.usable(|s| s.untried = Some(away()))),
+        world: || with(downloading(), |w| w.usable(|s| s.not_probed = Some(away()))),
         events: &[],
         until: 200,
         end: ends("Current Issued", &[(0, 300)], [1, 0, 0], &[]),
@@ -309,7 +309,7 @@ pub static STORES: &[Life] = &[
     Life {
         name: "a store that was not probed since the issue",
         world: overwriting,
-        events: &[(50.0, |w| w.usable(|s| s.untried = Some(away())))],
+        events: &[(50.0, |w| w.usable(|s| s.not_probed = Some(away())))],
         until: 200,
         end: ends("Current Issued", &[(0, 300)], [1, 0, 0], &[]),
     },

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use valet::{
     api::{GrantStatus, ObservedObject, OperationSpec, Reason, annotation},
-    core::record::{KnownStatus, RecordKey, Subject, evidence, is_newer},
+    core::record::{KnownStatus, RecordKey, Subject, is_newer, status_evidence},
     core::{
         ArrivedPart, Facts, GrantFacts, Lifetime, ObjectFact, Owner, Publish, Repairs, RulesView, SecretFact,
         SecretView, Settings, Step, StoreFact, StoreView, admit, decide,
@@ -47,7 +47,7 @@ pub enum Bucket {
 #[derive(Clone, Debug)]
 pub struct Upload {
     pub id: String,
-    pub begun: Timestamp,
+    pub initiated: Timestamp,
     pub parts: Vec<ArrivedPart>,
 }
 
@@ -310,10 +310,13 @@ impl World {
     fn learn(&mut self) -> GrantFacts {
         let known = self.known_status();
         if known.is_own
-            && let Some(evidence) = evidence(&known.status)
-            && !self.remembered.as_ref().is_some_and(|known| is_newer(known, &evidence))
+            && let Some(status_evidence) = status_evidence(&known.status)
+            && !self
+                .remembered
+                .as_ref()
+                .is_some_and(|known| is_newer(known, &status_evidence))
         {
-            self.remembered = Some(evidence);
+            self.remembered = Some(status_evidence);
         }
         self.grant().clone().with_status(known)
     }

@@ -75,7 +75,7 @@ impl World {
             Ok(Outcome::Rest(until)) => Ended::Rested(until),
             // A finalizer of another client keeps the grant.
             Ok(Outcome::Deleted) => Ended::Changed,
-            Err(Error::Conflict(_) | Error::Gone(_) | Error::InLine(_)) => Ended::Rested(Some(now + PAUSE)),
+            Err(Error::Conflict(_) | Error::Gone(_) | Error::Queued(_)) => Ended::Rested(Some(now + PAUSE)),
             Err(error) => panic!("{error}: {:#?}", self.trace),
         }
     }
@@ -190,7 +190,7 @@ impl World {
         let id = self.fresh("upload");
         self.uploads.push(Upload {
             id: id.clone(),
-            begun: self.now,
+            initiated: self.now,
             parts: vec![],
         });
         id
@@ -223,7 +223,7 @@ impl World {
                     .iter()
                     .map(|u| OpenUpload {
                         id: u.id.clone(),
-                        begun: Some(u.begun),
+                        initiated: Some(u.initiated),
                         has_parts: !u.parts.is_empty(),
                     })
                     .collect(),
@@ -244,7 +244,7 @@ impl World {
         // The object's modification time is the time at which the multipart upload was initiated.
         let upload = self.uploads.remove(n);
         self.bucket = Bucket::Holds {
-            since: upload.begun,
+            since: upload.initiated,
             says_when: true,
         };
         match self.see_object() {
@@ -276,7 +276,7 @@ impl Effects for World {
 
     fn take_permit(&mut self, _: &GrantFacts) -> Result<(), Error> {
         if self.is_busy && !self.has_permit {
-            return Err(Error::InLine(1));
+            return Err(Error::Queued(1));
         }
         self.has_permit = true;
         Ok(())

@@ -85,7 +85,7 @@ impl World {
             .part(number);
         let Some(secret) = self
             .own_secret()
-            .filter(|s| s.signed.is_some_and(|key| !key.is_over(self.now)))
+            .filter(|s| s.signed.is_some_and(|key| !key.has_expired(self.now)))
         else {
             return;
         };
@@ -127,7 +127,7 @@ impl World {
     pub fn their_upload(&mut self) {
         self.uploads.push(Upload {
             id: THEIRS.into(),
-            begun: self.now,
+            initiated: self.now,
             parts: vec![],
         });
     }

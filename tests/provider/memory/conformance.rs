@@ -23,10 +23,13 @@ use super::store::Memory;
 pub async fn check(memory: &Memory, probe_key: &str) -> ConformanceReport {
     let mut checker = Checker::new(memory, probe_key);
     let result = in_time(async {
-        if let Err(status) = checker.good("put", &upload(UploadMode::Put, Overwrite::Forbid)).await? {
+        if let Err(status) = checker
+            .accepts("put", &upload(UploadMode::Put, Overwrite::Forbid))
+            .await?
+        {
             let why =
                 format!("the conformance check stopped, because the store answered status {status} to an upload");
-            checker.found.untried.push(why);
+            checker.found.not_tested.push(why);
             return Ok(());
         }
         urls(&mut checker).await?;
@@ -73,58 +76,58 @@ async fn urls(checker: &mut Checker<'_, Memory>) -> Result<(), Unavailable> {
     let other_type: Tamper = |r| r.set("content-type", OTHER_TYPE);
     let delete: Tamper = |r| r.method = "DELETE".into();
     let once = [Missing::Url(Capability::WriteOnce)];
-    checker.holds(&put, "put", |_| {}, &once).await?;
+    checker.enforces(&put, "put", |_| {}, &once).await?;
     let typed = [Missing::Url(Capability::ContentType)];
-    checker.holds(&put, "type", other_type, &typed).await?;
+    checker.enforces(&put, "type", other_type, &typed).await?;
     let sizes = SIZES.map(Missing::Url);
     checker
-        .holds(&put, "length", |r| r.body = LONGER.into(), &sizes)
+        .enforces(&put, "length", |r| r.body = LONGER.into(), &sizes)
         .await?;
     let sum = [Missing::Url(Capability::ChecksumSHA256)];
     let other_body: Tamper = |r| r.body = OTHER.into();
     checker
-        .holds(&summed(UploadMode::Put), "checksum", other_body, &sum)
+        .enforces(&summed(UploadMode::Put), "checksum", other_body, &sum)
         .await?;
-    checker.binds("PUT", "put-x", &put, Some(delete)).await?;
+    checker.must_enforce("PUT", "put-x", &put, Some(delete)).await?;
 
     let first = OperationSpec::Download {
         mode: DownloadMode::Url,
         version: Some("1".into()),
         response: ResponseHeaders::default(),
     };
-    if checker.good("put", &first).await?.is_ok() {
+    if checker.accepts("put", &first).await?.is_ok() {
         let second: Tamper = |r| r.url = r.url.replace("version=1", "version=2");
         checker
-            .holds(&first, "put", second, &[Missing::Url(Capability::Version)])
+            .enforces(&first, "put", second, &[Missing::Url(Capability::Version)])
             .await?;
     }
     let html: Tamper = |r| r.url = r.url.replace("text%2Fplain", "text%2Fhtml");
     checker
-        .holds(&get(), "put", html, &[Missing::Url(Capability::ResponseHeaders)])
+        .enforces(&get(), "put", html, &[Missing::Url(Capability::ResponseHeaders)])
         .await?;
-    checker.binds("GET", "put", &get(), Some(delete)).await
+    checker.must_enforce("GET", "put", &get(), Some(delete)).await
 }
 
 async fn forms(checker: &mut Checker<'_, Memory>) -> Result<(), Unavailable> {
     let form = upload(UploadMode::PostForm, Overwrite::Allow);
-    if checker.good("form", &form).await?.is_err() {
+    if checker.accepts("form", &form).await?.is_err() {
         checker.found.missing.push(Missing::Forms);
         return Ok(());
     }
     let other_type: Tamper = |r| r.set("content-type", OTHER_TYPE);
     let typed = [Missing::Form(Capability::ContentType)];
-    checker.holds(&form, "form-type", other_type, &typed).await?;
+    checker.enforces(&form, "form-type", other_type, &typed).await?;
     let sizes = SIZES.map(Missing::Form);
     checker
-        .holds(&form, "form-length", |r| r.body = LONGER.into(), &sizes)
+        .enforces(&form, "form-length", |r| r.body = LONGER.into(), &sizes)
         .await?;
     let sum = [Missing::Form(Capability::ChecksumSHA256)];
     let other_body: Tamper = |r| r.body = OTHER.into();
     checker
-        .holds(&summed(UploadMode::PostForm), "form-checksum", other_body, &sum)
+        .enforces(&summed(UploadMode::PostForm), "form-checksum", other_body, &sum)
         .await?;
-    checker.binds("POST", "form-x", &form, None).await?;
-    checker.below(&form, false).await
+    checker.must_enforce("POST", "form-x", &form, None).await?;
+    checker.check_prefix(&form, false).await
 }
 
 async fn parts(memory: &Memory, checker: &mut Checker<'_, Memory>) -> Result<(), Unavailable> {
@@ -133,14 +136,14 @@ async fn parts(memory: &Memory, checker: &mut Checker<'_, Memory>) -> Result<(),
     let request = checker.request("put", &operation_spec, false)?;
     let upload = memory.begin_upload(&request).await?;
     checker.upload = Some(upload.clone());
-    if checker.good("put", &operation_spec).await?.is_err() {
+    if checker.accepts("put", &operation_spec).await?.is_err() {
         checker.found.missing.push(Missing::Parts);
     } else {
         let sizes = SIZES.map(Missing::Part);
         checker
-            .holds(&operation_spec, "put", |r| r.body = LONGER.into(), &sizes)
+            .enforces(&operation_spec, "put", |r| r.body = LONGER.into(), &sizes)
             .await?;
-        checker.binds("UploadPart", "put", &operation_spec, None).await?;
+        checker.must_enforce("UploadPart", "put", &operation_spec, None).await?;
         if let UploadFact::Open(parts) = memory.list_parts(&request.key, &upload).await {
             let whole = Assembly {
                 upload: upload.clone(),
@@ -149,9 +152,9 @@ async fn parts(memory: &Memory, checker: &mut Checker<'_, Memory>) -> Result<(),
             };
             let once = Missing::Part(Capability::WriteOnce);
             match memory.complete_upload(&request.key, &whole).await {
-                Completion::Exists => checker.found.held.push(once.name()),
+                Completion::Exists => checker.found.enforced.push(once.name()),
                 Completion::Done(_) => checker.found.missing.push(once),
-                other => checker.found.untried.push(format!("{}: {other:?}", once.name())),
+                other => checker.found.not_tested.push(format!("{}: {other:?}", once.name())),
             }
         }
     }
@@ -183,7 +186,11 @@ impl Transport for Memory {
         }
     }
 
-    fn clear_away<'a>(&'a self, _: &'a str, written: &'a BTreeSet<String>) -> BoxFuture<'a, Option<&'static str>> {
+    fn delete_test_objects<'a>(
+        &'a self,
+        _: &'a str,
+        written: &'a BTreeSet<String>,
+    ) -> BoxFuture<'a, Option<&'static str>> {
         async move {
             let mut is_gone = true;
             for key in written {

@@ -49,8 +49,8 @@ pub fn fields(
 
 /// Returns the allowed sizes of an upload as text.
 pub fn size_range(constraints: &UploadConstraints) -> Option<String> {
-    let exactly = constraints.content_length.map(|size| (size, size));
-    let range = exactly.or(constraints.content_length_range.map(|range| (range.min, range.max)));
+    let exact_size = constraints.content_length.map(|size| (size, size));
+    let range = exact_size.or(constraints.content_length_range.map(|range| (range.min, range.max)));
     range.map(|(min, max)| format!("{min}-{max}"))
 }
 

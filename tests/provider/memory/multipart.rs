@@ -38,12 +38,12 @@ struct Completed {
 #[derive(Deserialize)]
 struct ListedUpload {
     upload: String,
-    begun: Timestamp,
+    initiated: Timestamp,
     has_parts: bool,
 }
 
 impl Multipart for Memory {
-    fn begin<'a>(&'a self, request: &'a AllowedRequest) -> BoxFuture<'a, Result<String, SignError>> {
+    fn initiate<'a>(&'a self, request: &'a AllowedRequest) -> BoxFuture<'a, Result<String, SignError>> {
         self.begin_upload(request).boxed()
     }
 
@@ -77,7 +77,7 @@ impl Multipart for Memory {
             };
             let open = listed.into_iter().map(|upload| OpenUpload {
                 id: upload.upload,
-                begun: Some(upload.begun),
+                initiated: Some(upload.initiated),
                 has_parts: upload.has_parts,
             });
             UploadsFact::Listed {
@@ -107,14 +107,14 @@ impl Memory {
             ..Request::default()
         };
         let answer = self.send(&request, &[], Vec::new()).await?;
-        let begun: Begun = read(&answer).map_err(|message| SignError::Credentials {
+        let initiated: Begun = read(&answer).map_err(|message| SignError::Credentials {
             reason: match answer.status {
                 401 | 403 => Reason::CredentialsRefused,
                 _ => Reason::StoreUnreachable,
             },
             message,
         })?;
-        Ok(begun.upload)
+        Ok(initiated.upload)
     }
 
     fn upload_request(&self, method: &'static str, key: &ObjectKey, upload: &str) -> Request {

@@ -26,7 +26,7 @@ pub fn e_tag(body: &[u8]) -> String {
 pub struct Upload {
     pub key: String,
     pub content_type: Option<String>,
-    pub begun: Timestamp,
+    pub initiated: Timestamp,
     pub parts: BTreeMap<i64, Vec<u8>>,
 }
 
@@ -66,13 +66,13 @@ impl Bucket {
     }
 
     /// Initiates a multipart upload and returns its ID.
-    pub fn begin(&mut self, key: &str, content_type: Option<String>) -> String {
+    pub fn initiate(&mut self, key: &str, content_type: Option<String>) -> String {
         self.count += 1;
         let id = format!("upload-{}", self.count);
         let upload = Upload {
             key: key.to_owned(),
             content_type,
-            begun: Timestamp::now(),
+            initiated: Timestamp::now(),
             parts: BTreeMap::new(),
         };
         self.uploads.insert(id.clone(), upload);

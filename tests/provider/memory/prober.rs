@@ -12,7 +12,8 @@ use valet::{
     provider::{
         Finding, Probed, Prober,
         probe::{
-            Base, ONLY_READ, Said, Sender, UnsignedHeaders, Variant, WriteOnce, by_download, by_upload, write_once,
+            Base, ONLY_READ, ProbeAnswer, Sender, UnsignedHeaders, Variant, WriteOnce, by_download, by_upload,
+            write_once,
         },
         probe_steps::{ProbeRead, ProbeSteps, probe},
     },
@@ -46,8 +47,8 @@ impl Prober for Memory {
 
     fn check_conformance(&self) -> BoxFuture<'_, ConformanceReport> {
         async {
-            if let Some(untestable) = self.findings.untestable(self.may_change) {
-                return untestable;
+            if let Some(not_testable) = self.findings.not_testable(self.allows_writes) {
+                return not_testable;
             }
             let report = conformance::check(self, PROBE_KEY).await;
             self.findings.set_report(report.clone());
@@ -88,7 +89,7 @@ impl ProbeSteps for Memory {
                 key: format!("{PROBE_KEY}/{}", Timestamp::now().as_nanosecond()),
                 has_written: AtomicBool::new(false),
             };
-            if !self.may_change {
+            if !self.allows_writes {
                 return by_download(&probe).await.map_err(Finding::from);
             }
             let found = by_upload(&probe).await;
@@ -105,14 +106,14 @@ impl ProbeSteps for Memory {
             if self.findings.knows_write_once() {
                 return Ok(());
             }
-            if !self.may_change {
+            if !self.allows_writes {
                 self.findings.set_write_once(WriteOnce::Unknown(ONLY_READ.into()));
                 return Ok(());
             }
             let key = format!("{PROBE_KEY}/write-once");
             let request = self.request("PUT", &key, &[("if-none-match", "*")]);
             let mut answers = Vec::new();
-            while answers.len() < MOST_UPLOADS && answers.iter().all(Said::is_done) {
+            while answers.len() < MOST_UPLOADS && answers.iter().all(ProbeAnswer::is_done) {
                 answers.push(said(&self.send(&request, &[], Vec::new()).await?));
             }
             self.delete(&key).await?;
@@ -169,7 +170,7 @@ struct UnsignedHeaderProbe<'a> {
 impl Sender for UnsignedHeaderProbe<'_> {
     type Error = SignError;
 
-    fn send(&self, base: Base, variant: Variant) -> BoxFuture<'_, Result<Said, SignError>> {
+    fn send(&self, base: Base, variant: Variant) -> BoxFuture<'_, Result<ProbeAnswer, SignError>> {
         async move {
             let (method, signed) = match base {
                 Base::BrokenUpload => ("PUT", &[(SHA256, OTHER_SHA256)][..]),
@@ -192,8 +193,8 @@ impl Sender for UnsignedHeaderProbe<'_> {
     }
 }
 
-fn said(answer: &Answer) -> Said {
-    Said {
+fn said(answer: &Answer) -> ProbeAnswer {
+    ProbeAnswer {
         status: answer.status,
         code: code(answer).to_owned(),
     }

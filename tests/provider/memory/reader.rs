@@ -25,8 +25,8 @@ impl ObjectReader for Memory {
                     200 => present(&answer),
                     404 => ObjectFact::Absent,
                     401 | 403 => {
-                        let trouble = self.findings.clock.trouble();
-                        trouble.map_or(ObjectFact::Hidden, ObjectFact::ClockSkewed)
+                        let problem = self.findings.clock.problem();
+                        problem.map_or(ObjectFact::Hidden, ObjectFact::ClockSkewed)
                     }
                     status => {
                         ObjectFact::Unreachable(format!("the store answered status {status} to a HEAD request"))

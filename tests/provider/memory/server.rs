@@ -305,7 +305,7 @@ impl Verified {
                 Ok(Done::json(&parts.iter().map(part).collect()))
             }
             ("POST", None) => {
-                let id = bucket.begin(&self.key, self.header("content-type").map(str::to_owned));
+                let id = bucket.initiate(&self.key, self.header("content-type").map(str::to_owned));
                 Ok(Done::json(&json!({"upload": id})))
             }
             ("POST", Some(id)) => {
@@ -358,7 +358,7 @@ impl Verified {
         let wanted = self.parameter("key").unwrap_or_default();
         let open = bucket.uploads.iter().filter(|(_, upload)| upload.key == wanted);
         let open = open.map(|(id, upload)| {
-            json!({"upload": id, "begun": upload.begun.to_string(), "has_parts": !upload.parts.is_empty()})
+            json!({"upload": id, "begun": upload.initiated.to_string(), "has_parts": !upload.parts.is_empty()})
         });
         Done::json(&open.collect())
     }

@@ -77,7 +77,7 @@ impl ProviderSettings for MemoryStore {
 }
 
 impl Account for MemoryAccount {
-    fn asks(&self) -> Option<&'static str> {
+    fn requires_environment(&self) -> Option<&'static str> {
         None
     }
 
@@ -85,7 +85,7 @@ impl Account for MemoryAccount {
         Vec::new()
     }
 
-    fn connect(self: Box<Self>, outward: Option<EgressPolicy>) -> Arc<dyn Provider> {
-        Arc::new(Memory::new(self.store, self.key, outward))
+    fn connect(self: Box<Self>, egress: Option<EgressPolicy>) -> Arc<dyn Provider> {
+        Arc::new(Memory::new(self.store, self.key, egress))
     }
 }

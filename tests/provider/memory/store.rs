@@ -39,7 +39,7 @@ pub struct Memory {
     /// The results of the probes and conformance checks.
     pub findings: Findings,
     /// This is true if the operator is allowed to send write requests to the server.
-    pub may_change: bool,
+    pub allows_writes: bool,
 }
 
 impl Provider for Memory {
@@ -55,7 +55,7 @@ impl Provider for Memory {
                 refuses_unsigned: false,
                 write_once: false,
                 keeps_prefix: false,
-                may_write: self.may_change,
+                may_write: self.allows_writes,
             },
         )
     }
@@ -67,14 +67,14 @@ impl Provider for Memory {
 
 impl Memory {
     /// Creates the provider without any request.
-    pub fn new(store: MemoryStore, key: AccessKey, outward: Option<EgressPolicy>) -> Self {
-        let may_change = outward.as_ref().is_none_or(EgressPolicy::may_change);
+    pub fn new(store: MemoryStore, key: AccessKey, egress: Option<EgressPolicy>) -> Self {
+        let allows_writes = egress.as_ref().is_none_or(EgressPolicy::allows_writes);
         Self {
             store,
             key,
-            http: Http::new(outward).only_reading(!may_change),
+            http: Http::new(egress).only_reading(!allows_writes),
             findings: Findings::default(),
-            may_change,
+            allows_writes,
         }
     }
 
@@ -101,7 +101,7 @@ impl Memory {
         let answer = self.send_raw(request.method, &url, &headers, body).await?;
         let date = answer.headers.get("date").and_then(|date| date.to_str().ok());
         if let Some(time) = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()) {
-            self.findings.clock.saw(time.timestamp());
+            self.findings.clock.observe(time.timestamp());
         }
         Ok(answer)
     }

@@ -64,7 +64,7 @@ pub fn upload() -> GrantFacts {
         },
         status: GrantStatus::default(),
         status_is_own: false,
-        tracked_by: None,
+        gitops_tool: None,
         renew_requested: RenewRequest::None,
         broken_rules: vec![],
     }
@@ -265,7 +265,7 @@ pub fn store(rules: impl IntoIterator<Item = ClusterAccessRule>) -> StoreView {
         credentials_expire: None,
         short_sessions: ShortSessions::Truncate,
         signer: Some(signer("first")),
-        untried: None,
+        not_probed: None,
         skew: None,
     }
 }

@@ -319,8 +319,8 @@ async fn resumable_upload_is_started_by_a_signed_post() {
     // expired, so the owner of the store must allow it first.
     assert_eq!(gcs(serde_json::json!({})).capabilities().resumable, None);
     let can = gcs(serde_json::json!({"resumableUploads": "Tolerate"})).capabilities();
-    let held = can.resumable.clone().unwrap();
-    assert!(held.contains(&Capability::WriteOnce) && !held.contains(&Capability::ContentLength));
+    let enforced = can.resumable.clone().unwrap();
+    assert!(enforced.contains(&Capability::WriteOnce) && !enforced.contains(&Capability::ContentLength));
 }
 
 #[tokio::test]

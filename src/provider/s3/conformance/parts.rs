@@ -1,7 +1,7 @@
 //! Checks multipart uploads: the signed URL of a part, and the requests with which the operator initiates and
 //! completes an upload.
 
-use super::transport::{Bucket, pinned, put};
+use super::transport::{Bucket, constrained, put};
 use crate::{
     api::{Capability, OperationSpec, Overwrite, Reason, UploadMode},
     conformance::{Checker, ConformanceReport, LONGER, Missing, Unavailable},
@@ -15,69 +15,70 @@ const NAME: &str = "parts";
 
 /// Checks two properties of multipart uploads. First, the signed URL of a part must allow only the upload of this
 /// part. Second, the completion of a write-once upload must not replace an existing object.
-pub async fn parts(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> Result<(), Unavailable> {
-    let overwrite = match trip.found.missing.contains(&Missing::Url(Capability::WriteOnce)) {
+pub async fn parts(bucket: &Bucket<'_>, checker: &mut Checker<'_, Bucket<'_>>) -> Result<(), Unavailable> {
+    let overwrite = match checker.found.missing.contains(&Missing::Url(Capability::WriteOnce)) {
         true => Overwrite::Allow,
         false => Overwrite::Forbid,
     };
     let operation_spec = OperationSpec::Upload {
         mode: UploadMode::Multipart,
         multipart: Default::default(),
-        constraints: pinned(overwrite),
+        constraints: constrained(overwrite),
     };
-    if let Err(status) = trip.good(NAME, &put(pinned(overwrite))).await? {
+    if let Err(status) = checker.accepts(NAME, &put(constrained(overwrite))).await? {
         let why = format!(
             "the conformance check skipped multipart uploads, because the store answered status {status} to the PUT request that prepares these uploads"
         );
-        trip.found.untried.push(why);
+        checker.found.not_tested.push(why);
         return Ok(());
     }
-    let request = trip.request(NAME, &operation_spec, false)?;
-    let upload = match bucket.s3.begin_upload(&request).await {
+    let request = checker.request(NAME, &operation_spec, false)?;
+    let upload = match bucket.s3.initiate_upload(&request).await {
         Ok(upload) => upload,
         Err(SignError::Impossible(why)) => {
-            trip.found.missing.push(Missing::Parts);
-            trip.found.untried.push(why);
+            checker.found.missing.push(Missing::Parts);
+            checker.found.not_tested.push(why);
             return Ok(());
         }
         Err(SignError::Credentials { reason, message }) if reason != Reason::StoreUnreachable => {
-            trip.found.untried.push(message);
+            checker.found.not_tested.push(message);
             return Ok(());
         }
         Err(e) => return Err(e.into()),
     };
-    trip.upload = Some(upload.clone());
-    let result = tried(bucket, trip, &operation_spec, &upload).await;
-    trip.upload = None;
+    checker.upload = Some(upload.clone());
+    let result = attempt(bucket, checker, &operation_spec, &upload).await;
+    checker.upload = None;
     if let Err(why) = bucket.s3.abort_wholly(&request.key, &upload).await {
-        let folder = &trip.folder;
-        trip.found.left = Some(format!(
+        let folder = &checker.folder;
+        checker.found.left = Some(format!(
             "the conformance check could not abort its multipart upload of object key {folder}/{NAME}: {why}"
         ));
     }
     result
 }
 
-async fn tried(
+async fn attempt(
     bucket: &Bucket<'_>,
-    trip: &mut Checker<'_, Bucket<'_>>,
+    checker: &mut Checker<'_, Bucket<'_>>,
     operation_spec: &OperationSpec,
     upload: &str,
 ) -> Result<(), Unavailable> {
-    if let Err(status) = trip.good(NAME, operation_spec).await? {
+    if let Err(status) = checker.accepts(NAME, operation_spec).await? {
         let why = format!(
             "the conformance check skipped multipart uploads, because the store answered status {status} to a valid part"
         );
-        trip.found.missing.push(Missing::Parts);
-        trip.found.untried.push(why);
+        checker.found.missing.push(Missing::Parts);
+        checker.found.not_tested.push(why);
         return Ok(());
     }
     let length = Missing::Part(Capability::ContentLength);
-    trip.holds(operation_spec, NAME, |r| r.body = LONGER.into(), &[length])
+    checker
+        .enforces(operation_spec, NAME, |r| r.body = LONGER.into(), &[length])
         .await?;
-    trip.binds("UploadPart", NAME, operation_spec, None).await?;
+    checker.must_enforce("UploadPart", NAME, operation_spec, None).await?;
 
-    let key = trip.request(NAME, operation_spec, false)?.key;
+    let key = checker.request(NAME, operation_spec, false)?.key;
     let parts = match bucket.s3.list_parts(&key, upload).await {
         UploadFact::Open(parts) => parts,
         UploadFact::Unreachable(why) => return Err(Unavailable(why)),
@@ -85,7 +86,7 @@ async fn tried(
     };
     if parts.is_empty() {
         let why = "the conformance check skipped write-once multipart uploads, because the credentials do not have the permission s3:ListMultipartUploadParts";
-        trip.found.untried.push(why.into());
+        checker.found.not_tested.push(why.into());
         return Ok(());
     }
     let whole = Assembly {
@@ -93,7 +94,7 @@ async fn tried(
         parts,
         write_once: true,
     };
-    completed(bucket.s3.complete_upload(&key, &whole).await, &mut trip.found)
+    completed(bucket.s3.complete_upload(&key, &whole).await, &mut checker.found)
 }
 
 /// Records whether the store enforces write-once for multipart uploads. When the check completed the multipart upload,
@@ -101,14 +102,14 @@ async fn tried(
 fn completed(completion: Completion, found: &mut ConformanceReport) -> Result<(), Unavailable> {
     let once = Missing::Part(Capability::WriteOnce);
     match completion {
-        Completion::Exists => found.held.push(once.name()),
+        Completion::Exists => found.enforced.push(once.name()),
         Completion::Done(_) => found.missing.push(once),
         Completion::Unreachable(why) => return Err(Unavailable(why)),
-        Completion::Gone => found.untried.push(format!(
+        Completion::Gone => found.not_tested.push(format!(
             "the conformance check skipped {name}, because the store no longer has the multipart upload",
             name = once.name()
         )),
-        Completion::Refused(why) => found.untried.push(format!(
+        Completion::Refused(why) => found.not_tested.push(format!(
             "the conformance check skipped {name}: {why}",
             name = once.name()
         )),
@@ -126,7 +127,7 @@ mod tests {
     #[test]
     fn result_of_a_completion_decides_if_write_once_is_enforced() {
         let once = Missing::Part(Capability::WriteOnce);
-        for (completion, holds, misses, stays) in [
+        for (completion, enforces, misses, stays) in [
             (Completion::Exists, true, false, true),
             (Completion::Done(ObservedObject::default()), false, true, true),
             (Completion::Refused("no".into()), false, false, true),
@@ -136,11 +137,15 @@ mod tests {
             let (case, mut found) = (format!("{completion:?}"), ConformanceReport::default());
             assert_eq!(completed(completion, &mut found).is_ok(), stays, "{case}");
             assert_eq!(
-                (found.holds(once), found.missing.contains(&once)),
-                (holds, misses),
+                (found.enforces(once), found.missing.contains(&once)),
+                (enforces, misses),
                 "{case}"
             );
-            assert_eq!(found.untried.len(), usize::from(!holds && !misses && stays), "{case}");
+            assert_eq!(
+                found.not_tested.len(),
+                usize::from(!enforces && !misses && stays),
+                "{case}"
+            );
         }
     }
 }

@@ -12,14 +12,14 @@ use crate::{
 
 /// The operations that the check tries with temporary credentials.
 #[derive(Clone, Copy)]
-enum Deed {
+enum Action {
     Put,
     Get,
     Delete,
     List,
 }
 
-/// An S3 client with temporary credentials for the prefix `lent/` in the folder of the conformance check.
+/// An S3 client with temporary credentials for the prefix `check/` in the folder of the conformance check.
 struct Holder<'a> {
     client: Client,
     bucket: &'a str,
@@ -29,37 +29,37 @@ struct Holder<'a> {
 impl<'a> Holder<'a> {
     async fn new(
         bucket: &Bucket<'a>,
-        trip: &Checker<'_, Bucket<'_>>,
+        checker: &Checker<'_, Bucket<'_>>,
         operation_spec: &OperationSpec,
         is_over: bool,
     ) -> Result<Self, Unavailable> {
         let s3 = bucket.s3;
         let session = s3.session().await?;
-        let own = assume(s3, &session, &trip.request("lent/", operation_spec, is_over)?).await?;
+        let own = assume(s3, &session, &checker.request("lent/", operation_spec, is_over)?).await?;
         let own = own.ok_or_else(|| Unavailable("the store has no STS".into()))?;
         Ok(Self {
             client: s3.client(&own, s3.store.endpoint.as_ref()),
             bucket: &s3.store.bucket,
-            folder: trip.folder.clone(),
+            folder: checker.folder.clone(),
         })
     }
 
     /// Returns true if the store allows the operation with these temporary credentials.
-    async fn may(&self, deed: Deed, name: &str) -> Result<bool, Unavailable> {
+    async fn is_permitted(&self, action: Action, name: &str) -> Result<bool, Unavailable> {
         let (client, bucket, key) = (&self.client, self.bucket, format!("{}/{name}", self.folder));
-        match deed {
-            Deed::Put => {
+        match action {
+            Action::Put => {
                 let put = client.put_object().bucket(bucket).key(key);
-                taken(put.body(ByteStream::from_static(BODY)).send().await)
+                is_accepted(put.body(ByteStream::from_static(BODY)).send().await)
             }
-            Deed::Get => taken(client.get_object().bucket(bucket).key(key).send().await),
-            Deed::Delete => taken(client.delete_object().bucket(bucket).key(key).send().await),
-            Deed::List => taken(client.list_objects_v2().bucket(bucket).prefix(key).send().await),
+            Action::Get => is_accepted(client.get_object().bucket(bucket).key(key).send().await),
+            Action::Delete => is_accepted(client.delete_object().bucket(bucket).key(key).send().await),
+            Action::List => is_accepted(client.list_objects_v2().bucket(bucket).prefix(key).send().await),
         }
     }
 }
 
-fn taken<T, E: std::error::Error + 'static>(
+fn is_accepted<T, E: std::error::Error + 'static>(
     answer: Result<T, SdkError<E, HttpResponse>>,
 ) -> Result<bool, Unavailable> {
     match answer {
@@ -73,14 +73,15 @@ fn taken<T, E: std::error::Error + 'static>(
 
 /// Checks that temporary credentials for a prefix allow no other operations and no objects outside the prefix. The
 /// function also checks that the credentials expire.
-pub async fn lent(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> Result<(), Unavailable> {
-    match beyond(bucket, trip).await? {
-        None => trip.found.held.push(Missing::Credentials.name()),
+pub async fn check(bucket: &Bucket<'_>, checker: &mut Checker<'_, Bucket<'_>>) -> Result<(), Unavailable> {
+    match check_limits(bucket, checker).await? {
+        None => checker.found.enforced.push(Missing::Credentials.name()),
         Some(why) => {
-            trip.found
+            checker
+                .found
                 .without
                 .push(format!("{} ({why})", Missing::Credentials.name()));
-            trip.found.missing.push(Missing::Credentials);
+            checker.found.missing.push(Missing::Credentials);
         }
     }
     Ok(())
@@ -88,9 +89,12 @@ pub async fn lent(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> Re
 
 /// Returns what the temporary credentials wrongly allow or wrongly refuse. Returns `None` if the check found no such
 /// error.
-async fn beyond(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> Result<Option<String>, Unavailable> {
+async fn check_limits(
+    bucket: &Bucket<'_>,
+    checker: &mut Checker<'_, Bucket<'_>>,
+) -> Result<Option<String>, Unavailable> {
     for name in ["lent/a", "lent/b", "stray-lent"] {
-        trip.wrote(name);
+        checker.wrote(name);
     }
     let upload = OperationSpec::Upload {
         mode: UploadMode::Credentials,
@@ -100,41 +104,41 @@ async fn beyond(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> Resu
             ..UploadConstraints::default()
         },
     };
-    let writer = Holder::new(bucket, trip, &upload, false).await?;
-    if !writer.may(Deed::Put, "lent/a").await? {
+    let writer = Holder::new(bucket, checker, &upload, false).await?;
+    if !writer.is_permitted(Action::Put, "lent/a").await? {
         return Ok(Some("temporary credentials for uploads cannot write".into()));
     }
-    for (deed, name, what) in [
-        (Deed::Put, "stray-lent", "write outside their prefix"),
-        (Deed::Get, "lent/a", "read, although they are for uploads"),
-        (Deed::List, "lent/", "list, although they are for uploads"),
-        (Deed::Delete, "lent/a", "delete, although they are for uploads"),
+    for (action, name, what) in [
+        (Action::Put, "stray-lent", "write outside their prefix"),
+        (Action::Get, "lent/a", "read, although they are for uploads"),
+        (Action::List, "lent/", "list, although they are for uploads"),
+        (Action::Delete, "lent/a", "delete, although they are for uploads"),
     ] {
-        if writer.may(deed, name).await? {
+        if writer.is_permitted(action, name).await? {
             return Ok(Some(format!("temporary credentials can {what}")));
         }
     }
-    let late = Holder::new(bucket, trip, &upload, true).await?;
-    if late.may(Deed::Put, "lent/b").await? {
+    let late = Holder::new(bucket, checker, &upload, true).await?;
+    if late.is_permitted(Action::Put, "lent/b").await? {
         return Ok(Some(
             "temporary credentials can still write after they have expired".into(),
         ));
     }
-    if !trip.exists("put").await? {
+    if !checker.exists("put").await? {
         let why = "the conformance check skipped temporary credentials for downloads, because the store's credentials are not allowed to read objects under spec.s3.probeKey";
-        trip.found.untried.push(why.into());
+        checker.found.not_tested.push(why.into());
         return Ok(None);
     }
-    // If `..` has no special meaning in the store, an object key such as `lent/../a` begins with the prefix `lent/`.
+    // If `..` has no special meaning in the store, an object key such as `check/../a` begins with the prefix `check/`.
     // The credentials then correctly allow this object key.
     for (dots, escaped) in [
         ("lent/../out-lent-0", "out-lent-0"),
         ("lent/%2e%2e/out-lent-1", "out-lent-1"),
     ] {
-        if writer.may(Deed::Put, dots).await? {
-            trip.wrote(dots);
+        if writer.is_permitted(Action::Put, dots).await? {
+            checker.wrote(dots);
         }
-        if trip.exists(escaped).await? {
+        if checker.exists(escaped).await? {
             return Ok(Some(
                 "temporary credentials can write outside their prefix with an object key that contains '..'".into(),
             ));
@@ -145,17 +149,17 @@ async fn beyond(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> Resu
         version: None,
         response: Default::default(),
     };
-    let reader = Holder::new(bucket, trip, &download, false).await?;
-    if !reader.may(Deed::Get, "lent/a").await? {
+    let reader = Holder::new(bucket, checker, &download, false).await?;
+    if !reader.is_permitted(Action::Get, "lent/a").await? {
         return Ok(Some("temporary credentials for downloads cannot read".into()));
     }
-    for (deed, name, what) in [
-        (Deed::Get, "put", "read outside their prefix"),
-        (Deed::List, "", "list outside their prefix"),
-        (Deed::Put, "lent/b", "write, although they are for downloads"),
-        (Deed::Delete, "lent/a", "delete, although they are for downloads"),
+    for (action, name, what) in [
+        (Action::Get, "put", "read outside their prefix"),
+        (Action::List, "", "list outside their prefix"),
+        (Action::Put, "lent/b", "write, although they are for downloads"),
+        (Action::Delete, "lent/a", "delete, although they are for downloads"),
     ] {
-        if reader.may(deed, name).await? {
+        if reader.is_permitted(action, name).await? {
             return Ok(Some(format!("temporary credentials can {what}")));
         }
     }

@@ -37,7 +37,7 @@ pub fn put(constraints: UploadConstraints) -> OperationSpec {
 /// Returns all constraints that a presigned PUT request can enforce, except checksums. If the request also had a
 /// checksum, a body that is too long would have a wrong checksum. The store could refuse this body because of the
 /// checksum, so the check would not test the size.
-pub fn pinned(overwrite: Overwrite) -> UploadConstraints {
+pub fn constrained(overwrite: Overwrite) -> UploadConstraints {
     UploadConstraints {
         content_type: Some(TYPE.into()),
         content_length: Some(BODY.len() as i64),
@@ -97,7 +97,7 @@ impl Transport for Bucket<'_> {
 
     /// Deletes the objects of the conformance check with their versions. For each object, the method deletes at most
     /// [`MAX_VERSIONS`] versions.
-    fn clear_away<'a>(
+    fn delete_test_objects<'a>(
         &'a self,
         folder: &'a str,
         written: &'a BTreeSet<String>,

@@ -153,7 +153,7 @@ async fn only_multipart_uploads_of_exactly_the_object_key_are_listed() {
     assert_eq!(uploads.len(), 1);
     assert_eq!((uploads[0].id.as_str(), uploads[0].has_parts), ("2", true));
     assert_eq!(
-        uploads[0].begun.map(|t| t.to_string()).as_deref(),
+        uploads[0].initiated.map(|t| t.to_string()).as_deref(),
         Some("2026-01-02T03:04:05Z")
     );
     assert_eq!(

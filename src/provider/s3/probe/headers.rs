@@ -18,11 +18,11 @@ use jiff::Timestamp;
 use crate::{
     conformance::{BODY, BODY_MD5},
     provider::{
-        probe::{Base, OTHER_MD5, Said, Sender, UnsignedHeaders, Variant, by_download, by_upload},
+        probe::{Base, OTHER_MD5, ProbeAnswer, Sender, UnsignedHeaders, Variant, by_download, by_upload},
         s3::{
             presigned::headers,
             raw_request::Raw,
-            responses::{unreachable, word},
+            responses::{printable_code, unreachable},
             store::S3,
         },
     },
@@ -38,15 +38,15 @@ const MARK: &str = "x-amz-meta-valet-probe";
 /// probe sends downloads.
 pub async fn probe(s3: &S3, client: &Client, is_absent: bool) -> Result<UnsignedHeaders, String> {
     let key = s3.probe_key();
-    let below = || format!("{key}/{}", Timestamp::now().as_nanosecond());
+    let check_prefix = || format!("{key}/{}", Timestamp::now().as_nanosecond());
     // If an object with this object key exists, the probe uses a different object key. Otherwise a store that ignores
     // checksums could overwrite the existing object.
-    let own = if is_absent { key.to_owned() } else { below() };
+    let own = if is_absent { key.to_owned() } else { check_prefix() };
     let (found, has_conflict) = probe_at(s3, client, own).await?;
     match found {
         // Some stores keep objects as files. If such a store has an object under `KEY/`, then `KEY` is a
         // directory, and an upload to `KEY` fails. The probe then uses an object key under `KEY/`.
-        UnsignedHeaders::Unknown(_) if has_conflict && is_absent => Ok(probe_at(s3, client, below()).await?.0),
+        UnsignedHeaders::Unknown(_) if has_conflict && is_absent => Ok(probe_at(s3, client, check_prefix()).await?.0),
         found => Ok(found),
     }
 }
@@ -67,7 +67,7 @@ async fn probe_at(s3: &S3, client: &Client, own: String) -> Result<(UnsignedHead
         has_written: false.into(),
         has_conflict: false.into(),
     };
-    if !s3.may_change() {
+    if !s3.allows_writes() {
         return Ok((by_download(&probe).await?, false));
     }
     let found = by_upload(&probe).await;
@@ -113,7 +113,7 @@ struct Probe<'a> {
 impl Sender for Probe<'_> {
     type Error = String;
 
-    fn send(&self, base: Base, variant: Variant) -> BoxFuture<'_, Result<Said, String>> {
+    fn send(&self, base: Base, variant: Variant) -> BoxFuture<'_, Result<ProbeAnswer, String>> {
         async move {
             let (url, body) = match base {
                 Base::BrokenUpload => (&self.urls.broken, BODY),
@@ -146,7 +146,7 @@ impl Sender for Probe<'_> {
                 if base != Base::Download {
                     self.has_written.store(true, Ordering::Relaxed);
                 }
-                return Ok(Said {
+                return Ok(ProbeAnswer {
                     status: 200,
                     code: String::new(),
                 });
@@ -156,9 +156,9 @@ impl Sender for Probe<'_> {
                 self.has_conflict.store(true, Ordering::Relaxed);
             }
             match status {
-                Some(status) if status != 429 && (status < 500 || status == 501) => Ok(Said {
+                Some(status) if status != 429 && (status < 500 || status == 501) => Ok(ProbeAnswer {
                     status,
-                    code: error.code().and_then(word).unwrap_or_default().to_owned(),
+                    code: error.code().and_then(printable_code).unwrap_or_default().to_owned(),
                 }),
                 _ => Err(unreachable(&error)),
             }

@@ -11,10 +11,10 @@ use aws_sdk_s3::{
 use crate::{
     conformance::{BODY, BODY_MD5},
     provider::{
-        probe::{Said, WriteOnce, write_once},
+        probe::{ProbeAnswer, WriteOnce, write_once},
         s3::{
             amazon,
-            responses::{unreachable, word},
+            responses::{printable_code, unreachable},
             store::S3,
         },
     },
@@ -29,13 +29,13 @@ const MOST: usize = 3;
 /// Amazon documents that it supports write-once uploads ("How to prevent object overwrites with conditional
 /// writes"). On Amazon, the probe only reads whether the bucket has a default retention.
 pub async fn probe(s3: &S3, client: &Client) -> Result<(), String> {
-    let is_tried_by_uploads = !amazon::is_store(&s3.store) && s3.may_change();
-    if s3.findings.knows_write_once() && is_tried_by_uploads {
+    let is_probed_with_uploads = !amazon::is_store(&s3.store) && s3.allows_writes();
+    if s3.findings.knows_write_once() && is_probed_with_uploads {
         return Ok(());
     }
     let is_retained = has_default_retention(s3, client).await;
     if let Some(is_retained) = is_retained
-        && !is_tried_by_uploads
+        && !is_probed_with_uploads
     {
         // Amazon documents that a bucket with a default retention requires checksums. For a store outside Amazon, the
         // probe sends an upload to find out whether the bucket requires checksums.
@@ -44,7 +44,7 @@ pub async fn probe(s3: &S3, client: &Client) -> Result<(), String> {
     if amazon::is_store(&s3.store) {
         return Ok(());
     }
-    let found = match is_tried_by_uploads {
+    let found = match is_probed_with_uploads {
         true => send_twice(s3, client, is_retained == Some(true)).await?,
         false => WriteOnce::Unknown("the operator sends only read requests to this store".into()),
     };
@@ -76,8 +76,8 @@ async fn send_twice(s3: &S3, client: &Client, is_retained: bool) -> Result<Write
     let mut has_checksum = false;
     let mut has_written = false;
     while answers.len() < MOST {
-        let said = send_once(s3, client, &key, has_checksum).await?;
-        if said.status == 400 && !has_checksum {
+        let answer = send_once(s3, client, &key, has_checksum).await?;
+        if answer.status == 400 && !has_checksum {
             // The store refused the upload because of the missing checksum or because of the write-once condition.
             // Valet sends a second upload with a checksum. The answer to this upload shows the reason for the refusal.
             let with = send_once(s3, client, &key, true).await?;
@@ -88,9 +88,9 @@ async fn send_twice(s3: &S3, client: &Client, is_retained: bool) -> Result<Write
                 continue;
             }
         }
-        let is_done = said.is_done();
+        let is_done = answer.is_done();
         has_written |= is_done;
-        answers.push(said);
+        answers.push(answer);
         if !is_done {
             break;
         }
@@ -104,7 +104,7 @@ async fn send_twice(s3: &S3, client: &Client, is_retained: bool) -> Result<Write
     Ok(write_once(&answers))
 }
 
-async fn send_once(s3: &S3, client: &Client, key: &str, has_checksum: bool) -> Result<Said, String> {
+async fn send_once(s3: &S3, client: &Client, key: &str, has_checksum: bool) -> Result<ProbeAnswer, String> {
     let answer = client
         .put_object()
         .bucket(&s3.store.bucket)
@@ -119,15 +119,15 @@ async fn send_once(s3: &S3, client: &Client, key: &str, has_checksum: bool) -> R
         .send()
         .await;
     let Err(error) = answer else {
-        return Ok(Said {
+        return Ok(ProbeAnswer {
             status: 200,
             code: String::new(),
         });
     };
     match error.raw_response().map(|r| r.status().as_u16()) {
-        Some(status) if status != 429 && (status < 500 || status == 501) => Ok(Said {
+        Some(status) if status != 429 && (status < 500 || status == 501) => Ok(ProbeAnswer {
             status,
-            code: error.code().and_then(word).unwrap_or_default().to_owned(),
+            code: error.code().and_then(printable_code).unwrap_or_default().to_owned(),
         }),
         _ => Err(unreachable(&error)),
     }

@@ -95,11 +95,11 @@ impl<'a> Upload<'a> {
     }
 
     fn begin_with(store: &'a Store<'a>, key: &'a str, seconds: u64, credentials: Value) -> Result<Self> {
-        let begun = store
+        let initiated = store
             .server
             .request("POST", BUCKET, key, &[("uploads", "")], &[], &[])?
             .ok()?;
-        let text = String::from_utf8_lossy(&begun.body).into_owned();
+        let text = String::from_utf8_lossy(&initiated.body).into_owned();
         let id = within(&text, "UploadId").context("the upload has no name")?.to_owned();
         let spec = json!({
             "mode": "Multipart", "multipart": {"partSizeBytes": PART}, "expirationSeconds": seconds,

@@ -14,7 +14,7 @@ use aws_runtime::env_config::file::EnvConfigFiles;
 use aws_types::os_shim_internal::{Env, Fs};
 use jiff::Timestamp;
 
-use crate::provider::environment::NotAtHand;
+use crate::provider::environment::NoLocalCredentials;
 
 /// The environment variable that contains the expiry of the AWS credentials. The command `aws configure
 /// export-credentials --format env` writes this variable.
@@ -117,8 +117,8 @@ fn time(text: &str) -> Result<SystemTime, CredentialsError> {
 /// searches in the order of the AWS SDK's default chain. It sends no request and runs no program.
 ///
 /// # Errors
-/// Returns [`NotAtHand`] if no access key is available without a request.
-pub async fn at_hand() -> Result<SharedCredentialsProvider, NotAtHand> {
+/// Returns [`NoLocalCredentials`] if no access key is available without a request.
+pub async fn local_credentials() -> Result<SharedCredentialsProvider, NoLocalCredentials> {
     let profiles = profiles().await;
     let variables = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"]
         .iter()
@@ -129,24 +129,27 @@ pub async fn at_hand() -> Result<SharedCredentialsProvider, NotAtHand> {
     Ok(WithEnd::of(found))
 }
 
-fn choose(variables: &BTreeMap<&str, String>, profiles: Option<&ProfileSet>) -> Result<Credentials, NotAtHand> {
+fn choose(
+    variables: &BTreeMap<&str, String>,
+    profiles: Option<&ProfileSet>,
+) -> Result<Credentials, NoLocalCredentials> {
     let access_key = |id: Option<&str>, secret: Option<&str>, token: Option<&str>, name| {
         Some(Credentials::new(id?, secret?, token.map(str::to_owned), None, name))
     };
     let of = |name: &str| variables.get(name).map(|value| value.trim());
     if of("AWS_ACCESS_KEY_ID").is_some() {
         let (id, secret) = (of("AWS_ACCESS_KEY_ID"), of("AWS_SECRET_ACCESS_KEY"));
-        return access_key(id, secret, of("AWS_SESSION_TOKEN"), "EnvironmentVariable").ok_or(NotAtHand::Unusable(
-            "AWS_ACCESS_KEY_ID is set, but AWS_SECRET_ACCESS_KEY is not set",
-        ));
+        return access_key(id, secret, of("AWS_SESSION_TOKEN"), "EnvironmentVariable").ok_or(
+            NoLocalCredentials::Unusable("AWS_ACCESS_KEY_ID is set, but AWS_SECRET_ACCESS_KEY is not set"),
+        );
     }
-    let profiles = profiles.ok_or(NotAtHand::Unusable(
+    let profiles = profiles.ok_or(NoLocalCredentials::Unusable(
         "the shared AWS files config and credentials cannot be read",
     ))?;
     let name = profiles.selected_profile();
     if let Some(profile) = profiles.get_profile(name) {
         if let Some(setting) = PROFILE_ASKS.iter().find(|setting| profile.get(setting).is_some()) {
-            return Err(NotAtHand::Elsewhere(format!(
+            return Err(NoLocalCredentials::Elsewhere(format!(
                 "the setting {setting} in AWS profile {name} means that the credentials come from another service or program"
             )));
         }
@@ -155,10 +158,10 @@ fn choose(variables: &BTreeMap<&str, String>, profiles: Option<&ProfileSet>) -> 
         }
     }
     match VARIABLES_ASK.iter().find(|name| variables.contains_key(*name)) {
-        Some(name) => Err(NotAtHand::Elsewhere(format!(
+        Some(name) => Err(NoLocalCredentials::Elsewhere(format!(
             "the environment variable {name} means that the AWS credentials come from another service"
         ))),
-        None => Err(NotAtHand::Nothing),
+        None => Err(NoLocalCredentials::Nothing),
     }
 }
 
@@ -255,25 +258,31 @@ mod tests {
         let found = choose(&key, Some(&empty)).unwrap();
         assert_eq!((found.access_key_id(), found.session_token()), ("A", Some("t")));
         let half = choose(&variables(&[("AWS_ACCESS_KEY_ID", "A")]), Some(&empty));
-        assert!(matches!(half, Err(NotAtHand::Unusable(_))));
-        assert_eq!(choose(&variables(&[]), Some(&empty)).unwrap_err(), NotAtHand::Nothing);
+        assert!(matches!(half, Err(NoLocalCredentials::Unusable(_))));
+        assert_eq!(
+            choose(&variables(&[]), Some(&empty)).unwrap_err(),
+            NoLocalCredentials::Nothing
+        );
         let file = set("[default]\naws_access_key_id = F\naws_secret_access_key = s\n").await;
         assert_eq!(choose(&variables(&[]), Some(&file)).unwrap().access_key_id(), "F");
         // The environment has precedence over the shared AWS files. These files have precedence over services.
         assert_eq!(choose(&key, Some(&file)).unwrap().access_key_id(), "A");
         for name in VARIABLES_ASK {
-            let asks = variables(&[(name, "x")]);
+            let requires_environment = variables(&[(name, "x")]);
             assert!(
-                matches!(choose(&asks, Some(&empty)), Err(NotAtHand::Elsewhere(_))),
+                matches!(
+                    choose(&requires_environment, Some(&empty)),
+                    Err(NoLocalCredentials::Elsewhere(_))
+                ),
                 "{name}"
             );
-            assert!(choose(&asks, Some(&file)).is_ok(), "{name}");
+            assert!(choose(&requires_environment, Some(&file)).is_ok(), "{name}");
         }
         for setting in PROFILE_ASKS {
             let text = format!("[default]\n{setting} = x\naws_access_key_id = F\naws_secret_access_key = s\n");
             let found = choose(&variables(&[]), Some(&set(&text).await));
             assert!(
-                matches!(&found, Err(NotAtHand::Elsewhere(why)) if why.contains(setting)),
+                matches!(&found, Err(NoLocalCredentials::Elsewhere(why)) if why.contains(setting)),
                 "{setting}: {found:?}"
             );
         }

@@ -4,7 +4,7 @@ use crate::api::{AccessRule, Capability, Operation, Permission, Reason};
 /// Checks that an access rule allows temporary credentials for the grant. No store can enforce a size or a content
 /// type for uploads with temporary credentials. An access rule that limits the size or the content type therefore
 /// refuses temporary credentials for uploads.
-pub fn lends(grant: &GrantFacts, rule: &AccessRule) -> Result<(), Refusal> {
+pub fn allows_temporary_credentials(grant: &GrantFacts, rule: &AccessRule) -> Result<(), Refusal> {
     let (store, namespace) = (&grant.terms.store_ref, &grant.namespace);
     if rule.credentials == Permission::Forbid {
         let message = format!(
