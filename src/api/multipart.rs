@@ -11,8 +11,8 @@ const PART_BYTES: (i64, i64) = (5 * MIB, 5 << 30);
 /// An upload has at most 500 parts. Each part has its own signed URL. A URL with a session token has about two
 /// kilobytes, and all URLs must fit into a Secret of at most one MiB.
 pub const MAX_PARTS: i64 = 500;
-/// If the spec sets no part size, parts have at least 16 MiB, and an upload has at most 100 parts. If a part of a
-/// large object fails, the client then sends at most a hundredth of the object again.
+/// The part size, if the spec does not set one. A part has 16 MiB. If an object would then have more than 100 parts,
+/// the parts are larger, so that the object has 100 parts.
 const DEFAULT_PARTS: (i64, i64) = (16 * MIB, 100);
 
 /// How an object is divided into parts.
@@ -137,8 +137,8 @@ mod tests {
             sizes(parts(Some(five), five + 1, five + 1)),
             [(0, five, five), (five, 1, 1)]
         );
-        // If the spec contains a size range, Valet knows the exact size of a part only if the smallest allowed object
-        // fills this part.
+        // The spec contains a size range from 7 MiB to 12 MiB. Every allowed object fills the first part, so only the
+        // first part has an exact size.
         assert_eq!(
             sizes(parts(Some(five), 7 * MIB, 12 * MIB)),
             [(0, five, five), (five, 2 * MIB, five), (2 * five, 0, 2 * MIB)]

@@ -94,9 +94,10 @@ struct ControllerArgs {
     #[arg(long, env = "VALET_TTL_SECONDS_AFTER_FINISHED", value_name = "SECONDS", default_value = "3600", value_parser = ttl)]
     ttl_seconds_after_finished: Ttl,
 
-    /// Number of grants of each kind for ClusterObjectStores that the operator reconciles at the same time. One
-    /// namespace gets at most a quarter of this number, unless --namespace is set. Grants for ObjectStores have a
-    /// separate limit: four times this number in total, and an eighth of this number for one namespace.
+    /// Maximum number of grants that the operator reconciles at the same time. The limit applies separately to
+    /// UploadGrants and to DownloadGrants, and only to grants for ClusterObjectStores. One namespace uses at most a
+    /// quarter of the limit, unless --namespace is set. For grants for ObjectStores, the total limit is four times as
+    /// high, and one namespace uses at most an eighth of the value of this flag.
     #[arg(long, env = "VALET_CONCURRENCY", value_name = "NUMBER", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
     concurrency: u16,
 

@@ -78,9 +78,13 @@ mod tests {
         assert_eq!(
             at(46_001, 15_000),
             Some(30_001),
-            "a clock that was set forward must be reported"
+            "the operator must report a clock that was set forward"
         );
-        assert_eq!(at(51_001, 20_000), None, "a step of the clock must be reported once");
+        assert_eq!(
+            at(51_001, 20_000),
+            None,
+            "the operator must not report the same clock change twice"
+        );
         assert_eq!(
             at(6001, 25_000),
             Some(-50_000),

@@ -136,9 +136,8 @@ impl RecordKey {
         self.is_own(signature, &status_record(subject, status))
     }
 
-    /// Returns the part of a status that Valet can trust. `remembered` is the record of an earlier status that Valet
-    /// wrote itself. If another client wrote the current status, or restored an old status, the result contains
-    /// `remembered`.
+    /// Returns the status that Valet can trust. This is normally the current status of the grant. If another client
+    /// changed this status, Valet returns `remembered` instead: the last status that this process wrote.
     pub fn known_status(
         &self,
         subject: Subject,

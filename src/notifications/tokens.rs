@@ -118,7 +118,7 @@ async fn read(file: &std::path::Path) -> Result<Vec<Known>, String> {
         .collect::<Result<Vec<_>, _>>()?;
     if known.is_empty() {
         return Err(format!(
-            "{name}: the file contains no token; write one token per line, followed by the stores that the sender of this token is allowed to report"
+            "{name}: the file contains no token; write one token per line, followed by the names of the stores whose notifications can have this token"
         ));
     }
     Ok(known)
@@ -134,7 +134,7 @@ fn one(line: &str) -> Result<Known, String> {
         ));
     }
     let scope = SenderScope::read(words)
-        .map_err(|word| format!("store name {word} after the token is invalid; {STORE_NAMES}"))?;
+        .map_err(|word| format!("invalid store name {word}; {STORE_NAMES}"))?;
     if scope.is_empty() {
         return Err(format!(
             "no store name follows the token; add the store names after the token, separated by spaces; {STORE_NAMES}"
@@ -295,7 +295,7 @@ mod tests {
             ),
             (
                 "0123456789abcdef media Team-A/x",
-                "token 1 is invalid: store name 2 after the token is invalid",
+                "token 1 is invalid: invalid store name 2",
             ),
         ] {
             let path = file(content);

@@ -30,7 +30,7 @@ pub use settings::{Account, CredentialsSource, ProviderSettings, Settings};
 
 use crate::api::ProviderConfig;
 
-/// The fields of a store's spec that select a provider. An error message contains this text.
+/// The names of the fields that select the provider of a store, as text for an error message.
 const PROVIDER_FIELDS: &str = "spec.s3, spec.azureBlob or spec.gcs";
 
 /// Returns the settings with the code of their provider.

@@ -145,7 +145,7 @@ pub async fn by_download<S: Sender>(sender: &S) -> Result<UnsignedHeaders, S::Er
     let control = sender.send(base, Variant::Plain).await?;
     if !control.is_accepted(base) {
         return Ok(UnsignedHeaders::Unknown(format!(
-            "the store answered status {status} to a probe download without unsigned headers",
+            "the probe sent a download with only signed headers; the store answered status {status}",
             status = status_text(&control)
         )));
     }

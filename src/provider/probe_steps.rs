@@ -48,8 +48,8 @@ pub trait ProbeSteps: Sync {
         std::future::ready(Ok(())).boxed()
     }
 
-    /// Finds out what the store does with unsigned headers. `is_absent` is true if the object that the probe read
-    /// does not exist.
+    /// Finds out what the store does with unsigned headers. The probe has already sent a GET request for an
+    /// object. `is_absent` is true if this object does not exist.
     fn unsigned_headers(&self, is_absent: bool) -> BoxFuture<'_, Result<UnsignedHeaders, Finding>>;
 
     /// Finds out whether the store supports write-once uploads, unless Valet already knows it. The step records the

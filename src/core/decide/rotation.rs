@@ -52,8 +52,8 @@ impl Evaluator<'_> {
         self.shortened_by_store(fresh, store).is_some()
     }
 
-    /// Returns a refusal if the store's signing credentials expire before the requested expiry of a grant's
-    /// credential. Returns `None` if the store's owner allows a credential with a shorter lifetime.
+    /// Returns a refusal if Valet cannot issue a credential with the requested lifetime, because the access key that
+    /// signs the credential expires earlier. Returns `None` if the store's owner allows a shorter lifetime.
     pub(super) fn shortened_by_store(&self, fresh: Result<Lifetime, NoTime>, store: &StoreView) -> Option<Refusal> {
         let (recorded_seconds, fresh) = (self.g.terms.expiration_seconds, fresh.ok()?);
         if store.short_sessions == ShortSessions::Truncate || !fresh.is_truncated(recorded_seconds, self.deadline()) {
