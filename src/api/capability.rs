@@ -27,7 +27,7 @@ pub enum Capability {
     Version,
     /// The signature covers the response headers of a download.
     ResponseHeaders,
-    /// An upload below a prefix cannot write outside the prefix, in any encoding of the object key.
+    /// The holder of a credential for a prefix cannot write outside the prefix, however the object key is encoded.
     KeyPrefix,
     /// An upload can do only what Valet signed. Either the store rejects unsigned headers, or the signing credentials
     /// permit only the signed upload.

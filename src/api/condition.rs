@@ -32,7 +32,8 @@ pub enum ConditionType {
     ConstraintsEnforced,
     /// The clock skew between the store and the operator is small.
     ClockInSync,
-    /// Valet knows when the store's credentials expire. The condition exists only while it is False.
+    /// Valet does not know when the store's credentials expire. The condition exists only in this case, and its
+    /// status is False.
     CredentialsExpirationKnown,
 }
 

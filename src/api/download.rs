@@ -68,8 +68,8 @@ pub struct DownloadGrantSpec {
 
     /// What the Secret contains: Url or Credentials. Url: a signed URL, for example for curl. Credentials: temporary
     /// credentials for S3 clients. The temporary credentials can read this object. If key ends with '/', they can
-    /// list and read every object below this prefix. The store needs credentials.assumeRole and an access rule with
-    /// credentials: Allow. Immutable. Default: Url.
+    /// list and read every object below this prefix. With Credentials, the store needs credentials.assumeRole and an
+    /// access rule with credentials: Allow. Immutable. Default: Url.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.mode is immutable; create a new grant"))]
     pub mode: DownloadMode,

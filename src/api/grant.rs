@@ -103,8 +103,8 @@ pub trait Grant:
     fn operation_spec(&self) -> OperationSpec;
     /// Returns the status of the grant, or `None` if nobody has written a status yet.
     fn grant_status(&self) -> Option<&GrantStatus>;
-    /// Returns a mutable reference to the status. With it, Valet removes status fields that it does not need from the
-    /// grants in its watch cache.
+    /// Returns a mutable reference to the status. Valet needs it to make its watch cache smaller: it removes unneeded
+    /// status fields from each cached grant.
     fn grant_status_mut(&mut self) -> Option<&mut GrantStatus>;
     /// Runs the CEL rules of the CRD in this process.
     ///

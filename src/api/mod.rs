@@ -87,13 +87,13 @@ pub mod annotation {
     /// The annotation contains the lifetime, in seconds, that the grant requested for this credential. If the grant
     /// later requests a different lifetime, Valet issues a new credential.
     pub const EXPIRATION_SECONDS: &str = "valetkey.dev/expiration-seconds";
-    /// The annotation contains a fingerprint of the bucket, its address and the long-lived store credentials that
-    /// signed the credential. When the fingerprint of the store changes, Valet signs the credential again.
+    /// The annotation contains a fingerprint of three things: the bucket, its address, and the store's long-lived
+    /// credentials at the time of signing. When the store's fingerprint changes, Valet signs the credential again.
     pub const SIGNED_WITH: &str = "valetkey.dev/signed-with";
     /// The annotation says how many credentials the grant had before the current one. The first credential has no
     /// such annotation.
     pub const RENEWALS: &str = "valetkey.dev/renewals";
-    /// The annotation says when the last of the grant's earlier credentials expires. It exists only if this time is
+    /// The annotation contains the latest expiry of the grant's earlier credentials. It exists only if this time is
     /// later than the expiry of the current credential.
     pub const EARLIER_EXPIRES_AT: &str = "valetkey.dev/earlier-expires-at";
     /// The annotation contains an HMAC over the data of the Secret and over Valet's annotations. Only the operator

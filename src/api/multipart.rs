@@ -11,8 +11,8 @@ const PART_BYTES: (i64, i64) = (5 * MIB, 5 << 30);
 /// An upload has at most 500 parts. Each part has its own signed URL. A URL with a session token has about two
 /// kilobytes, and all URLs must fit into a Secret of at most one MiB.
 pub const MAX_PARTS: i64 = 500;
-/// The part size, if the spec does not set one. A part has 16 MiB. If an object would then have more than 100 parts,
-/// the parts are larger, so that the object has 100 parts.
+/// The default part size is 16 MiB. If an object would then have more than 100 parts, Valet makes the parts larger,
+/// so that the object has at most 100 parts.
 const DEFAULT_PARTS: (i64, i64) = (16 * MIB, 100);
 
 /// How an object is divided into parts.
@@ -47,7 +47,8 @@ pub struct Part {
     pub number: i64,
     /// The position of the part in the object, in bytes.
     pub offset: i64,
-    /// The allowed size of the part, in bytes. If only one size is possible, both limits are equal.
+    /// The smallest and the largest allowed size of the part, in bytes. If only one size is possible, the two values
+    /// are equal.
     pub size: LengthRange,
 }
 

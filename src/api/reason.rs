@@ -2,7 +2,16 @@ use strum::VariantArray;
 
 /// The reason for the state of a grant or a store. Conditions, events and metric labels use only these reasons.
 ///
-/// [`Reason::progress`] returns the kstatus result of a reason. Helm, Argo CD and Flux use kstatus.
+/// The reasons are in five groups:
+///
+/// - From `Issued` to `Revoked`: the grant needs no action. The credential is issued, or the grant is finished or
+///   suspended.
+/// - From `StoreNotFound` to `Deleting`: the grant waits. Valet tries again even if no user changes the grant.
+/// - From `ExpiredUnused` to `SecretConflict`: the grant is refused or has failed. A user must change something.
+/// - From `ExpiryTruncated` to `NotObservable`: additional conditions and events of a grant or a store.
+/// - From `Ready` to `ExpirationUnknown`: the state of a store.
+///
+/// [`Reason::progress`] returns the kstatus result of a reason. Helm and Flux use kstatus. Argo CD uses its own health checks.
 #[derive(
     Clone,
     Copy,
@@ -18,8 +27,6 @@ use strum::VariantArray;
     strum::VariantArray,
 )]
 pub enum Reason {
-    // These are the reasons of a grant that needs no action: the credential is issued, or the grant is finished or
-    // suspended.
     /// The credential is in the grant Secret.
     Issued,
     /// The upload arrived in the store, and Valet deleted the grant Secret.
@@ -33,7 +40,6 @@ pub enum Reason {
     /// `spec.revoke` is true, and the grant is finished.
     Revoked,
 
-    // These are the reasons of a grant that waits. Valet tries again without a change of the grant by a user.
     /// The store that the grant names does not exist.
     StoreNotFound,
     /// The store does not answer.
@@ -58,7 +64,6 @@ pub enum Reason {
     /// grant Secret.
     Deleting,
 
-    // These are the reasons of a refused or failed grant. A user must change something.
     /// The credential of an upload expired before an upload arrived, or a refused grant reached its deadline.
     ExpiredUnused,
     /// The object in the store does not match the constraints of the grant.
@@ -89,7 +94,6 @@ pub enum Reason {
     /// A Secret with the name of the grant Secret exists, and this Secret does not belong to the grant.
     SecretConflict,
 
-    // These are the reasons of additional conditions and events of a grant.
     /// The credential expires earlier than the grant requested, because the signing credentials expire at that time.
     ExpiryTruncated,
     /// The credential expires soon, and its renewal fails.
@@ -103,7 +107,6 @@ pub enum Reason {
     /// The operator cannot find out whether the object exists.
     NotObservable,
 
-    // These are the reasons of a store.
     /// The settings and the credentials of the store are usable.
     Ready,
     /// The settings or access rules of the store are invalid.
@@ -137,7 +140,7 @@ pub enum Reason {
 pub enum Progress {
     /// Valet has nothing left to do. kstatus shows `Current`.
     Current,
-    /// The grant is not ready yet. Valet tries again without a change by a user. kstatus shows `InProgress`.
+    /// The grant is not ready yet. Valet tries again even if no user changes anything. kstatus shows `InProgress`.
     InProgress,
     /// A user must change something. kstatus shows `Failed`.
     Stalled,

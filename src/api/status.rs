@@ -37,7 +37,7 @@ pub struct GrantStatus {
     /// How many credentials the grant had before the current one. Absent if the current credential is the first one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renewals: Option<i64>,
-    /// When the last of the earlier credentials expires. The field is present only if this time is later than
+    /// The latest expiry of the grant's earlier credentials. The field is present only if this time is later than
     /// expirationTime.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub earlier_expiration_time: Option<Time>,

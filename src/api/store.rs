@@ -93,7 +93,8 @@ pub struct ObjectStoreSpec {
     #[serde(default)]
     pub short_sessions: ShortSessions,
 
-    /// Limits on live grants and on reconciles that wait for this store. Default: no limit on live grants.
+    /// Limits on the number of live grants, and on the number of reconciles that wait for this store at the same
+    /// time. Default: no limit on live grants.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<StoreLimits>,
 
@@ -171,7 +172,8 @@ pub struct ClusterObjectStoreSpec {
     #[serde(default)]
     pub short_sessions: ShortSessions,
 
-    /// Limits on live grants and on reconciles that wait for this store. Default: no limit on live grants.
+    /// Limits on the number of live grants, and on the number of reconciles that wait for this store at the same
+    /// time. Default: no limit on live grants.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<StoreLimits>,
 
@@ -295,7 +297,7 @@ pub struct ClusterAccessRule {
 /// Selects namespaces by name, by labels, or by both. The rule applies to a namespace if its name is in names or its
 /// labels match selector.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[x_kube(validation = Rule::new("has(self.names) || has(self.selector)").message("the field namespaces selects no namespace; set namespaces.names, namespaces.selector or both; the empty selector {} selects every namespace"))]
+#[x_kube(validation = Rule::new("has(self.names) || has(self.selector)").message("the field namespaces has neither names nor selector; set namespaces.names, namespaces.selector or both; an empty selector ({}) selects every namespace"))]
 pub struct Namespaces {
     /// Full names of namespaces, without patterns.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -332,8 +334,8 @@ pub trait Store:
     fn short_sessions(&self) -> ShortSessions;
     /// Returns the status of the store, or `None` if nobody has written a status yet.
     fn store_status(&self) -> Option<&StoreStatus>;
-    /// Returns a mutable reference to the status. With it, Valet removes status fields that it does not need from the
-    /// stores in its watch cache.
+    /// Returns a mutable reference to the status. Valet needs it to make its watch cache smaller: it removes unneeded
+    /// status fields from each cached store.
     fn store_status_mut(&mut self) -> Option<&mut StoreStatus>;
     /// Runs the CEL rules of the CRD in this process.
     ///

@@ -57,7 +57,7 @@ use super::{GrantStatus, Multipart, Terms, UploadConstraints};
 )]
 #[x_kube(
     validation = Rule::new("has(self.constraints) == has(oldSelf.constraints)").message("spec.constraints is immutable and cannot be added or removed; create a new grant"),
-    validation = Rule::new("!(has(self.mode) && self.mode == 'PostForm' && self.key.contains('${filename}'))").message("spec.key contains ${filename}, but in a POST form stores replace ${filename} with the name of the uploaded file; choose another object key, or set spec.mode to Put"),
+    validation = Rule::new("!(has(self.mode) && self.mode == 'PostForm' && self.key.contains('${filename}'))").message("spec.key contains ${filename}; for a POST form, stores replace ${filename} with the name of the uploaded file; choose another object key, or set spec.mode to Put"),
     validation = Rule::new("!self.key.endsWith('/') || (has(self.mode) && self.mode in ['PostForm', 'Credentials'])").message("spec.key ends with '/' and is therefore a prefix of object keys; set spec.mode to PostForm or Credentials, or name one object, for example 'folder/file'"),
     validation = Rule::new("has(self.multipart) == has(oldSelf.multipart)").message("spec.multipart is immutable and cannot be added or removed; create a new grant"),
     validation = Rule::new("!has(self.multipart) || (has(self.mode) && self.mode == 'Multipart')").message("spec.multipart is only allowed if spec.mode is Multipart; set spec.mode to Multipart, or remove spec.multipart"),

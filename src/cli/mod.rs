@@ -30,7 +30,7 @@ struct Cli {
 enum Verb {
     /// Run the operator: watch grants, issue credentials and end them on time.
     Controller(Box<ControllerArgs>),
-    /// Print the CustomResourceDefinitions, for: valet crds | kubectl apply -f -
+    /// Print the CustomResourceDefinitions. To install them, run: valet crds | kubectl apply -f -
     Crds,
     /// Check a grant offline, as the operator does, and print the grant Secret.
     ///
@@ -143,10 +143,10 @@ struct ControllerArgs {
         default_value = MetadataDomains::DEFAULT
     )]
     allow_secret_metadata: Vec<String>,
-    /// Requests that the operator sends to an endpoint that an ObjectStore names. ReadOnly: only GET and HEAD
-    /// requests, which change nothing. All: also the requests of multipart uploads, of assumeRole, and of probes and
-    /// conformance checks that write. This flag does not apply to ClusterObjectStores, or to the hosts of Amazon,
-    /// Azure and Google.
+    /// Which requests the operator sends to an endpoint that an ObjectStore names. ReadOnly: only GET and HEAD
+    /// requests, which change nothing. All: also requests that write, delete or assume a role. Multipart uploads and
+    /// assumeRole need All. Probes and conformance checks need All to write objects. This flag does not apply to
+    /// ClusterObjectStores, or to the hosts of Amazon, Azure and Google.
     #[arg(
         long,
         env = "VALET_TENANT_STORE_REQUESTS",
@@ -175,9 +175,9 @@ struct ControllerArgs {
     #[arg(long, env = "VALET_NOTIFICATIONS_TOKEN_FILE", value_name = "FILE")]
     notifications_token_file: Option<PathBuf>,
 
-    /// SNS topics (separated by commas) whose subscriptions the operator confirms. Each topic names one store whose
-    /// objects it can report, in the form of --notifications-token-file. For several stores, repeat the topic with
-    /// each store.
+    /// SNS topics (separated by commas) whose subscriptions the operator confirms. Each entry ARN=STORE names a topic
+    /// and a store whose objects the topic can report. STORE has the same form as in --notifications-token-file. For
+    /// a topic with several stores, write one entry for each store.
     #[arg(
         long,
         env = "VALET_NOTIFICATIONS_SNS_TOPICS",
@@ -186,10 +186,10 @@ struct ControllerArgs {
     )]
     notifications_sns_topics: Vec<controller::NamedSender>,
 
-    /// Google service accounts (separated by commas) that Pub/Sub uses to send notifications. Each account names one
-    /// store whose objects it can report, in the form of --notifications-token-file. The operator accepts the
-    /// identity tokens of these accounts instead of a token from this file. For several stores, repeat the account
-    /// with each store.
+    /// Google service accounts (separated by commas) that Pub/Sub uses to send notifications. Each entry EMAIL=STORE
+    /// names an account and a store whose objects the account can report. STORE has the same form as in
+    /// --notifications-token-file. For an account with several stores, write one entry for each store. The operator
+    /// accepts the identity tokens of these accounts instead of a token from --notifications-token-file.
     #[arg(
         long,
         env = "VALET_NOTIFICATIONS_GOOGLE_ACCOUNTS",
@@ -199,8 +199,8 @@ struct ControllerArgs {
     )]
     notifications_google_accounts: Vec<controller::NamedSender>,
 
-    /// Audience that the identity tokens of Pub/Sub must have. Use the audience of the subscription. By default, this
-    /// is the push endpoint of the subscription.
+    /// Audience that the identity tokens of Pub/Sub must have. Use the audience that is set in the Pub/Sub
+    /// subscription. If none is set there, use the URL of the subscription's push endpoint.
     #[arg(
         long,
         env = "VALET_NOTIFICATIONS_GOOGLE_AUDIENCE",

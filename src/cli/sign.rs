@@ -27,7 +27,8 @@ pub async fn run(args: SignArgs) -> Result<(), String> {
         ([grant], []) => sign(grant, &documents, &args).await,
         ([], [grant]) => sign(grant, &documents, &args).await,
         ([], []) => Err(
-            "the files contain no UploadGrant and no DownloadGrant; add a file that contains a grant with -f".into(),
+            "the files contain no UploadGrant and no DownloadGrant; use -f to add a file that contains a grant"
+                .into(),
         ),
         _ => Err("the files contain more than one grant; sign each grant with a separate command".into()),
     }
@@ -46,14 +47,14 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
         g.namespace.clone_from(&args.namespace);
     }
     // The file can contain a status that a user copied from a cluster. `valet sign` ignores this status, because it
-    // has no record key to verify it.
+    // cannot verify the status without the operator's record key.
     g.status = Default::default();
     if let Some(upload) = &args.upload_id {
         if g.operation_spec.parts().is_none() {
             return Err("--upload-id is allowed only for a grant with mode: Multipart; remove --upload-id".into());
         }
-        // The user has initiated the multipart upload. Therefore the facts describe the grant as if the operator had
-        // initiated the upload.
+        // The user has already initiated the multipart upload. The reconcile must treat the upload as if the operator
+        // had initiated it.
         g.held = true;
         g.status.upload_id = Some(upload.clone());
     }
@@ -75,7 +76,8 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
     match (effects.result, outcome) {
         (Some(result), _) => print(args.output, &result?),
         (None, Err(error)) if !matches!(error, Error::Stopped) => Err(error.to_string()),
-        // All other steps need a Secret, an object or an expiry, but `valet sign` has none of these.
+        // The reconcile neither signed nor refused the grant. `valet sign` has no Secret, no object and no earlier
+        // expiry, so only the two causes in this message remain.
         (None, _) => Err("valet sign cannot sign the grant now, because the grant has expired, or because the operator would wait before it issues a credential; check spec.deadlineTime and the lifetime that the store's access rules allow".into()),
     }
 }

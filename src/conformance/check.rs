@@ -29,8 +29,8 @@ pub const TYPE: &str = "text/plain";
 /// This content type differs from [`TYPE`]. It violates a content type constraint.
 pub const OTHER_TYPE: &str = "text/html";
 /// The lifetime of a credential in the conformance check, in seconds. To test the expiry, the check uses a credential
-/// that expired 120 seconds ago. Only a store whose clock is at least 120 seconds behind could rightly accept this
-/// credential. The condition `ClockInSync` already reports a smaller clock skew.
+/// that expired 120 seconds ago. A store must refuse this credential unless its clock is at least 120 seconds behind.
+/// The condition `ClockInSync` reports a clock skew long before it reaches 120 seconds.
 const SECONDS: i64 = 120;
 /// The file name in the POST forms of the conformance check.
 const FILE: &str = "check";
@@ -250,7 +250,7 @@ impl<'a, H: Transport> Checker<'a, H> {
         }
         if !self.exists(&inside(FILE)).await? {
             return Ok(Err(format!(
-                "the store does not replace {FILE_NAME} in a POST form with the name of the uploaded file"
+                "for a POST form, the store does not replace {FILE_NAME} with the name of the uploaded file"
             )));
         }
         // These object keys do not have the prefix `in/`, so the store must refuse them.

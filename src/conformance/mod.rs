@@ -17,8 +17,8 @@ pub struct ConformanceReport {
     pub enforced: Vec<String>,
     /// The constraints that the store was expected to enforce but does not enforce.
     pub missing: Vec<Missing>,
-    /// If the store does not limit credentials at all, this is the reason. For example, the store accepts expired
-    /// credentials, or it accepts credentials for a request that Valet did not sign.
+    /// The reason why credentials for this store do not limit access at all. For example, the store accepts expired
+    /// credentials or a wrong signature. `None` if the check found no such reason.
     pub unenforced: Option<String>,
     /// The constraints that Valet could not check, with the reasons. The text contains no secrets.
     pub not_tested: Vec<String>,
@@ -79,8 +79,9 @@ impl ConformanceReport {
             match missing {
                 Missing::Url(capability) => {
                     can.enforced.remove(capability);
-                    // If a store does not enforce a constraint for a single request, Valet assumes the same for
-                    // multipart and resumable uploads. Therefore Valet also removes the constraint for these uploads.
+                    // If a store does not enforce a constraint for single requests, Valet assumes that the store also
+                    // does not enforce it for multipart and resumable uploads. Valet therefore also removes the
+                    // constraint from the capabilities for these uploads.
                     if let Some(parts) = &mut can.multipart {
                         parts.remove(capability);
                     }
@@ -199,7 +200,7 @@ mod tests {
         assert_eq!(
             can.multipart,
             Some([].into()),
-            "the constraint is also missing for multipart uploads"
+            "a constraint that is missing for single requests must also be removed for multipart uploads"
         );
         missing(Missing::Parts).narrow(&mut can);
         assert_eq!(can.multipart, None);

@@ -82,7 +82,7 @@ impl Apiserver {
                 Some(Change::Lost) => warn!("the apiserver has not answered for a minute; the operator is not ready"),
                 Some(Change::Back(time_without_answer)) => {
                     let seconds = time_without_answer.as_secs();
-                    info!("the apiserver answers again after {seconds} s without an answer");
+                    info!("the apiserver answers again; before, it did not answer for {seconds} s");
                 }
                 None => {}
             }
@@ -101,7 +101,7 @@ impl Apiserver {
                     let old = &self.url;
                     if self.contact.time_without_answer(Instant::now()).is_some() {
                         return format!(
-                            "apiserver {old} no longer answers, and the connection settings now name apiserver {url}"
+                            "apiserver {old} no longer answers, and the connection settings now name apiserver {url}; the operator restarts"
                         );
                     }
                     format!(

@@ -27,7 +27,8 @@ impl StepDetector {
         Self { wall, passed }
     }
 
-    /// Returns the amount by which the wall clock was set since the last call. Returns `None` if it was not set.
+    /// Returns by how much the wall clock has stepped forward or back since the last call. Returns `None` if the wall
+    /// clock has not stepped.
     pub fn step(&mut self, wall: Timestamp, passed: Instant) -> Option<SignedDuration> {
         let by_wall = wall.duration_since(self.wall);
         let elapsed = passed.saturating_duration_since(self.passed);

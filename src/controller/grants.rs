@@ -30,8 +30,8 @@ const GONE: Duration = Duration::from_secs(10);
 /// for quota can then receive it.
 const PATIENCE: u32 = 4;
 
-/// A grant waits for the first probe of its store. Normally Valet enqueues the grant when the probe has a result.
-/// Otherwise Valet reconciles the grant again after this pause.
+/// A grant waits for the first probe of its store. Normally Valet enqueues the grant when the probe has a result. If
+/// this does not happen, Valet reconciles the grant again after this pause.
 const PROBED: Duration = Duration::from_secs(15);
 
 /// Reconciles one grant. Valet reads missing facts and executes steps until nothing is left to do now. Then the
@@ -39,8 +39,8 @@ const PROBED: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 ///
-/// Returns an [`Error`] if a step fails. Valet does not undo the steps before this step. The next reconcile starts
-/// with the results of these steps.
+/// Returns an [`Error`] if a step fails. Valet does not undo the earlier steps of this reconcile. The next reconcile
+/// continues from their results.
 pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<Context<G>>) -> Result<Action, Error> {
     let watched = match &grant.0 {
         Ok(watched) => Arc::new(watched.clone()),
@@ -66,8 +66,9 @@ pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<C
     let grant = context.local_state.newest(&watched);
     let uid = grant.uid().unwrap_or_default();
     let terms = grant.terms().clone();
-    // After the deadline, the reconcile starts no step that waits for a store. This timeout therefore only cancels a
-    // call to the apiserver that takes too long. The next reconcile starts with the state of the cluster.
+    // After the deadline, no step of the reconcile waits for a store. This timeout ends later than the deadline, so it
+    // only cancels a call to the apiserver that takes too long. The next reconcile starts with the state of the
+    // cluster.
     let result = match tokio::time::timeout(DEADLINE + CALL_TIMEOUT, execute(&context, grant)).await {
         Ok(result) => result,
         Err(_) => Err(Error::Deadline),

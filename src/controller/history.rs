@@ -27,7 +27,8 @@ const AGAIN: Duration = Duration::from_secs(2);
 struct Newest(Option<u128>);
 
 impl Newest {
-    /// Records a resource version. If Valet has read a higher resource version before, returns the highest of them.
+    /// Records a resource version. Returns the highest resource version that Valet has read before, if it is higher
+    /// than `version`. Otherwise returns `None`.
     fn note(&mut self, version: u128) -> Option<u128> {
         let newer = self.0.filter(|newest| *newest > version);
         self.0 = self.0.max(Some(version));
@@ -52,8 +53,9 @@ pub async fn wait_for_restored_history(client: Client, namespace: Option<&str>) 
     }
 }
 
-/// Reads the current resource version of the cluster. If Valet has read a higher resource version before, returns the
-/// highest of them and the current resource version.
+/// Reads the current resource version of the cluster. If this version is lower than the highest version that Valet has
+/// read before, returns both: first the highest version, then the current version. Otherwise, or if the current version
+/// cannot be read, returns `None`.
 async fn poll_history(api: &Api<DeserializeGuard<UploadGrant>>, newest: &mut Newest) -> Option<(u128, u128)> {
     match version(api).await {
         Ok(version) => Some((newest.note(version?)?, version?)),

@@ -30,8 +30,8 @@ const NAME: &str = "valet";
 /// short, so that a failover takes only seconds. It is also long enough to keep the leader during a restart of the
 /// apiserver.
 const DURATION: Duration = Duration::from_secs(10);
-/// A leader stops all work if it could not renew the Lease for 7 seconds. Only 3 seconds later, a waiting replica may
-/// become the leader.
+/// A leader stops all work if it could not renew the Lease for 7 seconds. A waiting replica may become the leader only
+/// after 3 more seconds.
 const RENEW_DEADLINE: Duration = Duration::from_secs(7);
 /// The pause between two renewals of the Lease. A waiting replica also pauses for this time between two attempts to
 /// acquire the Lease.
@@ -223,7 +223,7 @@ impl Lease {
         };
         loop {
             sleep(PERIOD).await;
-            // If this process was frozen, the elapsed time since the last renewal includes that time.
+            // The elapsed time since the last renewal also includes any time for which this process was frozen.
             let Some(left) = RENEW_DEADLINE.checked_sub(held.renewed.elapsed()) else {
                 let seconds = held.renewed.elapsed().as_secs();
                 return format!("the Lease could not be renewed for {seconds} s");

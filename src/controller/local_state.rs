@@ -58,11 +58,11 @@ struct GrantState<G> {
     /// different hash, Valet reconciles the grant.
     status: Option<u64>,
     /// If the installed CRD is older than this version of Valet, the apiserver removes the record signature from a
-    /// written status. This field is a hash of the last status from which the apiserver removed it.
+    /// written status. This field is a hash of the last status from which the apiserver removed the signature.
     unsigned: Option<u64>,
     /// Counts how often clients other than Valet wrote the status.
     disturbed: Option<Disturbance>,
-    /// The number and the times of the restorations of the Secret.
+    /// How often this process has restored the grant Secret, and when.
     repairs: Repairs,
 }
 
@@ -265,7 +265,7 @@ impl<G: Grant> LocalState<G> {
         })
     }
 
-    /// Returns the number and the times of the restorations of the grant Secret.
+    /// Returns how often this process has restored the grant Secret, and when.
     pub fn repairs(&self, uid: &str) -> Repairs {
         self.lock().get(uid).map(|r| r.repairs).unwrap_or_default()
     }
@@ -403,7 +403,7 @@ mod tests {
         assert_eq!(
             local_state.foreign_status(&grant(1), now(0)),
             None,
-            "before the first reconcile, no status must count as written by another client"
+            "a status must not count as written by another client before the first reconcile"
         );
         let accept = |n| local_state.accept_status("u", grant(n).status.as_ref());
         accept(1);
@@ -427,7 +427,7 @@ mod tests {
         assert_eq!(
             local_state.foreign_status(&grant(2), now(600)),
             Some(Duration::ZERO),
-            "after ten minutes without a write by another client, the pause must be zero"
+            "after ten minutes without a write by another client, the next reconcile must have no delay"
         );
     }
 
@@ -464,7 +464,7 @@ mod tests {
         );
         assert!(
             !is_finished(&grant(1, None)),
-            "a second call must not use the record of the later generation"
+            "if Valet reads the restored grant again, the grant must still not count as finished"
         );
     }
 

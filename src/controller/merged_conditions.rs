@@ -25,7 +25,7 @@ const SUMMARY: [&str; 3] = [
     ConditionType::Stalled.as_str(),
 ];
 const READY: &str = ConditionType::Ready.as_str();
-/// The message of the summary if several operators can use the store.
+/// The message of the summary condition `Ready` if several operators serve the store and all of them can use it.
 const ALL_CAN: &str = "every operator that has checked the store can use the store";
 
 /// Returns the condition type `NAMESPACE/TYPE`, which belongs to the operator of one namespace.
@@ -47,8 +47,8 @@ pub fn own(status: &StoreStatus, namespace: &str) -> StoreStatus {
         })
         .collect();
     if is_alone(status, namespace) {
-        // If only one operator serves the store, the condition types do not contain the namespace of this operator. The
-        // exception is `Ready`.
+        // If only one operator serves the store, the types of its conditions do not contain its namespace. Only its
+        // condition `Ready` has the type `NAMESPACE/Ready`.
         let rest = status
             .conditions
             .iter()
@@ -95,8 +95,8 @@ pub fn join(previous: &StoreStatus, namespace: &str, mut own: StoreStatus, now: 
     }
     for condition in &own.conditions {
         if alone && condition.type_ != READY {
-            // If only one operator serves the store, the condition types do not contain the namespace of this operator.
-            // The exception is `Ready`.
+            // If only one operator serves the store, the types of its conditions do not contain its namespace. Only its
+            // condition `Ready` has the type `NAMESPACE/Ready`.
             status.conditions.push(condition.clone());
             continue;
         }
@@ -253,8 +253,8 @@ mod tests {
             "False CredentialsNotFound: for namespace b: operator b checked the store"
         );
         assert!(settled.capabilities.is_empty() && settled.conformance_check.is_none());
-        // Two operators serve the store. The message of the operator that can use the store contains the credentials
-        // expiry. The summary does not contain it.
+        // Two operators serve the store, so the status field for the credentials expiry is empty. Instead, the
+        // condition `a/Ready` contains the credentials expiry of operator a in its message.
         assert_eq!(settled.credentials_expiration_time, None);
         let message = |type_: &str| {
             let c = settled.conditions.iter().find(|c| c.type_ == type_).unwrap();

@@ -87,8 +87,8 @@ fn condition(conditions: &[Condition], type_: impl AsRef<str>) -> Option<&Condit
     conditions.iter().find(|c| c.type_ == type_.as_ref())
 }
 
-/// Returns the reason of the condition `Ready`. Returns `Pending` if the object has no such condition, because
-/// somebody created the object before the CRD had default conditions.
+/// Returns the reason of the condition `Ready`. If the object was created before the CRD had default conditions, it may
+/// have no such condition. In this case, the function returns `Pending`.
 fn reason(conditions: &[Condition]) -> String {
     condition(conditions, ConditionType::Ready).map_or(Reason::Pending.as_str().to_owned(), |c| c.reason.clone())
 }

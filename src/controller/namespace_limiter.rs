@@ -130,7 +130,7 @@ mod tests {
         );
         assert!(
             namespace_limiter.limiter.is_idle(),
-            "the limiter must remove entries without reconciles"
+            "the limiter must have no entries if no reconcile runs or waits"
         );
     }
 

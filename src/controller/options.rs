@@ -43,7 +43,8 @@ pub struct Options {
     /// to them.
     pub tenants_change: bool,
     /// True if Valet watches grant Secrets. The watch needs the permission to list all Secrets. Without this watch,
-    /// Valet notices a changed Secret only at the next reconcile of its grant, after at most the time `resync`.
+    /// Valet notices a changed Secret only at the next reconcile of its grant, which takes place within the resync
+    /// period.
     pub watch_secrets: bool,
     /// The settings of the notification receiver. `None` disables it.
     pub notifications: Option<Notifications>,

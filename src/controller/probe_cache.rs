@@ -21,7 +21,7 @@ use crate::{
     provider::{Finding, Probed, Provider},
 };
 
-/// If Valet cannot use a store, the reason and the message for the store's condition.
+/// The reason and the message for the condition of a store that Valet cannot use.
 pub type Problem = (Reason, String);
 
 /// The time limit of one probe. If a probe takes longer, Valet treats the store as unreachable.
@@ -165,10 +165,11 @@ impl State {
     }
 }
 
-/// A callback for a new result. The second argument is true if the result differs from the last result.
+/// The function that the cache calls after each probe and each conformance check. The second argument is true if the
+/// result differs from the previous result.
 pub type Listener = Arc<dyn Fn(&StoreId, bool) + Send + Sync>;
 
-/// Runs probes and conformance checks, and calls the listeners when there is a new result.
+/// Runs probes and conformance checks, and calls a listener after each of them.
 #[derive(Default)]
 pub struct ProbeCache {
     /// Limits the concurrent probes of each namespace. ClusterObjectStores use the empty namespace.
@@ -321,7 +322,7 @@ impl Outcome {
             Finding::Usable if is_to_be_tried && self.conformance_check.is_none() => Some((
                 Reason::Pending,
                 format!(
-                    "a conformance check of the store is running, because annotation {requested} requests the check; Valet signs no credential until the check ends, after at most one minute",
+                    "a conformance check of the store is running, because annotation {requested} requests the check; Valet signs no credential until the check ends; the check takes at most 70 seconds",
                     requested = annotation::CHECK_REQUESTED_AT
                 ),
             )),

@@ -131,9 +131,9 @@ impl Quotas {
         }
     }
 
-    /// Returns the time at which a grant that waits for quota must request it again. For a limited time, grants that
-    /// were never reconciled receive quota before all other grants. No event reports the end of this time, so the
-    /// waiting grant must ask again.
+    /// Returns the time at which a grant that waits for quota must request it again. Grants that were never reconciled
+    /// receive quota first, but only for a limited time. No event reports the end of this priority, so the waiting
+    /// grant must request quota again at that time.
     pub fn retry_at(&self, grant: &GrantFacts) -> Option<Timestamp> {
         let store = store_id(&grant.terms.store_ref, &grant.namespace);
         self.table().stores.get(&store)?.new_until(Timestamp::now())

@@ -74,7 +74,7 @@ impl RecordKeyStore {
                 Ok(Some(_)) => {
                     let name = self.name();
                     return format!(
-                        "Secret {name} contains another record key than at the start of this process; the operator restarts"
+                        "Secret {name} no longer contains the record key with which this process started; the operator restarts"
                     );
                 }
                 Ok(None) => match self.create(key).await {

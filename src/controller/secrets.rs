@@ -309,7 +309,7 @@ impl Secrets {
     }
 
     /// Converts a Secret into facts for the decision about this grant. The facts do not contain the data of the Secret.
-    /// About the data, they only say whether somebody has changed it since Valet wrote it.
+    /// They only say whether the Secret has data, and whether somebody has changed the data since Valet wrote it.
     fn seen(
         &self,
         meta: &ObjectMeta,

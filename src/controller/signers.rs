@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use crate::core::Signer;
 use crate::core::StoreId;
 
-/// The signer of each store, and the time at which this process first saw the signer. If Valet temporarily cannot use a
-/// store, it keeps the entry of this store. An example is the time in which somebody replaces the store's credentials.
+/// The signer of each store, and the time at which this process first saw the signer. Valet keeps the entry of a store
+/// that it temporarily cannot use, for example while somebody replaces the store's credentials.
 #[derive(Default)]
 pub struct Signers(Mutex<HashMap<StoreId, Known>>);
 

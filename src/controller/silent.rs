@@ -37,7 +37,8 @@ impl Comparison {
     /// Returns the number of objects whose changes the watch has missed.
     ///
     /// A listed object counts if its version has not changed since the last list, but the watch cache has a different
-    /// version. An object in the watch cache also counts if the last two lists did not contain it.
+    /// version. An object also counts if neither of the last two lists contained it, although the watch cache contained
+    /// it both times.
     fn count_missed(&mut self, listed: Versions, watched: Versions) -> usize {
         let unchanged = |(uid, version): &(&String, &String)| self.listed.get(*uid) == Some(version);
         let otherwise = listed

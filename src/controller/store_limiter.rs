@@ -95,9 +95,9 @@ impl StoreLimiter {
         permit.map_err(|waiting| waiting.div_ceil(limits.total.max(1)))
     }
 
-    /// Records that a reconcile of this grant has ended. Valet may have reserved a permit for the grant that the
-    /// reconcile did not use. In this case, the next grant in the queue receives the permit. For example, the reconcile
-    /// of a suspended grant needs no permit.
+    /// Records that a reconcile of this grant has ended. If Valet had reserved a permit for the grant and the reconcile
+    /// did not use this permit, the next grant in the queue receives it. For example, the reconcile of a suspended
+    /// grant needs no permit.
     pub fn reconciled(&self, id: &StoreId, (operation, namespace, name): (Operation, &str, &str)) {
         self.limiter.cancel(id, namespace, &(operation, name.to_owned()));
     }
@@ -149,7 +149,7 @@ mod tests {
         );
         assert!(
             requests.limiter.is_idle(),
-            "the limiter must remove entries without reconciles"
+            "the limiter must have no entries if no reconcile runs or waits"
         );
     }
 
@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(
             called.lock().unwrap().len(),
             3,
-            "the end of an ordinary reconcile must not enqueue another grant"
+            "the end of a reconcile without a reserved permit must not enqueue another grant"
         );
         requests.reconciled(&id, (Operation::Upload, "a", "held back"));
         assert_eq!(

@@ -244,7 +244,7 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
                 .as_deref()
                 .unwrap_or("the probe did not test unsigned headers");
             let then = match is_safe {
-                true => "Valet still issues PUT URLs, because the store is documented to reject unsigned headers, assumeRole restricts each URL, or unsignedHeaders is set to Tolerate".to_owned(),
+                true => "Valet still issues PUT URLs, because the store is documented to reject unsigned headers, or because assumeRole restricts each URL, or because unsignedHeaders is set to Tolerate".to_owned(),
                 false => format!("Valet issues no PUT URLs until a probe shows that the store rejects unsigned headers{remedy}", remedy = remedy(capabilities)),
             };
             let unknown = format!("Valet does not know whether the store rejects unsigned headers: {why}");

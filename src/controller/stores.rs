@@ -51,8 +51,8 @@ pub struct Stores {
     environment: Environment,
     known: Mutex<HashMap<StoreId, Arc<Slot<CachedStore>>>>,
     labels: NamespaceLabels,
-    /// The signer of each store. If Valet temporarily cannot use a store, it keeps the entry of this store. An example
-    /// is the time in which somebody replaces the store's credentials.
+    /// The signer of each store. Valet keeps the entry of a store that it temporarily cannot use, for example while
+    /// somebody replaces the store's credentials.
     signers: Signers,
     /// The time at which each store's credentials expire, as this operator last read it.
     ends: Mutex<HashMap<StoreId, Timestamp>>,

@@ -79,7 +79,7 @@ impl<G: Grant> Requeuer<G> {
         if is_there {
             self.progress.due();
         }
-        // Sending fails only while the operator stops. In this case nobody needs the reconcile.
+        // Sending fails only while the operator shuts down. The reconcile is not needed then.
         let _ = self.requeues.unbounded_send(reference);
         is_there
     }
@@ -337,8 +337,8 @@ fn change<K>(
 /// summary of all failures.
 pub fn watch_failed(kind: &str, error: &watcher::Error) {
     let why = short_cause(error);
-    // Only the text before " version" describes the cause. The text after it contains numbers that are different for
-    // each failure.
+    // The text of an error can contain the word "version", followed by numbers that are different for each failure.
+    // Valet therefore compares only the text before this word.
     let cause = why.split_once(" version").map_or(why.as_str(), |(cause, _)| cause);
     warn_once!(
         &format!("watching {kind}: {cause}"),

@@ -94,7 +94,7 @@ pub(super) fn check_rule(
         let is_loose = *mode == UploadMode::Multipart && constraints.content_length.is_none();
         let message = match largest(constraints).map(|(_, size)| size) {
             Some(size) if size <= max && is_loose => Some(format!(
-                "{store} allows uploads of at most {limit} for namespace {namespace}, but contentLengthRange does not limit the size of every part; set spec.constraints.contentLength instead"
+                "{store} allows uploads of at most {limit} for namespace {namespace}; contentLengthRange cannot enforce this limit, because it does not limit the size of every part of a multipart upload; set spec.constraints.contentLength instead"
             )),
             Some(size) if size <= max => None,
             Some(size) => Some(format!(

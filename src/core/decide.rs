@@ -38,9 +38,8 @@ use crate::api::Reason;
 
 /// Returns the next step for one grant.
 ///
-/// The function checks the states of a grant in order: deleted, finished, revoked, expired, suspended, refused,
-/// waiting, published. If the grant is in a state, the function returns the next step for this state. Otherwise it
-/// checks the next state.
+/// A grant can match several of these states: deleted, finished, revoked, expired, suspended, refused, waiting,
+/// published. The function checks the states in this order. The first state that matches determines the next step.
 pub fn decide(facts: &Facts, now: Timestamp) -> Step {
     let evaluator = Evaluator {
         f: facts,
@@ -62,9 +61,9 @@ impl Evaluator<'_> {
         if self.g.terms.is_revoked() {
             return self.revoked();
         }
-        // Valet creates the first Secret of a grant without reading it first. If a Secret with this name already
-        // exists, the API server rejects the request. After the first credential was issued, Valet must read the
-        // Secret before it decides.
+        // Before the first credential, Valet does not read the Secret. It creates the Secret, and the API server
+        // rejects this request if a Secret with the same name exists. After the first credential was issued, Valet must
+        // read the Secret before it decides.
         let issued_before = self.g.status.issued_time.is_some();
         if issued_before && matches!(self.f.secret, SecretFact::Unread) {
             return Step::Read(Read::Secret);

@@ -137,7 +137,8 @@ pub struct StoreView {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotProbedYet {
     pub reason: Reason,
-    /// Explains why Valet does not know yet which constraints the store enforces. The text is a clause of a message.
+    /// A text that explains why Valet does not know yet which constraints the store enforces. Valet inserts this text
+    /// into the message of a condition.
     pub why: String,
     /// True if only write-once uploads must wait for the probe of the store.
     pub only_write_once: bool,
@@ -151,11 +152,12 @@ pub struct RulesView {
     pub namespace_labels: Arc<BTreeMap<String, String>>,
 }
 
-/// Identifies the signing credentials of a store: the bucket, the address and the long-term credentials.
+/// Identifies the credentials and the settings with which Valet signs for a store. If they change, Valet signs issued
+/// credentials again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signer {
-    /// A one-way hash of the store's settings and credentials. The hash changes whenever a setting or a credential
-    /// changes.
+    /// A one-way hash of the store's long-term credentials and of the settings that signed URLs depend on, such as the
+    /// bucket and the address. The hash changes whenever one of these values changes.
     pub fingerprint: String,
     /// The time at which this process first saw the fingerprint.
     pub since: Timestamp,
@@ -205,7 +207,8 @@ pub struct SecretView {
     pub signed_with: Option<String>,
     /// The number of credentials that Valet issued for the grant before the credential in the Secret.
     pub renewals: Option<i64>,
-    /// The latest expiry of all earlier credentials of the grant, if this expiry is later than `expires_at`.
+    /// The latest expiry of the grant's previous credentials. The value is `None` if no previous credential expires
+    /// after `expires_at`.
     pub earlier_expires_at: Option<Timestamp>,
     /// The upload ID of the multipart upload. The part URLs in the Secret belong to this upload.
     pub upload_id: Option<String>,
@@ -214,8 +217,8 @@ pub struct SecretView {
 }
 
 impl SecretView {
-    /// Reads times and numbers from Valet's annotations. Does nothing if the Secret is not authentic, because a
-    /// client other than Valet may have changed the annotations.
+    /// Reads times and numbers from Valet's annotations. If the Secret is not authentic, the method sets the times and
+    /// numbers to `None`, because a client other than Valet may have changed the annotations.
     pub fn read_evidence(&mut self, is_authentic: bool) {
         let none = BTreeMap::new();
         let annotations = if is_authentic { &self.annotations } else { &none };
@@ -266,8 +269,8 @@ pub enum ObjectFact {
     /// The store's credentials do not have permission to read the object.
     Hidden,
     /// The store rejected the request, and the store's clock differs from the operator's clock. The clock difference
-    /// alone can be the cause of the rejection. The rejection therefore says nothing about the credentials and the
-    /// object. The text describes the clock difference as a clause of a message.
+    /// alone can be the cause of the rejection. Valet therefore learns nothing about the credentials and the object.
+    /// The text describes the clock difference. Valet inserts this text into the message of a condition.
     ClockSkewed(String),
     /// The store did not answer, or answered with a server error. The message contains no secrets.
     Unreachable(String),

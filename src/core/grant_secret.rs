@@ -170,8 +170,8 @@ fn curl_config(key: &Credential, lifetime: Lifetime) -> String {
         Credential::Parts(_) | Credential::Credentials(_) => {}
     }
     // With the option `fail`, curl stops with an error if the HTTP status is 400 or higher. Without this option, curl
-    // would write the store's error message to the user's file. The option `fail-with-body` is newer. Versions of
-    // curl before 7.76 do not know it and stop with an error.
+    // would write the store's error message to the user's file. Valet does not use the newer option `fail-with-body`,
+    // because curl before version 7.76 does not know this option and stops with an error.
     config.push_str("fail\nsilent\nshow-error\ngloboff\n");
     config
 }

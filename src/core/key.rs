@@ -68,8 +68,8 @@ impl ObjectKey {
         if key.split('/').any(str::is_empty) {
             return Err(KeyError::EmptySegment);
         }
-        // Some clients decode an object key several times, and none of these decoded keys may contain a segment `.`
-        // or `..`. The loop therefore decodes the object key until nothing changes.
+        // Some clients decode an object key several times. No result of these decodings may contain a segment `.` or
+        // `..`. The loop therefore checks the object key and decodes it, until decoding no longer changes it.
         let mut spelling = key.to_owned();
         loop {
             if spelling
@@ -111,7 +111,8 @@ impl ObjectKey {
     /// Returns true if the object key is under `prefix`. The function compares whole segments. For example, `a/b/c`
     /// is under `a/b`, but `a/bc` and `a/b` are not. Every object key is under an empty prefix.
     ///
-    /// The prefix `a/b/` is also under `a/b`, because every object key that starts with `a/b/` is under `a/b`.
+    /// If the key is itself a prefix, the function returns true if every object key with this prefix is under `prefix`.
+    /// For example, the key `a/b/` is under `a/b`.
     pub fn is_below(&self, prefix: &str) -> bool {
         let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
         prefix.is_empty() || self.0.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'))

@@ -1,8 +1,8 @@
 use jiff::{SignedDuration, Timestamp};
 
 /// The time for which Valet repeats the last poll. After an upload credential expired, Valet polls the store one last
-/// time. If the store does not answer, Valet repeats this poll for one hour, which is longer than most outages. After
-/// this hour, the grant finishes even if Valet does not know if the object was uploaded.
+/// time. If the store does not answer this last poll, Valet repeats it for at most one hour, which is longer than most
+/// outages. After this hour, the grant finishes, even if Valet does not know whether the object was uploaded.
 pub const POLL_PATIENCE: SignedDuration = SignedDuration::from_hours(1);
 
 /// A grant's credential expires at least 5 seconds before the store's signing credentials, because clocks can differ.
@@ -30,7 +30,7 @@ pub struct Lifetime {
     pub expires_at: Timestamp,
 }
 
-/// The reason why a new credential would be valid for less than one second.
+/// The reason why Valet can issue no credential: a new credential would be valid for less than one second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoTime {
     /// The grant's deadline has passed.
@@ -149,9 +149,9 @@ pub fn next_poll(issued_at: Timestamp, last: Option<Timestamp>) -> Timestamp {
     poll
 }
 
-/// Returns the time of the next additional poll after a grant finished without an upload. An upload may have been in
-/// progress when the grant finished. Returns `None` after the last additional poll, or if the grant finished at least
-/// one hour ago.
+/// Returns the time of the next additional poll after a grant finished without an upload. Additional polls are
+/// necessary because an upload may have been in progress when the grant finished. Returns `None` after the last
+/// additional poll, or if the grant finished at least one hour before `now`.
 pub fn late_poll(finished: Timestamp, last: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
     if add(finished, POLL_PATIENCE) <= now {
         return None;

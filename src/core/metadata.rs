@@ -15,7 +15,8 @@ use crate::api::{Reason, SecretTemplate};
 pub struct MetadataDomains(Arc<[String]>);
 
 impl MetadataDomains {
-    /// By default, grants may use only the domain of the labels that Kubernetes recommends.
+    /// By default, the labels and annotations of a grant Secret may have only this domain. The labels that Kubernetes
+    /// recommends have this domain.
     pub const DEFAULT: &str = "app.kubernetes.io";
 
     /// Creates the list of domains. The domain of a label or annotation is the part of its name before the slash.
@@ -39,7 +40,7 @@ impl MetadataDomains {
         Some(Refusal {
             reason: Reason::InvalidSpec,
             message: format!(
-                "spec.secretTemplate.{field}: '{name}' has the domain {domain}, and other systems can react to metadata of this domain; remove '{name}', or ask the platform team to allow the domain (--allow-secret-metadata {domain})"
+                "spec.secretTemplate.{field}: '{name}' has the domain {domain}, which is not allowed because other systems can react to metadata of this domain; remove '{name}', or ask the platform team to allow the domain (--allow-secret-metadata {domain})"
             ),
         })
     }

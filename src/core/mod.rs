@@ -16,7 +16,7 @@
 //! 4. [`Step`]: what Valet executes next
 //! 5. [`decide`]: from the facts to a step
 
-// These modules contain data types, and functions that need no facts about a grant.
+// These modules contain data types and general functions. They do not use the facts that Valet has read about a grant.
 pub mod credential;
 mod key;
 mod lifetime;

@@ -19,9 +19,9 @@ pub(super) fn can_match_name(namespaces: &Namespaces, name: &str) -> bool {
 
 /// Returns true if a label selector matches a namespace with these labels.
 fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
-    // An invalid selector matches no namespace. A selector is invalid if its operator is unknown, or if the operator
-    // does not allow the given number of values. Valet must check selectors itself, because the schema accepts
-    // invalid selectors. For example, `NotIn` without values would match every namespace.
+    // An invalid selector matches no namespace. A selector is invalid in two cases: its operator (for example `In`) is
+    // unknown, or this operator does not allow the given number of values. The schema accepts invalid selectors, so
+    // Valet must check selectors itself. Without this check, `NotIn` without values would match every namespace.
     let is_selector = selector.match_expressions.iter().flatten().all(|r| {
         let has_values = r.values.as_ref().is_some_and(|v| !v.is_empty());
         has_values == matches!(r.operator.as_str(), "In" | "NotIn")

@@ -102,12 +102,12 @@ pub struct AllowedRequest {
 }
 
 impl AllowedRequest {
-    /// Returns the proof that the access rules allow the request.
+    /// Returns the [`Access`], which proves that the access rules allow the request.
     pub fn access(&self) -> &Access {
         &self.access
     }
 
-    /// Sets the ID of the multipart upload that the part URLs are for.
+    /// Sets the upload ID of the multipart upload. The provider signs part URLs for this multipart upload.
     pub fn set_upload(&mut self, upload: String) {
         self.request.upload = Some(upload);
     }
@@ -183,7 +183,7 @@ pub fn admit(grant: &GrantFacts, store: &StoreView) -> Result<Access, Refusal> {
 }
 
 /// Checks if the access rules allow the grant. The function does not check if the store can enforce the grant's
-/// constraints. With the result, Valet may send requests about the grant to the store, but Valet may not sign a
+/// constraints. Valet may use the returned [`Access`] for requests about the grant to the store, but not to sign a
 /// credential.
 ///
 /// # Errors
@@ -196,8 +196,8 @@ pub fn still_allowed(grant: &GrantFacts, view: &RulesView) -> Result<Access, Ref
     Ok(Access::new(grant, key))
 }
 
-/// The settings of the access rules that apply to all credentials of a grant together. If several access rules allow
-/// the grant, the most generous values apply.
+/// The settings of the access rules for renewal and total time. They apply to all credentials of a grant together. If
+/// several access rules allow the grant, the most generous value of each setting applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowance {
     /// True if Valet is allowed to renew the credential.
@@ -208,15 +208,16 @@ pub struct Allowance {
 }
 
 impl Allowance {
-    /// The value without limits. Valet uses this value if it knows no access rules, or if no access rule allows the
-    /// grant. If no access rule allows the grant, the value has no effect, because Valet refuses the grant.
+    /// The value without limits. Valet uses it while the access rules are not known. It is also the result for a grant
+    /// that no access rule allows. It then has no effect, because Valet refuses such a grant.
     pub const ALL: Self = Self {
         renewal: true,
         total_seconds: None,
     };
 }
 
-/// Returns the settings of the access rules that apply to all credentials of a grant together.
+/// Returns the settings for renewal and total time, which apply to all credentials of a grant together. `rules` are the
+/// store's access rules, and `labels` are the labels of the grant's namespace.
 pub fn allowance(grant: &GrantFacts, rules: &[ClusterAccessRule], labels: &BTreeMap<String, String>) -> Allowance {
     let Ok(key) = object_key(grant, usize::MAX) else {
         return Allowance::ALL;
@@ -240,8 +241,9 @@ pub fn allowance(grant: &GrantFacts, rules: &[ClusterAccessRule], labels: &BTree
     }
 }
 
-/// Returns the limits for the number of live grants that apply to a grant. If several access rules allow the grant,
-/// the highest limit of these rules applies.
+/// Returns the maximum numbers of live grants in the grant's namespace and in the store. The limit for the namespace
+/// comes from the access rules that allow the grant. If several access rules allow the grant, the highest limit
+/// applies.
 pub(super) fn quota_limits(grant: &GrantFacts, key: &ObjectKey, store: &StoreView) -> QuotaLimits {
     let own_rules = rules_for(grant, &store.rules, &store.namespace_labels);
     let allowing = own_rules

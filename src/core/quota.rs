@@ -14,7 +14,7 @@ use super::{
 };
 use crate::api::ClusterAccessRule;
 
-/// The time for which a grant that was never reconciled receives quota before younger grants. After the operator
+/// A grant that was never reconciled receives quota before younger grants, but only for this time. After the operator
 /// starts, 15 seconds are enough for the first reconcile of each grant. If a grant is never reconciled, it delays
 /// younger grants for at most 15 seconds.
 const NEW_COUNTS: SignedDuration = SignedDuration::from_secs(15);
@@ -130,7 +130,7 @@ impl QuotaLedger {
     }
 
     /// Grants that were never reconciled receive quota first, but only for a limited time. Returns the time at which
-    /// this priority ends. Returns `None` if every grant was reconciled.
+    /// this priority ends for the last of these grants. Returns `None` if no grant has this priority.
     pub fn new_until(&self, now: Timestamp) -> Option<Timestamp> {
         let named = self.namespaces.iter().filter(|(name, _)| self.is_named(name));
         let ends = named
@@ -192,8 +192,8 @@ impl QuotaLedger {
         there.and_then(|n| n.holders.get(&who.uid)) == Some(&Holder::Reserved)
     }
 
-    /// Reserves quota for the grant. The reservation lasts until [`Self::set_used`], [`Self::waits`] or [`Self::remove`]
-    /// is called for the grant.
+    /// Reserves quota for the grant. The reservation lasts until [`Self::set_used`], [`Self::waits`] or
+    /// [`Self::remove`] is called for the grant.
     ///
     /// # Errors
     ///

@@ -49,9 +49,9 @@ pub struct Subject<'a> {
 /// The part of a grant's status that Valet can trust.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct KnownStatus {
-    /// The status as Valet last wrote it. If another client changed a condition, Valet keeps the change only if no
-    /// decision uses the condition. Decisions do not use the conditions of other programs, or conditions such as
-    /// `Ready`, which Valet writes again.
+    /// The status as Valet last wrote it. If another client changed the status in the cluster, this field also contains
+    /// conditions from the changed status, but only conditions that no decision uses. These are the conditions of other
+    /// programs, and conditions such as `Ready`, which Valet computes again for each status.
     pub status: GrantStatus,
     /// True if the cluster has exactly the status that Valet last wrote. Otherwise Valet must write the status again.
     pub is_own: bool,
@@ -223,8 +223,8 @@ pub fn status_evidence(status: &GrantStatus) -> Option<GrantStatus> {
     })
 }
 
-/// Returns true if the remembered record `status_evidence` is newer than `status`. It is newer in two cases: only the record
-/// says that the grant has finished, or the record describes a later credential.
+/// Returns true if the remembered record `status_evidence` is newer than `status`. It is newer in two cases: only the
+/// record says that the grant has finished, or the record describes a later credential.
 pub fn is_newer(status_evidence: &GrantStatus, status: &GrantStatus) -> bool {
     let has_finished = |s: &GrantStatus| s.finished_time.is_some();
     match (has_finished(status_evidence), has_finished(status)) {

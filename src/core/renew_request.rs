@@ -11,15 +11,16 @@ pub enum RenewRequest {
     /// The annotation is not set.
     #[default]
     None,
-    /// A user requests a new credential. Valet replaces every credential that was signed before this time.
+    /// A user requests a new credential. The value is the time in the annotation. Valet replaces a credential that was
+    /// signed before this time.
     At(Timestamp),
     /// The annotation is set, but its value is not a valid time.
     Invalid(String),
 }
 
 impl RenewRequest {
-    /// Parses the annotation `renew-requested-at`. The function rounds up a fraction of a second, because signatures
-    /// have whole seconds.
+    /// Parses the annotation `renew-requested-at`. The function rounds up a fraction of a second, because times in
+    /// signatures are whole seconds.
     pub fn parse(annotation: Option<&str>) -> Self {
         let Some(text) = annotation else {
             return Self::None;

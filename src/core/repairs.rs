@@ -5,8 +5,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::lifetime::add;
 
-/// `FIRST_PAUSE` is the minimum pause after Valet restored a Secret for the first time. Later pauses double up to
-/// `LONGEST_PAUSE`.
+/// `FIRST_PAUSE` is the minimum pause after Valet restored a Secret for the first time. Each further pause is twice as
+/// long as the previous pause, but at most `LONGEST_PAUSE`.
 const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(1);
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(5);
 
@@ -54,8 +54,8 @@ impl Repairs {
         Some(add(last, pause)).filter(|due| *due > now)
     }
 
-    /// Returns the time at which Valet forgets the repeated restorations of the Secret. Returns `None` if the status
-    /// does not report restorations at the time `now`.
+    /// Returns the time at which Valet forgets the repeated restorations of the Secret. Returns `None` if there are too
+    /// few restorations at the time `now` to report them in the status.
     pub fn contested_until(&self, now: Timestamp) -> Option<Timestamp> {
         let last = self
             .last
@@ -63,8 +63,8 @@ impl Repairs {
         Some(add(last, QUIET))
     }
 
-    /// Returns the number of restorations, and the times of the first and the last restoration. Returns `None` if the
-    /// status does not report restorations at the time `now`.
+    /// Returns the number of restorations, and the times of the first and the last restoration. Returns `None` if there
+    /// are too few restorations at the time `now` to report them in the status.
     pub(super) fn contested_restores(&self, now: Timestamp) -> Option<(u32, Timestamp, Timestamp)> {
         self.contested_until(now)?;
         let (first, last) = self.first.zip(self.last)?;

@@ -22,8 +22,8 @@ pub fn is_skewed(skew: Option<SignedDuration>) -> bool {
     skew.is_some_and(|skew| skew.abs() >= TOLERATED_SKEW)
 }
 
-/// Describes the clock difference as a clause of a message. The difference is rounded to 10 s, because a slowly
-/// drifting clock would otherwise change the message every minute.
+/// Describes the clock difference. Longer messages contain this text. The difference is rounded to 10 s, because a
+/// slowly drifting clock would otherwise change the message every minute.
 pub fn skewed(skew: SignedDuration) -> String {
     let seconds = skew.as_secs().saturating_abs().saturating_add(5) / 10 * 10;
     if skew.is_negative() {

@@ -30,8 +30,8 @@ pub enum Step {
         /// True if the metadata was correct and a client other than Valet changed it.
         is_repair: bool,
     },
-    /// Valet removes the data of the grant Secret, and then decides again. Somebody has deleted the Secret, but
-    /// finalizers delay the deletion.
+    /// Somebody has deleted the grant Secret, but finalizers delay the deletion. Valet therefore removes the data of
+    /// the Secret, and then decides again.
     Empty {
         /// The UID of the Secret on which the decision is based.
         uid: String,
@@ -58,8 +58,8 @@ pub enum Step {
     Complete(Access, Assembly),
     /// Valet aborts the multipart upload whose ID is in the grant Secret or in the status, and then decides again.
     Abort(AbortAccess),
-    /// Valet aborts multipart uploads of the grant's object key whose IDs were never in a Secret. Then Valet decides
-    /// again.
+    /// Valet aborts multipart uploads that have the grant's object key, but whose upload IDs were never in a Secret.
+    /// Then Valet decides again.
     AbortOrphans(Vec<AbortAccess>),
     /// Valet removes the finalizer for multipart uploads and publishes an Event, and then decides again.
     RemoveFinalizer {

@@ -52,8 +52,8 @@ impl<P: Clone + Eq + Hash, I: Clone + Eq + Hash> FairLimiter<P, I> {
         let now = Instant::now();
         let mut pools = self.lock();
         if !pools.contains_key(pool) {
-            // A pool with an unused reservation becomes idle only when the reservation ends. At that time, no other
-            // code removes the pool.
+            // If an item does not use its reservation, its pool becomes idle only when the reservation ends. No other
+            // code removes such a pool.
             pools.retain(|_, other| !other.is_idle(now));
         }
         let state = pools.entry(pool.clone()).or_insert_with(|| Pool::new(limits));

@@ -68,8 +68,9 @@ impl<I: Clone + Eq + Hash> Pool<I> {
         }
     }
 
-    /// If a permit is free, removes and returns the next waiting item, and reserves the permit for this item. The
-    /// next item is the oldest item of the next key whose permits are below the limit for one key.
+    /// If a permit is free, removes and returns the next waiting item, and reserves the permit for this item. The keys
+    /// take turns, and a key that has reached the limit for one key has no turn. The next item is the oldest item of
+    /// the key that has the next turn.
     pub(super) fn next(&mut self, now: Instant) -> Option<(String, I)> {
         self.end_reservations(now);
         if self.is_full() {
@@ -193,7 +194,7 @@ mod tests {
         assert_eq!(
             pool.take(limits, "c", 1, now + 5 * SECOND),
             Ok(()),
-            "another item must be able to take the permit after the reservation"
+            "another item must get the permit after the reservation has ended"
         );
     }
 
@@ -210,7 +211,11 @@ mod tests {
         pool.release("a");
         pool.release("b");
         assert_eq!(pool.next(now), next("a", 2));
-        assert_eq!(pool.next(now), None, "the reservation uses the only permit of this key");
+        assert_eq!(
+            pool.next(now),
+            None,
+            "no item of key a can be next, because the reservation uses the only permit of this key"
+        );
         assert!(pool.cancel("a", &2) && !pool.cancel("a", &2));
         assert_eq!(pool.next(now), next("a", 3));
     }
@@ -224,7 +229,11 @@ mod tests {
         assert_eq!(pool.take(limits(1, 1), "a", 4, now), Err(1));
         pool.release("a");
         pool.release("a");
-        assert_eq!(pool.next(now), None, "one used permit reaches the new limit");
+        assert_eq!(
+            pool.next(now),
+            None,
+            "no item can be next, because one permit is in use and the new limit is 1"
+        );
         assert_eq!(pool.take(limits(2, 2), "a", 5, now), Ok(()));
     }
 

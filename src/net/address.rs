@@ -39,8 +39,9 @@ pub fn plain(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Says why an address is not public, as a clause of a message. Returns `None` for a public address. The IANA
-/// registries of special-purpose addresses (RFC 6890) say which addresses are not public.
+/// Returns a text that says why an address is not public. A message contains this text after the word "because".
+/// Returns `None` for a public address. The IANA registries of special-purpose addresses (RFC 6890) say which addresses
+/// are not public.
 pub fn class(address: IpAddr) -> Option<&'static str> {
     match plain(address) {
         IpAddr::V4(v4) => class_v4(v4),
@@ -79,7 +80,8 @@ fn class_v6(v6: Ipv6Addr) -> Option<&'static str> {
         Some("the address is private")
     } else {
         match v6.segments() {
-            // A Teredo address contains an IPv4 address. A Teredo relay decides which host receives the packets.
+            // A Teredo address contains an IPv4 address. The Teredo address does not count as public, even if this IPv4
+            // address is public, because a Teredo relay decides which host receives the packets.
             [0x2001, 0, ..] => Some("the address is a Teredo address"),
             [0x2001, 0x0db8, ..] | [0x3fff, 0..=0x0fff, ..] => Some("the address is reserved for documentation"),
             // Public IPv6 addresses are in 2000::/3, but not in the protocol assignments 2001::/23. All remaining

@@ -105,7 +105,7 @@ impl EgressRules {
         match bare.parse::<IpAddr>() {
             Ok(address) => self.permit(bare, [address]),
             Err(_) if ends_in_a_number(bare) => inward(
-                "the host ends with a number, and a resolver can read such a host as an IP address, alone or with a bucket name before it",
+                "the host ends with a number, and a resolver can read such a host as an IP address, with or without a bucket name in front of the host",
             ),
             // RFC 6761 ("Special-Use Domain Names") reserves `localhost` and all names below it for loopback addresses.
             Err(_) if is_local(bare) => {

@@ -33,7 +33,7 @@ pub struct EgressPolicy {
 #[derive(Default)]
 pub(super) struct Clients {
     pub aws: OnceLock<SharedHttpClient>,
-    /// The HTTP client for all requests that the AWS SDK does not send. It is `None` if the machine has no
+    /// The HTTP client for all requests that Valet sends without the AWS SDK. It is `None` if the machine has no
     /// certificate authorities.
     pub plain: OnceLock<Option<Connections>>,
 }

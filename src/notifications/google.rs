@@ -12,7 +12,7 @@ use tracing::warn;
 use super::scope::{NamedSender, SenderScope};
 use crate::net::client::Http;
 
-/// Google publishes the public keys that verify its identity tokens at this URL.
+/// The URL at which Google publishes the public keys for the signatures of its identity tokens.
 pub const CERTIFICATES: &str = "https://www.googleapis.com/oauth2/v3/certs";
 /// The issuers that a Google identity token can name.
 const ISSUERS: [&str; 2] = ["https://accounts.google.com", "accounts.google.com"];

@@ -85,7 +85,9 @@ impl Tokens {
             if trouble != last.trouble {
                 match &trouble {
                     Some(why) => warn!("all notifications are rejected: {why}"),
-                    None => info!("the token file for notifications can be read again"),
+                    None => info!(
+                        "the problem with the token file for notifications is solved, and its tokens are accepted again"
+                    ),
                 }
             }
             last.known = Arc::new(known);
@@ -134,7 +136,7 @@ fn one(line: &str) -> Result<Known, String> {
         ));
     }
     let scope = SenderScope::read(words)
-        .map_err(|word| format!("invalid store name {word}; {STORE_NAMES}"))?;
+        .map_err(|word| format!("word {word} after the token is not a valid store name; {STORE_NAMES}"))?;
     if scope.is_empty() {
         return Err(format!(
             "no store name follows the token; add the store names after the token, separated by spaces; {STORE_NAMES}"
@@ -295,7 +297,7 @@ mod tests {
             ),
             (
                 "0123456789abcdef media Team-A/x",
-                "token 1 is invalid: invalid store name 2",
+                "token 1 is invalid: word 2 after the token is not a valid store name",
             ),
         ] {
             let path = file(content);

@@ -90,7 +90,7 @@ async fn fetch(address: Uri) -> Result<u16, Unanswered> {
 mod tests {
     use super::*;
 
-    /// Valet must refuse each of these subscriptions before it sends a request to SNS.
+    /// Valet must refuse each of these subscriptions without a request to SNS.
     #[tokio::test]
     async fn topic_is_confirmed_only_with_a_token_of_its_own_stores() {
         let topic = "arn:aws:sns:eu-west-1:111122223333:uploads";

@@ -35,12 +35,12 @@ pub trait Provider: Signer + ObjectReader + Prober {
 
 /// Signs credentials for grants.
 pub trait Signer: Send + Sync {
-    /// Signs exactly this request. The method sends network requests only if [`Signer::requires_remote_signing`]
-    /// returns true.
+    /// Signs a credential that allows exactly what `request` asks for. The method sends network requests only if
+    /// [`Signer::requires_remote_signing`] returns true.
     ///
     /// # Errors
-    /// Returns [`SignError`] if the provider cannot sign the request. The provider never returns a credential that
-    /// allows more than the request.
+    /// Returns [`SignError`] if the provider cannot sign exactly this credential. The provider never returns a
+    /// credential that allows more.
     fn sign<'a>(&'a self, request: &'a AllowedRequest) -> BoxFuture<'a, Result<Signed, SignError>>;
 
     /// Returns true if [`Signer::sign`] sends requests and can therefore be slow.
@@ -71,9 +71,9 @@ pub trait Signer: Send + Sync {
         std::future::ready(false).boxed()
     }
 
-    /// Fetches fresh credentials if the current ones expire before `until`. The method does nothing if fresh
-    /// credentials could not have a longer lifetime. Afterwards, [`Signer::credentials_expire`] returns the new
-    /// expiry.
+    /// Fetches fresh credentials if the current credentials expire before `until`. [`Signer::credentials_expire`] then
+    /// returns the expiry of the fresh credentials. The method does nothing if fresh credentials could not have a
+    /// longer lifetime.
     fn prepare(&self, until: Timestamp) -> BoxFuture<'_, ()> {
         let _ = until;
         std::future::ready(()).boxed()
@@ -122,12 +122,13 @@ pub trait Prober: Send + Sync {
         false
     }
 
-    /// Runs the conformance check with about 40 requests, and deletes the objects that the check wrote. Afterwards,
-    /// [`Provider::capabilities`] does not list a capability that the store did not enforce in the check.
+    /// Runs the conformance check with about 40 requests, and deletes the objects that the check wrote. If the check
+    /// shows that the store does not enforce a capability, [`Provider::capabilities`] no longer lists this capability.
     fn check_conformance(&self) -> BoxFuture<'_, ConformanceReport>;
 
-    /// Sets the capabilities that another process of Valet found. `capabilities` contains their names from
-    /// `status.capabilities`. The method sets only capabilities that need a conformance check.
+    /// Takes over results of a conformance check that another process of Valet ran. `capabilities` is the list from
+    /// `status.capabilities`. From this list, the method uses only capabilities that Valet never assumes without a
+    /// conformance check.
     fn seed_capabilities(&self, capabilities: &[String]) {
         let _ = capabilities;
     }

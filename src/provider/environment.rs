@@ -47,14 +47,15 @@ impl Environment {
     }
 }
 
-/// The reason why the environment contains no identity that Valet can use without a request.
+/// The reason why Valet cannot sign with only the credentials in the environment, without a network request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoLocalCredentials {
     /// The environment contains no credentials.
     Nothing,
-    /// The credentials come from a service or program outside the environment. The text is the beginning of a sentence
-    /// that names this service or program, or the setting that selects it.
+    /// The credentials come from a service or program outside the environment. The string names this service or
+    /// program, or the setting that selects it. An error message begins with this string.
     Elsewhere(String),
-    /// Valet cannot use the configured credentials. The text is the reason, as the end of a sentence.
+    /// Valet cannot use the configured credentials. The string contains the reason. An error message contains this
+    /// string after a colon.
     Unusable(&'static str),
 }

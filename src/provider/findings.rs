@@ -101,7 +101,7 @@ impl Findings {
         *lock(&self.report) = Some(report);
     }
 
-    /// Sets the capabilities that another process of Valet found. `capabilities` contains their names from
+    /// Takes over results of a conformance check that another process of Valet ran. `capabilities` is the list from
     /// `status.capabilities`.
     pub fn seed(&self, capabilities: &[String]) {
         let keeps = capabilities.iter().any(|name| *name == KEY_PREFIX.name());
@@ -153,8 +153,8 @@ impl Findings {
             }
         }
         if !documented.may_write {
-            // To initiate and complete multipart uploads, the operator must send write requests. If the operator is
-            // not allowed to send them, the store does not support multipart uploads.
+            // The operator initiates and completes each multipart upload with write requests. If the operator is not
+            // allowed to send write requests, Valet cannot offer multipart uploads for this store.
             can.multipart = None;
             can.only_read = true;
         }

@@ -56,8 +56,8 @@ impl ProbeAnswer {
         matches!(self.status, 400 | 401 | 403)
     }
 
-    /// Returns true if the store accepted the signature and the permissions of the request. Either the request
-    /// succeeded, or the store returned an error that it returns only after authorization.
+    /// Returns true if the store accepted the signature and the permissions of the request. This is the case if the
+    /// request succeeded. It is also the case if the store returned an error that it returns only after authorization.
     fn is_accepted(&self, base: Base) -> bool {
         match base {
             Base::Upload => self.is_done(),
@@ -82,8 +82,8 @@ pub enum UnsignedHeaders {
     Refused,
     /// The store does what the unsigned header asks for.
     Obeyed,
-    /// The answers do not show what the store does with unsigned headers. The text is a clause that tells the reason to
-    /// the store's owner.
+    /// The answers do not show what the store does with unsigned headers. The string contains the reason, as a part of
+    /// a condition message.
     Unknown(String),
 }
 
@@ -107,7 +107,7 @@ pub async fn by_upload<S: Sender>(sender: &S) -> Result<UnsignedHeaders, S::Erro
         if !control.is_accepted(base) {
             return Ok(match by_download(sender).await? {
                 UnsignedHeaders::Unknown(why) => UnsignedHeaders::Unknown(format!(
-                    "the store answered status {status} to a probe upload without unsigned headers, and {why}",
+                    "the store answered status {status} to a probe upload with only signed headers; {why}",
                     status = status_text(&control)
                 )),
                 shown => shown,
@@ -145,7 +145,7 @@ pub async fn by_download<S: Sender>(sender: &S) -> Result<UnsignedHeaders, S::Er
     let control = sender.send(base, Variant::Plain).await?;
     if !control.is_accepted(base) {
         return Ok(UnsignedHeaders::Unknown(format!(
-            "the probe sent a download with only signed headers; the store answered status {status}",
+            "the store answered status {status} to a probe download with only signed headers",
             status = status_text(&control)
         )));
     }
@@ -159,8 +159,8 @@ pub async fn by_download<S: Sender>(sender: &S) -> Result<UnsignedHeaders, S::Er
 /// Finds out whether the store refuses requests because they have an unsigned header.
 ///
 /// The function returns [`UnsignedHeaders::Refused`] only if the store refuses two requests with an unsigned header and
-/// then accepts the request without an unsigned header. A store can also refuse a header because of what the header
-/// asks for. Therefore the two uploads have different unsigned headers.
+/// then accepts the request without an unsigned header. The two refused requests have different unsigned headers,
+/// because a store can also refuse a header for a different reason: the store does not allow what the header asks for.
 async fn refused<S: Sender>(
     sender: &S,
     base: Base,
@@ -169,7 +169,7 @@ async fn refused<S: Sender>(
 ) -> Result<UnsignedHeaders, S::Error> {
     let unclear = |answer: &ProbeAnswer| {
         UnsignedHeaders::Unknown(format!(
-            "the store answered status {status} to a probe request, but the unsigned header is possibly not the cause of this answer",
+            "the store answered status {status} to a probe request, but unsigned headers are possibly not the cause of this answer",
             status = status_text(answer)
         ))
     };
@@ -197,11 +197,11 @@ fn status_text(answer: &ProbeAnswer) -> String {
 pub enum WriteOnce {
     /// The store supports write-once uploads: the store refused an upload because the object existed.
     Enforced,
-    /// The store refuses write-once uploads, or a write-once upload replaced an existing object. The text is a clause
-    /// that describes the store's answer.
+    /// The store refuses write-once uploads, or a write-once upload replaced an existing object. The string describes
+    /// the store's answer, as a part of a condition message.
     Missing(String),
-    /// The answers do not show whether the store supports write-once uploads. The text is a clause that tells the
-    /// reason.
+    /// The answers do not show whether the store supports write-once uploads. The string contains the reason, as a part
+    /// of a condition message.
     Unknown(String),
 }
 
@@ -227,8 +227,8 @@ pub fn write_once(answers: &[ProbeAnswer]) -> WriteOnce {
     }
 }
 
-/// Returns what users must know about write-once uploads before they create grants for the store. The text is a
-/// clause.
+/// Returns what users must know about write-once uploads before they create grants for the store. The returned string
+/// is a part of a condition message.
 pub fn notice(found: &Option<WriteOnce>) -> Option<String> {
     match found {
         Some(WriteOnce::Missing(why)) => Some(format!(

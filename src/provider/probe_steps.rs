@@ -58,8 +58,8 @@ pub trait ProbeSteps: Sync {
         std::future::ready(Ok(())).boxed()
     }
 
-    /// Returns what users need to know before they create grants for this store, in addition to the remark about
-    /// write-once uploads.
+    /// Returns further facts that users need to know before they create grants for this store. The list contains
+    /// nothing about write-once uploads, because [`probe`] adds such a fact itself.
     fn notices(&self) -> Vec<String> {
         Vec::new()
     }

@@ -10,13 +10,14 @@ pub struct Probed {
     /// The finding says whether Valet can use the store with its settings and credentials.
     pub finding: Finding,
     /// The value says how far the store's clock is ahead of the operator's clock. It is `None` if the difference is
-    /// too small to matter.
+    /// too small to matter, or if the store's answer contained no time.
     pub skew: Option<SignedDuration>,
     /// This is true if the store refuses unsigned headers. It is `None` if the probe could not find out.
     pub refuses_unsigned: Option<bool>,
-    /// If `refuses_unsigned` is `None`, this text is a clause that tells the reason.
+    /// The reason why `refuses_unsigned` is `None`, as a part of a condition message.
     pub not_reported: Option<String>,
-    /// Facts about the store that users need to know before they create grants. Each fact is a clause.
+    /// Facts about the store that users need to know before they create grants. Each fact is a part of a condition
+    /// message.
     pub notices: Vec<String>,
 }
 

@@ -37,9 +37,9 @@ pub trait ProviderSettings: Debug + Send + Sync {
     /// Uses the operator's own identity as the store's credentials.
     fn with_environment<'a>(&'a self, environment: &'a Environment) -> BoxFuture<'a, Box<dyn Account>>;
 
-    /// Uses an identity from the environment as the store's credentials, if Valet can read the identity without a
-    /// request. If Valet must send a request before it can sign with this identity, [`Account::requires_environment`] describes this
-    /// request.
+    /// Uses an identity from the environment as the store's credentials, if Valet can read this identity without a
+    /// request. For some stores, Valet must still send a request before it can sign with this identity.
+    /// [`Account::requires_environment`] describes this request.
     ///
     /// # Errors
     /// Returns [`NoLocalCredentials`] if the environment contains no such identity.
@@ -50,8 +50,8 @@ pub trait ProviderSettings: Debug + Send + Sync {
         self.with_environment(environment).map(Ok).boxed()
     }
 
-    /// Returns an instruction for a user whose store needs the operator's identity, if the environment contains no
-    /// usable identity. Error messages contain this instruction.
+    /// Returns an instruction for a user whose store needs the operator's identity. An error message contains this
+    /// instruction if the environment contains no usable identity.
     fn wanted_in_environment(&self) -> &'static str;
 }
 

@@ -106,8 +106,8 @@ pub trait Effects {
         view: &StoreView,
     ) -> impl Future<Output = Result<bool, Error>> + Send;
 
-    /// Returns true if the provider must send a request to sign a credential. Otherwise the operator signs without a
-    /// request.
+    /// Returns true if the provider must send a request before it can sign a credential. Returns false if the provider
+    /// signs without any request.
     fn signs_with_requests(&self) -> bool;
 
     /// Initiates a multipart upload, and returns its upload ID.
@@ -129,8 +129,7 @@ pub trait Effects {
     /// Aborts a multipart upload. It is not an error if the upload no longer exists.
     ///
     /// # Errors
-    /// Returns a text if the multipart upload may still exist. The text says why the upload may still exist. The text
-    /// contains no secrets.
+    /// Returns the reason as a text if the multipart upload may still exist. The text contains no secrets.
     fn abort_upload(&mut self, upload: &AbortAccess) -> impl Future<Output = Result<(), String>> + Send;
 
     /// Adds the record signature to the Secret, and creates or replaces the Secret.
@@ -234,8 +233,8 @@ pub trait Effects {
 /// The result of reading a store.
 pub struct StoreReading {
     pub fact: StoreFact,
-    /// The access rules of a store that Valet cannot use now. The field is `None` if Valet can use the store, or if
-    /// Valet does not know the access rules.
+    /// If Valet cannot use the store now, this field contains the access rules of the store. The field is `None` if
+    /// Valet can use the store, or if Valet does not know the access rules.
     pub rules: Option<RulesView>,
 }
 

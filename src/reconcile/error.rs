@@ -32,8 +32,9 @@ pub enum Error {
         /// The cause of the failed call.
         why: String,
     },
-    /// The reconcile waits in the store's queue, because the request limit of the store is reached. The number says for
-    /// how many rounds the reconcile must wait. In each round, reconciles of other grants use all permits of the store.
+    /// The reconcile waits in the store's queue, because the limit of concurrent requests to the store is reached. The
+    /// number is an estimate of the waiting time in rounds. In one round, each permit of the store serves one grant
+    /// that is earlier in the queue.
     #[error(
         "the limit of concurrent requests to the store is reached; {0} rounds of other requests run before this request"
     )]

@@ -161,7 +161,8 @@ impl<'e, E: Effects> Reconcile<'e, E> {
     /// Returns true if the grant or its store has changed since the decision to sign. Signing can take seconds, and a
     /// change in this time can forbid the credential. Valet must then not publish the credential.
     ///
-    /// The method also removes the outdated facts, so that Valet reads them again.
+    /// The method also reads the changed grant again, or removes the outdated facts of the store. The next decision
+    /// therefore uses the current state.
     pub(super) async fn is_stale(&mut self) -> Result<bool, Error> {
         if self.effects.has_newer_grant(&self.facts.grant)? {
             self.read_grant().await?;

@@ -250,7 +250,7 @@ mod tests {
         );
         assert!(
             began.elapsed() >= Duration::from_millis(1900),
-            "the server must close eight idle connections in two rounds of timeouts"
+            "the server must close two groups of four idle connections, each after a timeout of one second, before it answers"
         );
         for mut connection in silent {
             let mut buffer = [0; 64];

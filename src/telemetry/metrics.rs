@@ -104,7 +104,7 @@ pub struct StoreState {
     /// The time when the store's current credentials expire, in seconds since 1970. It is `None` if they do not
     /// expire.
     pub credentials_expire: Option<i64>,
-    /// The type and the status of each condition except `Ready`.
+    /// The type and the status of each condition that probes of the store set.
     pub conditions: Vec<(String, String)>,
 }
 
@@ -154,7 +154,7 @@ impl Metrics {
         );
         registry.register_with_unit(
             "grant_to_credential",
-            "Time from the creation of a grant to its first credential; the creation time is in whole seconds of the apiserver's clock",
+            "Time from the creation of a grant to its first credential; the apiserver's clock gives the creation time in whole seconds",
             Unit::Seconds,
             metrics.grant_to_credential.clone(),
         );
@@ -257,7 +257,8 @@ impl Metrics {
         self.multipart_uploads.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
-    /// Counts the objects or messages of a notification by their outcome.
+    /// Adds `number` to the counter of this outcome. For the outcomes `accepted` and `unknown`, the number counts the
+    /// objects in a notification. For all other outcomes, it counts messages.
     pub fn notified(&self, outcome: &'static str, number: usize) {
         if number > 0 {
             self.notifications
@@ -326,7 +327,7 @@ impl fmt::Debug for Watched {
 
 impl Collector for Watched {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "Number of times that a grant was newly refused, by reason";
+        let help = "Number of times that Valet refused a grant, by reason; a grant that stays refused for one reason counts once";
         counters(&mut encoder, "grants_refused", help, &self.refusals)?;
         let help = "Polls for uploads (HEAD requests and lists of parts), by outcome";
         counters(&mut encoder, "store_polls", help, &self.polls)?;
@@ -399,7 +400,7 @@ impl Collector for Watched {
                 (labels, 1)
             })
             .collect();
-        let help = "Always 1; one series for each condition that probes of the store found, by type and status";
+        let help = "Always 1; each series stands for one condition of a store that a probe has set, with the type and status of this condition";
         gauge("store_condition", help, None, &samples)?;
 
         let samples: Vec<_> = stores

@@ -21,8 +21,8 @@ struct State {
     under_way: usize,
     /// This is true if a reconcile was enqueued and no reconcile has ended since then.
     is_due: bool,
-    /// The time from which [`STALLED_AFTER`] counts. Each reconcile that ends sets this time. A reconcile that becomes
-    /// due or starts also sets this time, if no other reconcile is due or running.
+    /// The start of the period [`STALLED_AFTER`]. The period starts again when a reconcile ends. It also starts again
+    /// when a reconcile becomes due or starts while no other reconcile is due or running.
     since: Instant,
     last: Option<Timestamp>,
 }

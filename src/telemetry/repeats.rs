@@ -47,8 +47,9 @@ impl Repeats {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a failure. Returns true if it is the first failure of its cause. Valet logs only the first failure
-    /// individually.
+    /// Counts a failure. Returns true if it is the first failure of its cause. Valet logs only this first failure
+    /// individually. If a cause has no failures during a whole period, its next failure counts as a first failure
+    /// again.
     pub fn is_first(&self, cause: &str, now: Instant) -> bool {
         let mut window = self.lock();
         window.began.get_or_insert(now);
@@ -99,8 +100,8 @@ impl Repeats {
     }
 }
 
-/// Logs a failure at level WARN if it is the first failure of its cause in the current period. Valet counts further
-/// failures of this cause, and logs a summary at the end of the period.
+/// Logs a failure at level WARN if it is the first failure of its cause (see `Repeats::is_first`). Valet counts
+/// further failures of this cause, and logs a summary of them at the end of each period.
 ///
 /// The first argument is the cause. The macro passes the remaining arguments to [`tracing::warn!`].
 macro_rules! warn_once {

@@ -41,7 +41,10 @@ fn unreachable_store_gets_no_write_once_credentials() {
     );
     assert_eq!(says(&grant, "Ready"), "False StoreUnreachable");
     let message = condition(&grant, "Ready").unwrap()["message"].as_str().unwrap();
-    assert!(message.contains("last check"), "{message}");
+    assert!(
+        message.contains("cannot yet check whether the upload has arrived"),
+        "{message}"
+    );
 
     store.start_again().unwrap();
     t.reason_within("ug/during", "Issued", Duration::from_secs(90));

@@ -365,7 +365,7 @@ fn multipart_upload_with_unenforceable_constraint_is_refused() {
         (
             "loose",
             "ContentLengthNotAllowed",
-            "contentLengthRange does not limit the size of every part",
+            "contentLengthRange cannot enforce this limit",
         ),
     ] {
         let grant = t.reason(&format!("ug/{name}"), reason);

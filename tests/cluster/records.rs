@@ -362,7 +362,7 @@ fn deleted_record_key_is_restored_and_replaced_one_reissues_grants() {
     });
     let log = operator.log_text();
     assert!(
-        log.contains("contains another record key than at the start of this process") && !log.contains("QUFB"),
+        log.contains("no longer contains the record key with which this process started") && !log.contains("QUFB"),
         "{log}"
     );
     let mark = t.mark();

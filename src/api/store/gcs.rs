@@ -54,7 +54,7 @@ pub struct GcsStore {
     /// Whether grants may have mode: Resumable. The signed URL of such a grant starts an upload session. Everybody
     /// who has the address of the session can upload data of any size for a week. The session can outlive the signed
     /// URL, maxExpirationSeconds and the deadlineTime of the grant. Refuse: Valet refuses such grants. Tolerate:
-    /// Valet issues them. Default: Refuse.
+    /// Valet issues such signed URLs. Default: Refuse.
     #[serde(default)]
     pub resumable_uploads: ResumableUploads,
 }
@@ -76,7 +76,7 @@ fn path() -> AddressingStyle {
 /// The credentials of a bucket of Google Cloud Storage.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.secretRef) || has(self.signAs)").message("the field credentials is empty; set credentials.secretRef, credentials.signAs or both; remove the field credentials to use the operator's own identity"))]
+#[x_kube(validation = Rule::new("has(self.secretRef) || has(self.signAs)").message("the field credentials is empty; set credentials.secretRef, credentials.signAs or both, or remove the field credentials to use the operator's own identity"))]
 pub struct GcsCredentials {
     /// The Secret with a service account key. The entry credentials.json contains the file that the command 'gcloud
     /// iam service-accounts keys create' writes. The Secret of a ClusterObjectStore is in the operator's namespace.

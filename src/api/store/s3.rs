@@ -69,7 +69,7 @@ pub struct S3Store {
 /// The credentials of an S3 bucket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.secretRef) || has(self.assumeRole)").message("the field credentials is empty; set credentials.secretRef, credentials.assumeRole or both; remove the field credentials to use the operator's own credentials"))]
+#[x_kube(validation = Rule::new("has(self.secretRef) || has(self.assumeRole)").message("the field credentials is empty; set credentials.secretRef, credentials.assumeRole or both, or remove the field credentials to use the operator's own credentials"))]
 pub struct S3Credentials {
     /// The Secret with the access key. It has the entries AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. For temporary
     /// credentials it also has AWS_SESSION_TOKEN and AWS_CREDENTIAL_EXPIRATION (RFC 3339). The Secret of a
@@ -107,8 +107,8 @@ pub struct AssumeRole {
     pub external_id: Option<String>,
 
     /// The longest session of the role, in seconds. It is also the longest lifetime of a credential. AWS allows 900
-    /// to 43200 seconds. It allows at most 3600 seconds if the credentials that assume the role are temporary.
-    /// Default: 3600.
+    /// to 43200 seconds, but at most 3600 seconds if the credentials that assume the role are temporary. Default:
+    /// 3600.
     #[serde(default = "default_session")]
     #[schemars(range(min = 900, max = 43_200))]
     pub duration_seconds: i64,

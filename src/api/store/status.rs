@@ -17,9 +17,9 @@ pub struct StoreStatus {
     #[schemars(schema_with = "crate::api::status::conditions")]
     pub conditions: Vec<Condition>,
     /// The constraints that the store can enforce. Valet refuses a grant with any other constraint
-    /// (CapabilityMissing). A name without a slash applies to signed URLs, or is a mode that the store supports. A
-    /// name such as PostForm/ContentLengthRange applies to grants with this mode. The name RequiresChecksum means
-    /// that the store accepts only uploads with a checksum.
+    /// (CapabilityMissing). A name without a slash is a constraint that the store can enforce for signed URLs, or a
+    /// mode that the store supports. A name such as PostForm/ContentLengthRange applies to grants with this mode. The
+    /// name RequiresChecksum means that the store accepts only uploads with a checksum.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128), inner(length(max = 64)))]
     pub capabilities: Vec<String>,

@@ -99,7 +99,7 @@ fn from_documents(settings: Settings, store: &impl Store, documents: &Documents)
     };
     let secret = only(&documents.secrets, &format!("Secret {name}"), is_it)?.ok_or_else(|| {
         format!(
-            "CredentialsNotFound: the files do not contain Secret {name} of namespace {namespace} with the store's credentials; add the Secret with -f",
+            "CredentialsNotFound: the store's credentials are in Secret {name} of namespace {namespace}, but the files do not contain this Secret; add the Secret with -f",
             namespace = namespace.unwrap_or_default()
         )
     })?;

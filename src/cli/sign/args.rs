@@ -32,28 +32,31 @@ pub struct SignArgs {
     #[arg(long, value_name = "ID")]
     pub(super) upload_id: Option<String>,
 
-    /// Allow requests to other systems: to STS (assumeRole, web identity), to Azure and Google for signatures of an
-    /// identity, and to the metadata service of the machine. This flag also allows a profile's credential_process.
-    /// Without this flag, the command sends no requests, and refuses a grant that needs a request.
+    /// Allow requests to other systems: to STS (assumeRole, web identity), to Azure and Google (if an identity signs
+    /// instead of a key), and to the metadata service of the machine. This flag also allows a profile's
+    /// credential_process. Without this flag, the command sends no requests, and refuses a grant that needs a
+    /// request.
     #[arg(long)]
     pub(super) online: bool,
 
-    /// With --online: an address in a ClusterObjectStore that can receive the identity of the environment, although
-    /// this address is not a public host of a cloud provider. You can repeat this flag.
+    /// With --online: an address from a ClusterObjectStore to which `valet sign` is allowed to send the identity of
+    /// the environment. This flag is necessary only for addresses that are not public hosts of a cloud provider. You
+    /// can repeat this flag.
     #[arg(long, value_name = "URL", requires = "online")]
     pub(super) trust_endpoint: Vec<String>,
 
-    /// Networks (CIDRs, separated by commas) with non-public addresses that the endpoints of ObjectStores can use, as
-    /// for the operator.
+    /// Networks (CIDRs, separated by commas) with non-public addresses that the endpoints of ObjectStores can use.
+    /// This flag has the same meaning as for `valet controller`.
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub(super) allow_private_endpoints: Vec<ipnet::IpNet>,
 
-    /// Networks (CIDRs, separated by commas) that the endpoints of ObjectStores cannot use, as for the operator.
+    /// Networks (CIDRs, separated by commas) that the endpoints of ObjectStores cannot use. This flag has the same
+    /// meaning as for `valet controller`.
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub(super) deny_endpoints: Vec<ipnet::IpNet>,
 
-    /// Domains (separated by commas) of the labels and annotations that grants can set on their Secrets, as for the
-    /// operator.
+    /// Domains (separated by commas) of the labels and annotations that grants can set on their Secrets. This flag
+    /// has the same meaning as for `valet controller`.
     #[arg(long, value_name = "DOMAIN", value_delimiter = ',', default_value = MetadataDomains::DEFAULT)]
     pub(super) allow_secret_metadata: Vec<String>,
 }

@@ -21,7 +21,8 @@ use crate::{
 /// The message for a grant with mode `Multipart`, if the user passed no upload ID.
 const ONLY_OPERATOR: &str = "only the operator initiates and completes multipart uploads; apply the grant in a cluster, or initiate the multipart upload yourself and set --upload-id";
 
-/// A store from the files that the user passed, and the result of the reconcile.
+/// Holds the store that a reconcile for `valet sign` uses, and the result of the reconcile. The store comes from the
+/// user's files.
 pub(super) struct FileEffects {
     pub(super) store: StoreFact,
     pub(super) provider: Arc<dyn Provider>,

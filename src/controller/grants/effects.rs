@@ -32,7 +32,7 @@ use crate::{
     telemetry::warn_once,
 };
 
-/// The message for a request to a store to which Valet has no connection.
+/// The error message of a request to a store, if Valet has no connection to the store.
 const NO_STORE: &str = "the store was deleted, or cannot be used";
 
 /// Gives one reconcile of a grant access to the apiserver, to the grant's store and to the memory of this process.

@@ -74,8 +74,9 @@ impl Stores {
             Some(previous) if previous.fingerprint == fingerprint => (previous.provider, previous.store_probe),
             _ => (account.connect(egress), Arc::default()),
         };
-        // If the store has no credentials, or if Valet cannot compute their fingerprint, the signer is unknown. Valet
-        // then does not sign issued credentials again.
+        // The signer is `None` if the store has no credentials, or if Valet cannot compute the fingerprint of the
+        // credentials. Without a signer, Valet does not notice a change of the credentials, and does not sign issued
+        // credentials again.
         let salt = store.uid().unwrap_or_default();
         let signs = in_time(provider.fingerprint(&salt)).await.ok().flatten();
         Ok(CachedStore::Usable(Connection {

@@ -88,8 +88,8 @@ pub(super) struct Usable {
 }
 
 impl Connection {
-    /// Checks whether Valet can now sign a credential for the store that is valid until `wanted_until`. If yes, returns
-    /// the connection and the facts about the store. If not, returns the reason.
+    /// Checks whether Valet can use the store now to sign a credential with the expiry `wanted_until`. If Valet can use
+    /// the store, the method returns the connection and the facts about the store. Otherwise it returns the reason.
     pub(super) async fn usable(
         self,
         id: &StoreId,

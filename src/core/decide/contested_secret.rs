@@ -16,8 +16,8 @@ impl Evaluator<'_> {
         is_same && self.f.repairs.is_expected && self.own_secret().is_none()
     }
 
-    /// Returns the step for a grant whose Secret Valet restores only after a pause. The status reports that Valet waits
-    /// until the time `due`.
+    /// Returns the step for the pause before Valet restores the grant Secret. The status reports that Valet restores
+    /// the Secret at the time `due`.
     pub(super) fn await_repair(&self, due: Timestamp) -> Step {
         let message = format!(
             "another client repeatedly deletes or changes Secret {name}; Valet restores the Secret at {due}",

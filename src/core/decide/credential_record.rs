@@ -11,7 +11,7 @@ pub(super) struct CredentialRecord {
     pub(super) renewals: i64,
     /// The fingerprint of the store's signing credentials, if Valet knows it.
     pub(super) signed_with: Option<String>,
-    /// The latest expiry of the grant's earlier credentials. `None` if no earlier credential expires later than the
-    /// current credential.
+    /// The latest expiry of the grant's previous credentials. The value is `None` if no previous credential expires
+    /// after the current credential.
     pub(super) earlier: Option<Timestamp>,
 }

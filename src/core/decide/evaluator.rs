@@ -45,9 +45,8 @@ impl Evaluator<'_> {
         knows_one && secret.renewals.unwrap_or_default().max(0) < status.renewals.unwrap_or_default()
     }
 
-    /// Returns the lifetime of the issued credential. Valet reads the lifetime from the Secret, or from the status if
-    /// the Secret does not exist. Valet ignores a Secret that is being deleted, because any user with permission to
-    /// create Secrets can imitate such a Secret.
+    /// Returns the lifetime of the issued credential. Valet reads the lifetime from the Secret. If the Secret does not
+    /// exist, is being deleted or was changed by another client, Valet reads the lifetime from the status.
     pub(super) fn credential(&self) -> Option<Lifetime> {
         let recorded = self.own_secret().and_then(|s| s.issued_at.zip(s.expires_at));
         let status = &self.g.status;
@@ -82,8 +81,8 @@ impl Evaluator<'_> {
             .max(0)
     }
 
-    /// Returns the latest expiry of the grant's earlier credentials. Returns `None` if no earlier credential expires
-    /// later than the current credential.
+    /// Returns the latest expiry of the grant's previous credentials. Returns `None` if no previous credential expires
+    /// after the current credential.
     pub(super) fn earlier(&self) -> Option<Timestamp> {
         let status = self.g.status.earlier_expiration_time.as_ref().map(|t| second(t.0));
         let recorded = self.own_secret().map_or(status, |s| s.earlier_expires_at.map(second));
@@ -194,9 +193,9 @@ impl Evaluator<'_> {
         self.g.terms.renews() && self.is_upload() && !self.write_once() && !self.is_multipart()
     }
 
-    /// Returns true if the spec asks for a different lifetime than the published credential has. The generation in the
-    /// Secret's annotation does not show this difference. Valet also updates this annotation when only the Secret's
-    /// metadata changes.
+    /// Returns true if the published credential does not have the lifetime that the spec now asks for. The method
+    /// compares the lifetimes and not the generation in the Secret's annotation. Valet also updates the generation when
+    /// it changes only the Secret's metadata, so an equal generation does not mean an equal lifetime.
     pub(super) fn asks_for_new_lifetime(&self, secret: &SecretView, credential: Lifetime) -> bool {
         secret
             .expiration_seconds
@@ -216,8 +215,9 @@ impl Evaluator<'_> {
         condition(&self.g.status, ConditionType::Completed).is_some_and(|c| c.status == "True")
     }
 
-    /// Returns the earliest time at which a client could upload with a credential of the grant. This is the time at
-    /// which the credential was signed. If the credential was renewed, it is the time at which the grant was created.
+    /// Returns the time after which an object in the store counts as uploaded with a credential of the grant. If the
+    /// grant had only one credential, this is the time at which the credential was signed. If the credential was
+    /// renewed, a client may have used a previous credential, so the result is the time at which the grant was created.
     pub(super) fn valid_from(&self, credential: Lifetime) -> Timestamp {
         // For a multipart upload, the result is the creation time of the grant. The modification time of the uploaded
         // object is the time at which Valet initiated the upload (Amazon S3 User Guide, "Working with object

@@ -118,7 +118,8 @@ impl Evaluator<'_> {
                 (StoreFact::Unusable { reason, message }, Ok(_))
                     if *reason == Reason::ClockSkewed || self.now < add(end, POLL_PATIENCE) =>
                 {
-                    let waits = format!("Valet waits for a last check of the store: {message}");
+                    let waits =
+                        format!("Valet cannot yet check whether the upload has arrived, and tries again: {message}");
                     let s = situation(*reason, format!("{expired_text}; {waits}"), Arrival::Unchanged, false);
                     self.settle(&s, Some(self.retry()))
                 }
@@ -142,7 +143,7 @@ impl Evaluator<'_> {
                 step
             }
             ObjectFact::ClockSkewed(why) => {
-                let waits = format!("Valet waits for a last check whether the upload has arrived: {why}");
+                let waits = format!("Valet cannot yet check whether the upload has arrived, and tries again: {why}");
                 self.settle(
                     &situation(
                         Reason::ClockSkewed,
@@ -167,7 +168,7 @@ impl Evaluator<'_> {
             ),
             ObjectFact::Unreachable(why) if self.now < add(end, POLL_PATIENCE) => {
                 let waits = format!(
-                    "Valet waits for a last check whether the upload has arrived: {why}",
+                    "Valet cannot yet check whether the upload has arrived, and tries again: {why}",
                     why = self.unreachable(why)
                 );
                 self.settle(
@@ -196,8 +197,8 @@ impl Evaluator<'_> {
         Some(self.settle(&situation, Some(until.min(self.retry()))))
     }
 
-    /// Handles a grant that Valet refused until its deadline, so that the grant never had a credential. The final
-    /// status contains the message of this refusal. Valet sends no request that the access rules forbid.
+    /// Handles a grant that has no credential, because Valet refused the grant until its deadline passed. The final
+    /// status contains the message of the refusal. Valet sends no request that the access rules forbid.
     fn refused_until_expiry(&self, expired_text: &str) -> Option<Step> {
         let refusal = match &self.f.store {
             StoreFact::Unread => return Some(Step::Read(Read::Store)),

@@ -30,8 +30,9 @@ struct Last {
 #[derive(Clone, Copy)]
 struct Next {
     lifetime: Lifetime,
-    /// True if the new credential is a renewal. It is not a renewal if it is the first credential, if Valet signs the
-    /// old credential again, or if only the grant's spec has changed.
+    /// True if the new credential is a renewal. Three kinds of credentials are not renewals: the grant's first
+    /// credential, an old credential that Valet signs again, and a credential that Valet signs only because the grant's
+    /// spec has changed.
     is_renewal: bool,
 }
 
@@ -90,9 +91,11 @@ impl Evaluator<'_> {
                 // Users who omit `kind` usually mean a ClusterObjectStore.
                 let remedy = match store.kind {
                     StoreKind::ObjectStore => {
-                        "create the store, or correct spec.storeRef in a new grant; a store that several namespaces share has kind: ClusterObjectStore"
+                        "create the store, or create a new grant with the correct spec.storeRef; if the store is shared by several namespaces, set spec.storeRef.kind to ClusterObjectStore"
                     }
-                    StoreKind::ClusterObjectStore => "create the store, or correct spec.storeRef in a new grant",
+                    StoreKind::ClusterObjectStore => {
+                        "create the store, or create a new grant with the correct spec.storeRef"
+                    }
                 };
                 let message = format!("{store} does not exist; {remedy}");
                 self.without_credential(Reason::StoreNotFound, message)
@@ -101,9 +104,9 @@ impl Evaluator<'_> {
                 // The access rules apply even while Valet cannot use the store.
                 if let Some(refusal) = self.forbidden() {
                     self.refuse(refusal)
-                // An issued credential stays valid while the store has a problem. The reason `ConstraintsNotEnforced`
-                // is an exception. With this reason, the holder of a credential could do more than the grant allows, so
-                // Valet deletes the Secret.
+                // While the store has a problem, Valet usually keeps a Secret with a valid credential. But if the
+                // problem has the reason `ConstraintsNotEnforced`, Valet deletes the Secret, because the holder of the
+                // credential could do more than the grant allows.
                 } else if *reason != Reason::ConstraintsNotEnforced
                     && self.own_secret().is_some()
                     && (last.live.is_some() || last.credential.is_none())
@@ -319,9 +322,9 @@ impl Evaluator<'_> {
         }
     }
 
-    /// This method is for a credential whose Secret was deleted. It returns true if the credential has the lifetime
-    /// that the spec asks for. It also returns true if the lifetime is shorter only because the store's signing
-    /// credentials expire.
+    /// Returns true if the lifetime of the credential is the lifetime that the spec asks for, or is shorter only
+    /// because the store's signing credentials expire earlier. Valet calls this method for a credential whose Secret
+    /// was deleted.
     fn is_as_asked(&self, credential: Lifetime) -> bool {
         let seconds = self.g.terms.expiration_seconds;
         let same_wish = self.recorded_seconds() == Some(seconds) && self.own_end(credential) == credential.expires_at;

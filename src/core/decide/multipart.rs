@@ -153,7 +153,7 @@ impl Evaluator<'_> {
                     return None;
                 }
                 let waits = format!(
-                    "Valet waits for a last check of the uploaded parts: {why}",
+                    "Valet cannot yet check whether all parts have arrived, and tries again: {why}",
                     why = self.unreachable(why)
                 );
                 let situation =

@@ -126,7 +126,7 @@ impl Evaluator<'_> {
             ObjectFact::Present { object, .. } if self.write_once() => return Break(self.exists_already(object)),
             _ if self.was_completed() => Arrival::Unchanged,
             ObjectFact::Hidden => {
-                let why = "the store refuses HEAD requests, because the store's credentials are not allowed to read the object or are invalid; with invalid credentials, uploads also fail";
+                let why = "the store refuses HEAD requests; either the store's credentials are not allowed to read the object, or the credentials are invalid and uploads also fail";
                 Arrival::Unknown(Reason::NotObservable, why.to_owned())
             }
             ObjectFact::ClockSkewed(why) => Arrival::Unknown(Reason::ClockSkewed, why.clone()),

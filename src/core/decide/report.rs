@@ -1,5 +1,6 @@
-//! Ends each decision. Valet writes a new status, publishes an Event if a user must do something, and waits until the
-//! time of the next decision.
+//! Determines the step that reports the result of a decision. If the status changes, Valet writes the new status, and
+//! publishes an Event if a user must do something. If the status does not change, Valet waits until the time of the
+//! next decision.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -15,9 +16,9 @@ use crate::{
     },
 };
 
-/// A Secret that does not belong to a grant can have the Secret name from the grant's spec. Valet checks every 60
-/// seconds if this Secret still exists. Valet needs this check, because its watch selects Secrets by label and does
-/// not report the deletion of this Secret.
+/// If the grant's Secret name is already used by a Secret with a different owner, Valet checks every 60 seconds whether
+/// this Secret still exists. Valet must check, because its watch selects Secrets by label and does not report the
+/// deletion of this Secret.
 const CONFLICT_PAUSE: SignedDuration = SignedDuration::from_secs(60);
 
 impl Evaluator<'_> {
@@ -57,8 +58,8 @@ impl Evaluator<'_> {
     pub(super) fn next_end(&self, credential: Option<Lifetime>) -> Option<Timestamp> {
         let ends = [
             credential.map(|credential| self.end(credential)),
-            // `self.end` includes the limit `maxTotalSeconds` of the access rules. The status must also change at the
-            // expiry without this limit, so the list contains both times.
+            // The limit `maxTotalSeconds` of the access rules can make `self.end` earlier than `self.own_end`. The
+            // status must change at both times, so the list contains both.
             credential.map(|credential| self.own_end(credential)),
             self.copies_expire_at(credential),
             self.expired_at(credential),
@@ -143,7 +144,7 @@ impl Evaluator<'_> {
             return Some(GrantEvent {
                 reason: Reason::ExpiryTruncated,
                 message: format!(
-                    "the credential expires at {end}, earlier than the grant requests, because the store's credentials that signed it expire at the same time"
+                    "the credential expires at {end}, earlier than the grant requests, because Valet signed it with credentials of the store that expire at the same time"
                 ),
             });
         }

@@ -29,7 +29,8 @@ impl Evaluator<'_> {
     }
 
     /// Returns the time at which Valet must sign an issued credential again, because the store has new signing
-    /// credentials. A Secret without the annotation `signed-with` is not signed again.
+    /// credentials. Returns `None` if the Secret has no annotation `signed-with`, because Valet then does not know
+    /// which credentials signed the issued credential.
     pub(super) fn resign_at(&self, secret: &SecretView, credential: Lifetime) -> Option<Timestamp> {
         let signer = self.signer()?;
         let recorded = secret.signed_with.as_ref()?;
@@ -41,8 +42,8 @@ impl Evaluator<'_> {
         Some(due).filter(|due| *due < self.end(credential))
     }
 
-    /// Returns true if the store's signing credentials expire too soon to sign a credential now. The signing
-    /// credentials are renewed automatically, so nobody needs to change a resource.
+    /// Returns true if Valet refuses the grant now, because the store's signing credentials expire before the requested
+    /// expiry. Valet then retries later, because the signing credentials are renewed automatically.
     pub(super) fn is_cut_short(&self) -> bool {
         let StoreFact::Usable(store) = &self.f.store else {
             return false;

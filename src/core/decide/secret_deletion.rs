@@ -27,9 +27,9 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Copies facts about the credential from the Secret and from the memory of this process into the status, if the
-    /// status lacks these facts. Without these facts, Valet would treat the grant as a new grant after the deletion
-    /// of the Secret.
+    /// Before Valet deletes the Secret, this method makes sure that the status describes the credential. If the status
+    /// does not, the method returns the step that writes the missing facts. The facts come from the Secret and from the
+    /// memory of this process. Without these facts, Valet would treat the grant as a new grant after the deletion.
     fn report_before_deletion(&self) -> Option<Step> {
         let (credential, upload) = (self.credential(), self.upload_id());
         let is_known = credential.is_none_or(|credential| self.is_reported(credential))
@@ -68,7 +68,7 @@ impl Evaluator<'_> {
         Some(format!("{mark}{finalizers}; {left}"))
     }
 
-    /// Returns the beginning of the text that says that finalizers delay the deletion of the Secret.
+    /// Returns the beginning of the text about finalizers that delay the deletion of the Secret.
     fn blocked_mark(&self) -> String {
         let waits = format!(
             "Secret {name} is being deleted, but the deletion waits for finalizers",
@@ -77,7 +77,7 @@ impl Evaluator<'_> {
         format!("; {waits}: ")
     }
 
-    /// Removes from a condition's message the text that says that finalizers delay the deletion of the Secret.
+    /// Returns the message of a condition without the text about finalizers that delay the deletion of the Secret.
     pub(super) fn without_blocked<'m>(&self, message: &'m str) -> &'m str {
         message.split(&self.blocked_mark()).next().unwrap_or(message)
     }

@@ -118,7 +118,7 @@ pub(super) fn project(
             ConditionType::Active,
             "True",
             Reason::ExpiryTruncated,
-            "the credential can be used, but expires earlier than the grant requests, because the store's credentials that signed it expire at the same time",
+            "the credential can be used, but expires earlier than the grant requests, because Valet signed it with credentials of the store that expire at the same time",
         ),
         (false, _) => set(
             ConditionType::Active,

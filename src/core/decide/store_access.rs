@@ -15,7 +15,8 @@ impl Evaluator<'_> {
         format!("{} does not answer correctly: {why}", self.g.terms.store_ref)
     }
 
-    /// Returns the refusal of the grant by the access rules, if Valet cannot use the store now but knows its access
+    /// Checks the grant against the access rules of a store that Valet cannot use now. Returns a refusal if the access
+    /// rules do not allow the grant. Returns `None` if they allow the grant, or if Valet does not know the access
     /// rules.
     pub(super) fn forbidden(&self) -> Option<Refusal> {
         let rules = self.f.rules.as_ref()?;
@@ -59,8 +60,8 @@ impl Evaluator<'_> {
         Some((not_probed.reason, format!("{why}; {effect}")))
     }
 
-    /// Returns false if Valet has already read the object, if Valet cannot use the store, or if the access rules
-    /// refuse the grant. Otherwise returns true.
+    /// Returns true if Valet can poll the store for the object. Returns false in three cases: Valet has already read
+    /// the object, Valet cannot use the store, or the access rules refuse the grant.
     pub(super) fn can_poll(&self, object: &ObjectFact) -> bool {
         let can_ask = match &self.f.store {
             StoreFact::Unread => true,

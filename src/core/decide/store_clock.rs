@@ -13,8 +13,8 @@ use crate::{
 };
 
 impl Evaluator<'_> {
-    /// Returns a reason and a message for the condition if Valet cannot sign a URL with this lifetime. The cause is
-    /// that the clocks of the store and the operator differ too much.
+    /// Returns a reason and a message for the condition if Valet cannot sign a URL with this lifetime, because the
+    /// clocks of the store and the operator differ too much.
     pub(super) fn clock_trouble(&self, store: &StoreView, lifetime: Lifetime) -> Option<(Reason, String)> {
         let skew = store.skew.filter(|skew| is_too_much(*skew, lifetime))?;
         let effect = "a URL signed now would become valid and expire at other times than the grant specifies";

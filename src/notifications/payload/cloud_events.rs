@@ -38,8 +38,8 @@ pub fn list(body: &[u8]) -> Result<Notification, Malformed> {
     arrived(&events)
 }
 
-/// Returns true if Valet must read the event from the HTTP headers. If the body also contains an event, Valet uses
-/// the event in the body.
+/// Returns true if Valet must read the event from the HTTP headers. Returns false if the body also contains an event,
+/// because Valet then uses the event in the body.
 pub fn is_in_headers(headers: &HeaderMap) -> bool {
     let content_type = headers.get(CONTENT_TYPE).map(|v| v.as_bytes()).unwrap_or_default();
     let is_in_body = content_type

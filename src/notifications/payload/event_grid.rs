@@ -8,8 +8,8 @@ use super::{
     notification::{MAX_OBJECTS, Malformed, Notification, ObjectCreated},
 };
 
-/// The text before the container name in the subject of an event. The `/` before this text can be missing in
-/// CloudEvents, as in Microsoft's example.
+/// The text that precedes the container name in the subject of an event. Usually the subject has a `/` before this
+/// text. In CloudEvents, this `/` can be missing, as in Microsoft's example.
 const SERVICE: &str = "blobServices/default/containers/";
 /// An event of this type reports that a blob was created.
 pub const CREATED: &str = "Microsoft.Storage.BlobCreated";

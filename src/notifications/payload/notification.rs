@@ -21,11 +21,11 @@ pub enum Notification {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectCreated {
     pub bucket: String,
-    /// All object keys that the text in the notification can stand for. S3 encodes object keys as form data.
-    /// EventBridge does not encode object keys. The remaining services use percent-encoding.
+    /// All object keys that the text in the notification can stand for. Services encode object keys in different ways:
+    /// S3 encodes them as form data, EventBridge does not encode them, and the remaining services use percent-encoding.
     ///
-    /// Therefore one text can stand for several object keys. Valet polls all of them. A poll of a wrong object key does
-    /// no harm.
+    /// Valet decodes the text in each of these ways, so the list can contain wrong object keys. Valet polls every
+    /// object key in the list that a grant waits for. A poll of a wrong object key does no harm.
     pub keys: Vec<String>,
 }
 

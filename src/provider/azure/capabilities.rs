@@ -1,4 +1,5 @@
-//! The constraints that Azure Blob Storage can enforce, as Valet assumes them before any probe.
+//! The constraints that Azure Blob Storage can enforce. Valet assumes these capabilities until a probe has tested the
+//! store.
 
 use super::{
     credentials::Credentials,

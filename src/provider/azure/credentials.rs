@@ -12,7 +12,7 @@ pub enum Credentials {
     Key(SharedKey),
     /// The operator's identity signs with user delegation keys.
     Identity(Arc<Identity>),
-    /// There are no usable credentials. The text gives the reason.
+    /// There are no usable credentials. The string contains the reason.
     Unusable(String),
 }
 

@@ -136,8 +136,8 @@ impl AzureBlob {
             }
             .unwrap_or_default()
         };
-        // Each of the two uploads has its own blob name, because a store that ignores the MD5 keeps the blob of the
-        // first upload.
+        // The uploads before and after the copy request have different blob names. A store that ignores the wrong MD5
+        // writes the blob of the first upload. This blob could change the answer to the second upload.
         let (before, after) = (format!("{own}-before"), format!("{own}-after"));
         if let Err(said) = self.accepts(&before, &sign(&before)).await? {
             return unknown(&format!(
@@ -163,9 +163,9 @@ impl AzureBlob {
         unknown(why.trim_end())
     }
 
-    /// Sends an upload without a copy source to this URL. Returns `Ok` if the store accepts the upload, except for its
-    /// wrong MD5. Otherwise the function returns the status and the error code of the answer. If the store wrote a
-    /// blob, the function deletes the blob.
+    /// Sends an upload without a copy source to this URL. The upload has a wrong MD5. Returns `Ok` if the store writes
+    /// the blob, or if the store refuses the upload only because of the wrong MD5. Otherwise the function returns the
+    /// status and the error code of the answer. If the store wrote a blob, the function deletes the blob.
     async fn accepts(&self, blob: &str, url: &str) -> Result<Result<(), String>, Unanswered> {
         const KIND: (&str, &str) = ("x-ms-blob-type", "BlockBlob");
         let broken = self.put(url, &[KIND, ("content-md5", OTHER_MD5)]).await?;

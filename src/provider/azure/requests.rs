@@ -45,8 +45,8 @@ impl AzureBlob {
         let mut slot = self.delegation.lock().await;
         let now = Timestamp::now();
         if let Some((fetched, delegation)) = slot.as_ref()
-            // If the fetch time is in the future, somebody set the operator's clock back after the fetch. The cached
-            // key then becomes valid too late, so Valet fetches a new key.
+            // If the fetch time is in the future, somebody set the operator's clock back after the fetch. The start
+            // time of the cached key can then also be in the future, so Valet fetches a new key.
             && (*fetched..*fetched + REPLACE_AFTER).contains(&now)
         {
             return Ok(delegation.clone());
@@ -159,8 +159,9 @@ impl AzureBlob {
         self.own_request(method, blob, "r", policy).await
     }
 
-    /// Sends a request for a blob on behalf of the operator itself. One of two things authorizes the request: a SAS
-    /// with a short lifetime that the account key signs, or the access token of the operator's identity.
+    /// Sends a request for a blob on behalf of the operator itself. If the store has an account key, the account key
+    /// signs a SAS with a short lifetime for the request. Otherwise the request contains the access token of the
+    /// operator's identity.
     pub(super) async fn own_request(
         &self,
         method: Method,

@@ -40,16 +40,17 @@ impl SharedKey {
         Some(Self(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &bytes))))
     }
 
-    /// Returns a constant HMAC key that is not secret. Valet computes fingerprints of data that is not secret with this
-    /// key.
+    /// Returns a constant HMAC key that is not secret. With this key, Valet computes only fingerprints of data that is
+    /// also not secret.
     pub fn without_account() -> Self {
         Self(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, b"nobody's")))
     }
 
     /// Returns a fingerprint of a text. Only the owner of this key can compute the fingerprint.
     ///
-    /// Nobody can use the fingerprint as a SAS signature, because it is shorter than a signature. In addition, the
-    /// signed text of a SAS begins with permissions, but the signed text of a fingerprint does not.
+    /// Nobody can use the fingerprint as a SAS signature, because the fingerprint is shorter than a signature. The
+    /// signed texts also differ: the text of a SAS begins with permissions, and the text of a fingerprint begins with
+    /// `valet`.
     pub fn print(&self, text: &str) -> String {
         let tag = hmac::sign(&self.0, format!("valet\n{text}").as_bytes());
         tag.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
@@ -82,8 +83,8 @@ pub struct DelegationKey {
 /// The key that signs a SAS: an account key or a user delegation key.
 #[derive(Clone, Copy, Debug)]
 pub enum SasSigner<'a> {
-    /// The account key signs a service SAS. The text is the name of a stored access policy of the container, if the SAS
-    /// refers to such a policy.
+    /// The account key signs a service SAS. If the SAS refers to a stored access policy of the container, the string
+    /// contains the name of this policy.
     Account(&'a SharedKey, Option<&'a str>),
     /// The user delegation key of the operator's identity signs a user delegation SAS.
     Delegation(&'a DelegationKey),
@@ -166,14 +167,14 @@ pub fn query(params: &SasParams<'_>, signer: SasSigner<'_>) -> Result<String, Si
                 &key.service,
                 &key.version,
             ]);
-            // Three lines of the signed text stay empty. They are for the identity of a different user and for a
-            // correlation ID. Only accounts with a hierarchical namespace support these values, and Valet does not use
-            // them.
+            // The next three lines of the signed text are for the object IDs of an authorized and an unauthorized
+            // user, and for a correlation ID. Only accounts with a hierarchical namespace support these values. Valet
+            // does not use the values, so the lines are empty.
             lines.extend(["", "", ""]);
         }
     }
-    // The last line of this list is empty: the SAS sets no encryption scope, so Azure uses the encryption scope of the
-    // container. The next lines are the response headers.
+    // The last of these lines is for the encryption scope. It is empty, so Azure uses the encryption scope of the
+    // container. The lines for the response headers follow after this list.
     lines.extend([
         ip.unwrap_or_default(),
         protocol,

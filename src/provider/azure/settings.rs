@@ -97,8 +97,8 @@ impl Account for AzureAccount {
         }
     }
 
-    /// Returns the endpoint outside Azure that would receive the access token of the operator's identity. The list is
-    /// empty if the endpoint belongs to Azure, or if the operator's identity does not sign.
+    /// Returns a list with the store's endpoint if the operator's identity signs and the endpoint does not belong to
+    /// Azure. This endpoint would receive the identity's access token. In all other cases, the list is empty.
     fn shows_identity_to(&self) -> Vec<String> {
         let has_identity = matches!(self.credentials, Credentials::Identity(_));
         let endpoint = self.store.endpoint.iter().filter(|_| has_identity);

@@ -157,8 +157,9 @@ impl AzureBlob {
             Credentials::Identity(identity) => {
                 let delegation = self.delegation(identity).await?;
                 if delegation.expiry < expires_at {
-                    // Valet chose the expiry time of the URL for the previous user delegation key, and has fetched a
-                    // new key since then. The next reconcile uses the expiry of the new key.
+                    // When Valet chose the expiry time of the URL, it used the expiry of the previous user delegation
+                    // key. Since then, Valet has fetched a new key, which expires earlier. The next reconcile chooses
+                    // an expiry time from the expiry of the new key.
                     return Err(SignError::Refused(
                         "the user delegation key was replaced, and the new user delegation key expires before the requested expiry time".into(),
                     ));
@@ -216,8 +217,8 @@ fn permissions(constraints: &UploadConstraints) -> Result<&'static str, SignErro
     })
 }
 
-/// Returns an error if Azure and a client can interpret the object key as the names of different blobs ("Naming and
-/// referencing containers, blobs, and metadata").
+/// Returns an error if the object key is ambiguous, because Azure or a client changes it into a different blob name
+/// ("Naming and referencing containers, blobs, and metadata").
 fn check_path_is_unambiguous(key: &ObjectKey) -> Result<&str, SignError> {
     let key = key.as_str();
     if key.contains('\\') {

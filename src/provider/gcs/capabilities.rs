@@ -1,4 +1,5 @@
-//! The constraints that Google Cloud Storage can enforce, as Valet assumes them before any probe.
+//! The constraints that Google Cloud Storage can enforce. Valet assumes these capabilities until a probe has tested the
+//! store.
 
 use super::{
     limits::{MAX_EXPIRES_SECONDS, MAX_EXPIRES_SECONDS_OF_IAM, MAX_KEY_BYTES, MAX_UPLOAD_BYTES},
@@ -9,8 +10,8 @@ use crate::api::{
     store::gcs::{GcsStore, ResumableUploads},
 };
 
-/// Returns the capabilities of a Google Cloud Storage bucket. Some of them depend on the signer `signing_key`: a service
-/// account key or Google's IAM.
+/// Returns the capabilities of a Google Cloud Storage bucket. Some of them depend on `signing_key`, which says whether
+/// a service account key or Google's IAM signs.
 pub fn of(store: &GcsStore, signing_key: &GcsSigner) -> Capabilities {
     Capabilities {
         enforced: [
@@ -64,7 +65,7 @@ pub fn of(store: &GcsStore, signing_key: &GcsSigner) -> Capabilities {
                 "delete the service account key that signed the credential; all other credentials with this service account key also become invalid"
             }
             GcsSigner::Google(_) => {
-                "remove the access to the object from the service account that signed the credential, or disable this service account; all other credentials of a disabled service account also become invalid"
+                "revoke the signing service account's permissions on the object, or disable this service account; if you disable it, all other credentials that it signed also become invalid"
             }
         },
     }

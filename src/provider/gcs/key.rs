@@ -66,7 +66,7 @@ impl ServiceAccountKey {
             }
             _ => {
                 return Err(
-                    "the file has no \"type\": \"service_account\"; use the file that gcloud iam service-accounts keys create writes",
+                    "the file has no \"type\": \"service_account\"; create the file with: gcloud iam service-accounts keys create",
                 );
             }
         }

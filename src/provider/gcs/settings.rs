@@ -82,8 +82,8 @@ impl Account for GcsAccount {
         }
     }
 
-    /// The list is empty. Valet sends the operator's access token only to Google's IAM, and a store cannot set the
-    /// address of IAM.
+    /// Returns an empty list, because no address in the store's settings receives the operator's access token. Valet
+    /// sends this token only to Google's IAM, and a store cannot set the address of IAM.
     fn shows_identity_to(&self) -> Vec<String> {
         Vec::new()
     }

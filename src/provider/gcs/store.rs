@@ -89,7 +89,7 @@ impl Gcs {
                     // A service account key file names its own token endpoint, and a tenant can write this file.
                     // Therefore Valet checks that the token endpoint belongs to Google.
                     Source::Key(key) if !allows_writes && !google::is_endpoint(&key.token_uri.to_string()) => {
-                        Source::Unusable("the token_uri of the service account key is not an address of Google, and the operator does not use this token_uri for an ObjectStore; remove spec.gcs.credentials.signAs, or ask the platform team to start the operator with --tenant-store-requests=All".into())
+                        Source::Unusable("the token_uri of the service account key is not an address of Google; for an ObjectStore, the operator requests access tokens only from Google; remove spec.gcs.credentials.signAs, or ask the platform team to start the operator with --tenant-store-requests=All".into())
                     }
                     source => source,
                 };

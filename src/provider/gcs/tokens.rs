@@ -18,9 +18,9 @@ use crate::{
     net::client::{Answer, Http, SOURCE_TIMEOUT, Unanswered},
 };
 
-/// Valet renews an access token if it expires in less than 225 seconds. Google's metadata server caches its token. It
-/// returns a new token only if the cached token expires in less than 4 minutes. An earlier request returns the cached
-/// token again.
+/// Valet renews an access token if the token expires in less than 225 seconds. An earlier renewal would not help:
+/// Google's metadata server caches its token. The server returns a new token only if the cached token expires in less
+/// than 4 minutes.
 const RENEW_BEFORE: SignedDuration = SignedDuration::from_secs(225);
 /// The OAuth scope of the requested access tokens. This scope does not limit the tokens: the IAM roles of the identity
 /// decide what a token allows.
@@ -41,7 +41,7 @@ pub enum Source {
     },
     /// Google exchanges the token of an external identity provider for a Google token (workload identity federation).
     External(Arc<External>),
-    /// There is no usable source of tokens. The text gives the reason.
+    /// There is no usable source of tokens. The string contains the reason.
     Unusable(String),
 }
 
@@ -432,7 +432,7 @@ async fn by_federation(http: &Http, external: &External) -> Result<Token, SignEr
 async fn subject_token(external: &External) -> Result<String, SignError> {
     let unusable = |why: &str| {
         unusable(&format!(
-            "the token for workload identity federation cannot be used; check the file in GOOGLE_APPLICATION_CREDENTIALS: {why}"
+            "the token for workload identity federation cannot be used, because {why}; check the file in GOOGLE_APPLICATION_CREDENTIALS"
         ))
     };
     let text = tokio::fs::read_to_string(&external.file)
@@ -444,7 +444,7 @@ async fn subject_token(external: &External) -> Result<String, SignError> {
             .ok()
             .and_then(|v| v[field].as_str().map(str::to_owned))
             .ok_or_else(|| {
-                unusable("the token file is not JSON with the field that subject_token_field_name names")
+                unusable("the token file is not JSON, or it does not contain the field in subject_token_field_name")
             })?,
     };
     match token.trim() {

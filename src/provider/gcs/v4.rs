@@ -64,8 +64,8 @@ pub fn prepare(request: &Request, account: &str, lifetime: Lifetime) -> Unsigned
         scope,
         credential,
     } = Scope::new(account, lifetime.issued_at);
-    // Valet signs the host without its port, as Google's client libraries do. HTTP clients send a Host header with a
-    // port only if the port is not the default port of the scheme.
+    // Valet signs the host without its port, as Google's client libraries do. If the URL uses the default port of its
+    // scheme, HTTP clients also send the Host header without a port, so both values are equal.
     let host = host(&request.authority);
     let mut headers: Vec<(String, String)> = request
         .headers

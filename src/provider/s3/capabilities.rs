@@ -32,8 +32,8 @@ pub fn of(role: Option<&AssumeRole>) -> Capabilities {
         // A session policy limits the operations, the object keys and the time of temporary credentials.
         credentials: role.map(|_| [Capability::SignedHeadersOnly].into()),
         // If the size of a part is known, the store checks this size. Valet checks the total size before it completes
-        // the upload. The list contains no checksum of the object, because the store computes this checksum from the
-        // checksums of the parts.
+        // the upload. In a multipart upload, the store computes the object's checksum from the checksums of the parts.
+        // Therefore the store cannot compare the content with a checksum of the whole object.
         multipart: Some(
             [
                 Capability::ContentType,

@@ -35,7 +35,7 @@ pub async fn check(s3: &S3, probe_key: &str) -> (ConformanceReport, Option<bool>
     let mut checker = Checker::new(&bucket, probe_key);
     let result = in_time(async {
         run_checks(&mut checker, amazon::is_store(&s3.store)).await?;
-        // If the earlier checks had no result, the following checks cannot have a result either.
+        // If `run_checks` did not find any enforced capability, the following checks cannot have a result either.
         if !checker.found.enforced.is_empty() {
             parts::parts(&bucket, &mut checker).await?;
             if s3.role().is_some() {
@@ -85,8 +85,8 @@ async fn run_checks(checker: &mut Checker<'_, Bucket<'_>>, is_expected: bool) ->
     let once = Missing::Url(Capability::WriteOnce);
     let mut refused = checker.accepts("put", &put(by_sha256(overwrite))).await?.err();
     if refused.is_some() {
-        // A store without support for write-once uploads can refuse every such upload. The check then tries an upload
-        // that is allowed to overwrite an object.
+        // A store that does not support write-once uploads possibly refuses all of them. Therefore the check tries an
+        // upload that is allowed to overwrite an object.
         refused = checker.accepts("put", &put(by_sha256(Overwrite::Allow))).await?.err();
         if refused.is_none() {
             overwrite = Overwrite::Allow;
@@ -97,7 +97,7 @@ async fn run_checks(checker: &mut Checker<'_, Bucket<'_>>, is_expected: bool) ->
     let put = put(by_sha256(overwrite));
     if let Some(status) = refused {
         checker.found.not_tested.push(format!(
-            "the conformance check stopped, because the store answered status {status} to a PUT request under prefix {folder}/; allow the credentials to write under this prefix, with the encryption that the bucket requires",
+            "the conformance check stopped, because the store answered status {status} to a PUT request under prefix {folder}/; allow the credentials to write objects under this prefix and to use the encryption that the bucket requires",
             folder = checker.folder
         ));
         return Ok(());

@@ -12,10 +12,11 @@ use tokio::sync::RwLock;
 
 use crate::{api::Reason, core::SignError, net::client::SOURCE_TIMEOUT};
 
-/// Valet renews temporary credentials when a third of their lifetime is left, but never earlier than 15 minutes
-/// before their expiry. Without this rule, many signed URLs would expire early, together with an old session.
+/// Valet renews temporary credentials when a third of their lifetime is left, but never earlier than 15 minutes before
+/// their expiry. For example, the shortest session of STS lasts 15 minutes, and Valet uses it for 10 minutes.
 ///
-/// For example, the shortest session of STS lasts 15 minutes, and Valet uses it for 10 minutes.
+/// A signed URL expires at the latest with the session that signed it. If Valet used each session until its end, many
+/// signed URLs would expire early.
 const RENEW_BEFORE: SignedDuration = SignedDuration::from_mins(15);
 /// While the current credentials still work, Valet waits 30 seconds between two attempts to renew them.
 const PAUSE: SignedDuration = SignedDuration::from_secs(30);
@@ -25,15 +26,15 @@ const PAUSE: SignedDuration = SignedDuration::from_secs(30);
 const PAUSE_ON_DEMAND: SignedDuration = SignedDuration::from_secs(60);
 /// Valet does not sign with credentials that expire within 5 seconds.
 const LAST: SignedDuration = SignedDuration::from_secs(5);
-/// If Valet does not know the expiry of temporary credentials, it signs with them for a lifetime of at most 15
-/// minutes. An STS session lasts at least 15 minutes.
+/// If the expiry of temporary credentials is unknown, a URL that Valet signs with them is valid for at most 15 minutes.
+/// Valet uses this limit because an STS session lasts at least 15 minutes.
 const UNKNOWN_END: SignedDuration = SignedDuration::from_mins(15);
 /// After a failed attempt to fetch credentials, Valet waits 2 seconds before the next attempt. During these 2
 /// seconds, callers get the error of the failed attempt.
 const FAILURE_HOLDS: SignedDuration = SignedDuration::from_secs(2);
 
-/// A set of credentials, and the clients that use these credentials. One struct contains both, because a URL expires
-/// with the session that signed it.
+/// A set of credentials, and the clients that use these credentials. A URL expires with the session that signed it, so
+/// one struct contains the clients that sign and the expiry of their credentials.
 pub struct Session {
     /// The current credentials. Valet signs POST forms with them directly, because the AWS SDK cannot sign POST
     /// forms.
@@ -99,8 +100,8 @@ impl Slot {
             Some(session) if session.expires.is_none_or(|end| now + LAST < end) => {
                 let life = Life {
                     fetched: session.fetched,
-                    // If the expiry of credentials is unknown, Valet renews them as often as credentials with a short
-                    // lifetime.
+                    // If the expiry of the credentials is unknown, Valet renews them as if they had a lifetime of 15
+                    // minutes.
                     expires: session.end(session.fetched),
                 };
                 (!life.is_due(now, until, attempted)).then(|| Ok(session.clone()))
@@ -264,7 +265,8 @@ mod tests {
             assert!(!of(life, renewal, None, 29), "{life}: two renewals without a pause");
             assert!(of(life, renewal, None, 30), "{life}");
         }
-        // Grants that need a longer lifetime than the credentials have left cause at most one attempt per minute.
+        // If grants need a longer lifetime than the credentials have left, Valet tries at most once per minute to renew
+        // the credentials.
         assert!(!of(3600, 60, Some(3600), 3600));
         assert!(of(3600, 60, Some(3601), 60));
         assert!(!of(3600, 60, Some(3601), 59));
@@ -368,8 +370,8 @@ mod tests {
             let session = sessions.current(None, clients).await.unwrap();
             assert_eq!(session.credentials.access_key_id(), "AKID0");
         }
-        // Grants that need a longer lifetime than the credentials have left cause at most one attempt per minute,
-        // even if the attempt fails.
+        // Here, grants need a longer lifetime than the credentials have left. Valet tries at most once per minute to
+        // renew the credentials, even if the attempt fails.
         let until = Some(Timestamp::now() + SignedDuration::from_hours(1));
         for _ in 0..100 {
             sessions.current(until, clients).await.unwrap();
@@ -388,8 +390,8 @@ mod tests {
 
     #[tokio::test]
     async fn failed_renewal_of_a_session_keeps_the_current_one() {
-        // Valet still signs with credentials that expire in 8 seconds, but not with credentials that expire in 5
-        // seconds. Renewal is due in the last third of the lifetime.
+        // The first credentials are valid for 7.5 seconds, and all later requests for credentials fail. Valet signs
+        // with the first credentials until they expire within 5 seconds.
         let (sessions, asked) = sessions(|n| (n == 0).then_some(Duration::from_millis(7_500)));
         let first = sessions.current(None, clients).await.unwrap();
         {

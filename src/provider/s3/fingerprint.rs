@@ -32,8 +32,8 @@ pub fn of(store: &S3Store, public_endpoint: Option<&String>, credentials: &Crede
 const DIGITS: usize = 16;
 
 /// Returns the fingerprint of the store's settings in `location` and of the credentials that sign. The fingerprint is a
-/// signature for a date and a service that are never used. An attacker cannot learn more about the credentials from the
-/// fingerprint than from a signed URL.
+/// signature for a date and a service that no real request uses. An attacker cannot learn more about the credentials
+/// from the fingerprint than from a signed URL.
 fn fingerprint(credentials: &Credentials, location: &str, salt: &str) -> String {
     let lasting = credentials.session_token().is_none() && credentials.expiry().is_none();
     let (id, secret) = match lasting {
@@ -68,8 +68,9 @@ mod tests {
         ] {
             assert_ne!(first, other);
         }
-        // The fingerprint does not depend on the session, because Valet replaces sessions often. A new session does not
-        // require that Valet signs credentials again, because Valet records the expiry of each credential.
+        // The fingerprint does not depend on the session, because Valet replaces sessions often. After a new session
+        // begins, an issued credential stays valid until the expiry that Valet recorded for it. Therefore Valet does
+        // not need to re-sign the credential.
         let session = |n: &str| Credentials::new(n, n, Some(n.into()), None, "test");
         let one = fingerprint(&session("1"), "place", "salt");
         assert_eq!(one, fingerprint(&session("2"), "place", "salt"));

@@ -1,4 +1,5 @@
-//! Sessions of single grants. If the store has `assumeRole`, Valet signs each credential with a session of its own.
+//! Sessions of single grants. If the store has `assumeRole`, Valet requests a separate STS session for each credential,
+//! and signs the credential with this session.
 
 use aws_credential_types::Credentials;
 use aws_sdk_s3::Client;

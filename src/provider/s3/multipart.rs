@@ -29,11 +29,12 @@ use crate::{
 /// timeout passes, the next reconcile finds out whether the store completed the upload.
 const COMPLETE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Valet examines at most 20 open uploads of one object key. Crashes of the operator cannot leave more open uploads
-/// than this limit.
+/// Valet examines at most 20 open uploads of one object key. The limit is high enough for all uploads that crashes of
+/// the operator can leave open.
 const MOST_OPEN: i32 = 20;
-/// Valet reads at most 20 pages of ListParts. A store returns up to 1000 parts per page, and a multipart upload of
-/// Valet has at most 500 parts.
+/// Valet reads at most 20 pages of ListParts. A page can contain up to 1000 parts, and a multipart upload of Valet has
+/// at most 500 parts. More than one page is necessary only if a client uploaded additional parts, or if the store
+/// returns short pages.
 const MOST_PAGES: usize = 20;
 
 /// The timeout of operations that send several requests. These operations are ListParts, ListMultipartUploads, and an
@@ -160,8 +161,9 @@ impl S3 {
                     e_tag: part.e_tag().filter(|tag| is_entity_tag(tag))?.to_owned(),
                 })
             }));
-            // A client can upload parts with part numbers for which Valet signed no URL. Therefore Valet stops after it
-            // has read twice the maximum number of parts of its own uploads.
+            // A client can upload parts with part numbers for which Valet signed no URL. The list can therefore be very
+            // long. A multipart upload of Valet has at most `MAX_PARTS` parts, and Valet stops reading at double this
+            // number.
             let is_more = page.is_truncated() == Some(true) && arrived.len() < 2 * MAX_PARTS.unsigned_abs() as usize;
             match page.next_part_number_marker.filter(|_| is_more) {
                 Some(next) => marker = Some(next),

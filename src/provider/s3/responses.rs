@@ -85,8 +85,8 @@ pub fn absence<E: std::error::Error + 'static>(error: &SdkError<E>) -> ObjectFac
     }
 }
 
-/// Returns true if the time in the request is the reason why the store refused the request, or can be this reason
-/// (Amazon S3 API Reference, "Error responses").
+/// Returns true if the store refused, or possibly refused, the request because of the time in the request (Amazon S3
+/// API Reference, "Error responses").
 pub fn is_clock_error<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
     let code = error.as_service_error().and_then(|e| e.code());
     matches!(

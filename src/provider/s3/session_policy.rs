@@ -66,8 +66,9 @@ pub fn of(role: &AssumeRole, bucket: &str, request: &SigningRequest) -> Result<S
             request.key.is_prefix(),
         ));
     }
-    // STS sessions last at least 15 minutes, and a session lasts one minute longer than its credential. Therefore the
-    // session policy for temporary credentials contains the exact expiry.
+    // A session usually ends later than the credential's expiry. STS creates no session of less than 15 minutes, and
+    // Valet requests one minute more than the credential needs. Therefore the session policy for temporary credentials
+    // contains the exact expiry.
     //
     // For a signed URL, the session policy needs no expiry, because the signed URL itself contains its expiry.
     if request.operation_spec.is_for_credentials() {

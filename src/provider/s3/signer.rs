@@ -29,8 +29,9 @@ impl Signer for S3 {
     fn credentials_expire(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
         async {
             let session = self.session().await?;
-            // If Valet assumes a role for each credential, the credential expires with the session of this role. The
-            // credential stays valid after the credentials that assumed the role have expired.
+            // If Valet assumes a role for each credential, the issued credential expires with the session of this role.
+            // The issued credential stays valid even after the operator credentials that requested this session have
+            // expired.
             Ok(match self.role() {
                 Some(role) => {
                     let seconds = assume_role::longest(role, &session.credentials);
@@ -149,7 +150,7 @@ impl S3 {
     }
 }
 
-/// Checks that the current credentials of the store expire after the credential that Valet signs.
+/// Checks that the current credentials of the store do not expire before the credential that Valet signs.
 fn outlasts(session: &Session, lifetime: Lifetime) -> Result<(), SignError> {
     let end = session.end(Timestamp::now());
     if end.is_some_and(|end| end < lifetime.expires_at) {

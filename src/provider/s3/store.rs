@@ -254,7 +254,7 @@ mod tests {
     }
 
     /// For a store outside Amazon, a conformance check must first confirm that a form cannot write outside its prefix.
-    /// Another process of Valet can have run this check.
+    /// This check may have run in a different process of Valet.
     #[test]
     fn form_for_prefix_needs_amazon_endpoints_or_a_conformance_check() {
         let s3 = |endpoint: Option<&str>| {
@@ -327,7 +327,7 @@ mod tests {
         let session = s3.session().await.unwrap();
         let shown = session_policy_check::probe_session(&s3, &session).await;
         let session_policy_check::Shown::NotProbedYet(error) = shown else {
-            panic!("the check must not have a result");
+            panic!("the probe of session policies must return NotProbedYet");
         };
         let said = format!("{error:?}");
         assert!(said.contains("--tenant-store-requests=All"), "{said}");

@@ -9,8 +9,8 @@ use crate::{
     core::{Assembly, SignError, UploadFact},
 };
 
-/// The name of the object that the check writes as a multipart upload. The object already exists when the multipart
-/// uploads begin.
+/// The name of the object that the multipart uploads of the check write. The check first creates this object with a PUT
+/// request, so that the object exists when a multipart upload completes.
 const NAME: &str = "parts";
 
 /// Checks two properties of multipart uploads. First, the signed URL of a part must allow only the upload of this
@@ -66,7 +66,7 @@ async fn attempt(
 ) -> Result<(), Unavailable> {
     if let Err(status) = checker.accepts(NAME, operation_spec).await? {
         let why = format!(
-            "the conformance check skipped multipart uploads, because the store answered status {status} to a valid part"
+            "the conformance check skipped multipart uploads, because the store answered status {status} to the upload of a valid part"
         );
         checker.found.missing.push(Missing::Parts);
         checker.found.not_tested.push(why);
@@ -97,8 +97,8 @@ async fn attempt(
     completed(bucket.s3.complete_upload(&key, &whole).await, &mut checker.found)
 }
 
-/// Records whether the store enforces write-once for multipart uploads. When the check completed the multipart upload,
-/// an object with its object key already existed.
+/// Records whether the store enforces write-once for multipart uploads. `completion` is the result of a write-once
+/// multipart upload to an object key that already had an object.
 fn completed(completion: Completion, found: &mut ConformanceReport) -> Result<(), Unavailable> {
     let once = Missing::Part(Capability::WriteOnce);
     match completion {

@@ -19,7 +19,7 @@ enum Action {
     List,
 }
 
-/// An S3 client with temporary credentials for the prefix `check/` in the folder of the conformance check.
+/// An S3 client with temporary credentials for the prefix `lent/` in the folder of the conformance check.
 struct Holder<'a> {
     client: Client,
     bucket: &'a str,
@@ -71,8 +71,8 @@ fn is_accepted<T, E: std::error::Error + 'static>(
     }
 }
 
-/// Checks that temporary credentials for a prefix allow no other operations and no objects outside the prefix. The
-/// function also checks that the credentials expire.
+/// Checks that temporary credentials for a prefix allow only the operations of the grant, and only objects with this
+/// prefix. The function also checks that the credentials expire.
 pub async fn check(bucket: &Bucket<'_>, checker: &mut Checker<'_, Bucket<'_>>) -> Result<(), Unavailable> {
     match check_limits(bucket, checker).await? {
         None => checker.found.enforced.push(Missing::Credentials.name()),
@@ -129,7 +129,7 @@ async fn check_limits(
         checker.found.not_tested.push(why.into());
         return Ok(None);
     }
-    // If `..` has no special meaning in the store, an object key such as `check/../a` begins with the prefix `check/`.
+    // If `..` has no special meaning in the store, an object key such as `lent/../a` begins with the prefix `lent/`.
     // The credentials then correctly allow this object key.
     for (dots, escaped) in [
         ("lent/../out-lent-0", "out-lent-0"),

@@ -34,9 +34,9 @@ pub fn put(constraints: UploadConstraints) -> OperationSpec {
     }
 }
 
-/// Returns all constraints that a presigned PUT request can enforce, except checksums. If the request also had a
-/// checksum, a body that is too long would have a wrong checksum. The store could refuse this body because of the
-/// checksum, so the check would not test the size.
+/// Returns all constraints that a presigned PUT request can enforce, except checksums. The check sends a body that is
+/// too long, to find out whether the store enforces the size. If the request had a checksum, the store could refuse
+/// this body because of the wrong checksum. The check would then not test the size.
 pub fn constrained(overwrite: Overwrite) -> UploadConstraints {
     UploadConstraints {
         content_type: Some(TYPE.into()),

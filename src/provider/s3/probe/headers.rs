@@ -34,13 +34,14 @@ const WINDOW: Duration = Duration::from_secs(60);
 const MARK: &str = "x-amz-meta-valet-probe";
 
 /// Sends presigned requests with and without an unsigned header, as the holder of a URL could do. If the operator is
-/// allowed to send write requests, the probe sends uploads, and deletes an object that the store wrote. Otherwise the
-/// probe sends downloads.
+/// allowed to send write requests, the probe sends uploads. If the store accepts an upload, the probe deletes the
+/// uploaded object. If the operator is not allowed to send write requests, the probe sends downloads.
 pub async fn probe(s3: &S3, client: &Client, is_absent: bool) -> Result<UnsignedHeaders, String> {
     let key = s3.probe_key();
     let check_prefix = || format!("{key}/{}", Timestamp::now().as_nanosecond());
-    // If an object with this object key exists, the probe uses a different object key. Otherwise a store that ignores
-    // checksums could overwrite the existing object.
+    // A probe upload has a wrong checksum, but a store that ignores checksums writes its object. If an object with this
+    // object key exists, the probe therefore uses a different object key, so that it cannot overwrite the existing
+    // object.
     let own = if is_absent { key.to_owned() } else { check_prefix() };
     let (found, has_conflict) = probe_at(s3, client, own).await?;
     match found {
