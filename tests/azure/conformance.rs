@@ -54,7 +54,7 @@ async fn conformance_check_on_azurite_reports_what_it_enforces() {
         found
             .unenforced
             .as_ref()
-            .is_some_and(|why| why.contains("a request (PUT) after the credential has expired")),
+            .is_some_and(|why| why.contains("a PUT request after the credential has expired")),
         "{found:?}"
     );
     assert_eq!(found.missing, [Missing::Url(Capability::WriteOnce)]);

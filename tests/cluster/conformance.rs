@@ -260,7 +260,7 @@ fn store_that_accepts_expired_credentials_is_not_ready() {
     assert_eq!(says(&store, "Ready"), "False ConstraintsNotEnforced");
     assert_eq!(t.kstatus(&store), "Failed");
     assert!(
-        message(&store, "Ready").contains("a request (PUT) after the credential has expired, and answers status 200"),
+        message(&store, "Ready").contains("a PUT request after the credential has expired, and answers with status 200"),
         "{store:#}"
     );
     let grant = t.reason("dg/g", "ConstraintsNotEnforced");
@@ -301,7 +301,7 @@ fn conformance_check_without_write_permission_is_not_observable() {
         store["status"]
     );
     assert!(
-        message(&store, "ConstraintsEnforced").contains("allow the credentials to write under this prefix"),
+        message(&store, "ConstraintsEnforced").contains("allow the credentials to write objects under this prefix"),
         "{store:#}"
     );
     t.apply(&[t.grant("DownloadGrant", "g", json!({}))]);

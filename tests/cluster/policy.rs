@@ -195,7 +195,7 @@ fn tenant_store_with_internal_endpoint_is_refused() {
         ("name", "localhost", "a loopback address"),
         // A resolver reads this number as 127.0.0.1. With virtual-hosted addressing the bucket name precedes the
         // number, so the number can also be a part of an IP address.
-        ("number", "2130706433", "can become an IP address"),
+        ("number", "2130706433", "can read such a host as an IP address"),
     ] {
         store["metadata"] = json!({"name": name, "namespace": t.name()});
         store["spec"]["s3"]["endpoint"] = json!(format!("http://{host}:{port}"));

@@ -51,6 +51,6 @@ async fn bucket_and_host_that_form_an_internal_address_are_refused() {
         };
         let (reason, why) = settings.check_endpoint(&EgressPolicy::default()).await.unwrap_err();
         assert_eq!(reason, Reason::EndpointNotAllowed);
-        assert!(why.contains("can become an IP address"), "{why}");
+        assert!(why.contains("can read such a host as an IP address"), "{why}");
     }
 }

@@ -156,6 +156,6 @@ mod tests {
                 .contains("6291455 bytes, but it must have at least 6291456 bytes")
         );
         assert!(flaw(range, &[(1, 5 * MIB), (2, 5 * MIB), (3, 2 * MIB + 1)]).contains("at most 2097152"));
-        assert!(flaw(range, &[(1, 5 * MIB), (2, MIB), (3, 0)]).contains("is not the last part"));
+        assert!(flaw(range, &[(1, 5 * MIB), (2, MIB), (3, 0)]).contains("only the last part can be shorter"));
     }
 }
