@@ -32,8 +32,7 @@ pub enum ConditionType {
     ConstraintsEnforced,
     /// The clock skew between the store and the operator is small.
     ClockInSync,
-    /// Valet does not know when the store's credentials expire. The condition exists only in this case, and its
-    /// status is False.
+    /// This condition exists only while Valet does not know when the store's credentials expire. Its status is False.
     CredentialsExpirationKnown,
 }
 

@@ -136,7 +136,7 @@ mod tests {
         drop((first, second));
         assert!(
             take("c", "1").is_err(),
-            "the free permit must be reserved for the enqueued grant"
+            "the limiter must keep the free permit for the enqueued grant"
         );
         for (namespace, name) in [("a", "3"), ("b", "1"), ("a", "4"), ("c", "1"), ("a", "5")] {
             let permit = take(namespace, name);
