@@ -358,7 +358,7 @@ impl Verified {
         let wanted = self.parameter("key").unwrap_or_default();
         let open = bucket.uploads.iter().filter(|(_, upload)| upload.key == wanted);
         let open = open.map(|(id, upload)| {
-            json!({"upload": id, "begun": upload.initiated.to_string(), "has_parts": !upload.parts.is_empty()})
+            json!({"upload": id, "initiated": upload.initiated.to_string(), "has_parts": !upload.parts.is_empty()})
         });
         Done::json(&open.collect())
     }
