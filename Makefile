@@ -14,6 +14,8 @@ CHECK ?=
 GARAGE ?= 1
 # Run only the tests with a name that contains a word: make test TESTS=policy
 TESTS ?=
+# Run only short measurements, in about three minutes: make bench BENCH=quick
+BENCH ?=
 
 .PHONY: help
 help: ## List the targets
@@ -56,10 +58,11 @@ generate: ## Generate crds/, the CRD templates of the chart and the reference pa
 	@hack/generate.sh
 
 .PHONY: bench
-bench: check-tools ## Measure the latency from grant to Secret, compared with a plain create, and the API writes per grant
+bench: check-tools ## Measure latency, bursts, expiry and a restart, compared with a client that sends the same requests (BENCH=quick)
 	@export VALET_TOOLS=$$(hack/tools.sh); \
 	  cargo build --release --bin valet && cargo build --release -p valet-harness --bin bench && \
-	  VALET_BIN='$(TARGET)/release/valet' '$(TARGET)/release/bench'
+	  cargo build --release -p valet-bench && export VALET_BIN='$(TARGET)/release/valet' && \
+	  $(if $(filter quick,$(BENCH)),,'$(TARGET)/release/bench' &&) BENCH='$(BENCH)' '$(TARGET)/release/load'
 
 .PHONY: handover
 handover: check-tools ## Measure how long there is no leader after the leader is killed, frozen or stopped, ten times each

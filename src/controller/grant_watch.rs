@@ -65,6 +65,7 @@ impl<G: Grant> GrantWatch<G> {
             upload_index.applied(grant);
         }
         self.quotas.applied(grant, &self.local_state);
+        self.local_state.applied(grant);
         self.requeuer.status_seen(grant);
     }
 

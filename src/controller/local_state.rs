@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::{
     api::{Grant, GrantStatus},
     core::record::{KnownStatus, RecordKey, Subject, is_newer, status_evidence},
-    core::{GrantFacts, Repairs},
+    core::{GrantFacts, RememberedSecret, Repairs, SecretState, SecretView},
     provider::Provider,
     reconcile::InitiatedUpload,
 };
@@ -38,8 +38,13 @@ struct GrantState<G> {
     /// The arrival time of the last notification about the grant's object. `None` if Valet has polled the store since
     /// then.
     notified_at: Option<Instant>,
-    /// The version of the Secret that this process wrote last. The watch event for this version needs no reconcile.
-    secret_version: Option<String>,
+    /// What this process knows about the grant Secret.
+    secret: SecretState,
+    /// The generation of the grant for which Valet has evaluated the schema rules, and the violated rules. Each
+    /// evaluation takes more CPU time than the rest of a reconcile without requests.
+    checked: Option<(i64, Vec<String>)>,
+    /// A hash of the parts of the grant that only users change.
+    changed_by_users: Option<u64>,
     /// The multipart upload that this process initiated for the grant.
     upload: Option<InitiatedUpload>,
     /// The connection to the store that has the grant's multipart upload. If somebody deletes the store resource,
@@ -82,7 +87,9 @@ impl<G> Default for GrantState<G> {
             written: None,
             last_poll: None,
             notified_at: None,
-            secret_version: None,
+            secret: SecretState::default(),
+            checked: None,
+            changed_by_users: None,
             upload: None,
             provider: None,
             failures: 0,
@@ -195,7 +202,22 @@ impl<G: Grant> LocalState<G> {
             let generation = grant.meta().generation.unwrap_or_default();
             self.remember(&grant.uid().unwrap_or_default(), &known.status, generation);
         }
-        GrantFacts::of(grant).with_status(known)
+        GrantFacts::with_broken_rules(grant, self.broken_rules(grant)).with_status(known)
+    }
+
+    /// Returns the schema rules that the grant violates. The rules depend only on the spec.
+    fn broken_rules(&self, grant: &G) -> Vec<String> {
+        let (uid, generation) = (grant.uid().unwrap_or_default(), grant.meta().generation);
+        let Some(generation) = generation.filter(|_| !uid.is_empty()) else {
+            return grant.check().err().unwrap_or_default();
+        };
+        let known = self.lock().get(&uid).and_then(|r| r.checked.clone());
+        if let Some((_, broken)) = known.filter(|(checked, _)| *checked == generation) {
+            return broken;
+        }
+        let broken = grant.check().err().unwrap_or_default();
+        self.of(&uid, |r| r.checked = Some((generation, broken.clone())));
+        broken
     }
 
     /// Remembers a status that Valet wrote itself.
@@ -316,16 +338,43 @@ impl<G: Grant> LocalState<G> {
         self.lock().get(uid).and_then(|r| r.notified_at)
     }
 
-    /// Records the version of the grant Secret that this process wrote.
-    pub fn wrote_secret(&self, uid: &str, resource_version: &str) {
-        self.of(uid, |r| r.secret_version = Some(resource_version.to_owned()));
+    /// Records the grant Secret that this process read or wrote at the time `at`. `None` means that the Secret does not
+    /// exist.
+    pub fn saw_secret(&self, uid: &str, secret: Option<&SecretView>, at: Timestamp) {
+        self.of(uid, |r| r.secret.saw(secret.and_then(SecretView::version), at));
     }
 
-    /// Returns true if this is the version of the grant Secret that this process wrote last.
+    /// Processes a version of a grant from the watch. If a user has changed the grant, for example its annotations,
+    /// Valet reads the Secret in the next reconcile. A user can therefore make Valet check the Secret at once.
+    pub fn applied(&self, grant: &G) {
+        let meta = grant.meta();
+        let mut hasher = DefaultHasher::new();
+        (meta.generation, &meta.labels, &meta.annotations).hash(&mut hasher);
+        let hash = hasher.finish();
+        self.of(&grant.uid().unwrap_or_default(), |r| {
+            if r.changed_by_users.replace(hash).is_some_and(|before| before != hash) {
+                r.secret = SecretState::MayHaveChanged;
+            }
+        });
+    }
+
+    /// Records that the grant Secret may have changed. Valet then reads the Secret in the next reconcile.
+    pub fn forget_secret(&self, uid: &str) {
+        self.of(uid, |r| r.secret = SecretState::MayHaveChanged);
+    }
+
+    /// Returns true if this is the version of the grant Secret that this process read or wrote last.
     pub fn is_own_secret(&self, uid: &str, resource_version: &str) -> bool {
-        self.lock()
-            .get(uid)
-            .is_some_and(|r| r.secret_version.as_deref() == Some(resource_version))
+        self.lock().get(uid).is_some_and(
+            |r| matches!(&r.secret, SecretState::Seen { version, .. } if version.resource_version == resource_version),
+        )
+    }
+
+    /// Returns what this process remembers about the grant Secret. Returns `None` if Valet must read the Secret. See
+    /// [`SecretState::remembered`].
+    pub fn remembered_secret(&self, uid: &str, resync: Duration, now: Timestamp) -> Option<RememberedSecret> {
+        let resync = SignedDuration::try_from(resync).unwrap_or(SignedDuration::MAX);
+        self.of(uid, |r| r.secret.remembered(uid, resync, now))
     }
 
     /// Reads or changes the record of the multipart upload that this process initiated for the grant. Other programs

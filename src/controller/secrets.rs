@@ -246,7 +246,8 @@ impl Secrets {
         Ok(self.seen(&meta, Some(SECRET_TYPE), None, grant))
     }
 
-    /// Deletes the Secret that Valet read before. It is not an error if the Secret no longer exists.
+    /// Deletes the Secret that Valet read before. Returns true if the Secret still exists, because finalizers of other
+    /// programs delay the deletion. It is not an error if the Secret no longer exists.
     ///
     /// A client other than Valet may keep changing the Secret. In this case Valet deletes the current version of the
     /// Secret, if the Secret still belongs to the grant.
@@ -255,13 +256,13 @@ impl Secrets {
     ///
     /// Returns [`Error::Conflict`] if the Secret was replaced or no longer belongs to the grant. Otherwise returns
     /// the errors of [`call`].
-    pub async fn delete(&self, grant: &GrantFacts, uid: &str, resource_version: &str) -> Result<(), Error> {
+    pub async fn delete(&self, grant: &GrantFacts, uid: &str, resource_version: &str) -> Result<bool, Error> {
         let mut version = resource_version.to_owned();
         for attempt in 1.. {
             let precondition = (attempt <= DELETIONS_BY_VERSION).then_some(version);
             match self.send_delete(grant, uid, precondition).await {
                 Err(Error::Conflict(what)) if attempt <= DELETIONS_BY_VERSION => match self.view(grant).await? {
-                    None => return Ok(()),
+                    None => return Ok(false),
                     Some(now) if now.uid == uid && now.owner == Owner::ThisGrant && !now.deleting => {
                         version = now.resource_version;
                     }
@@ -278,7 +279,7 @@ impl Secrets {
         grant: &GrantFacts,
         uid: &str,
         resource_version: Option<String>,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         const WHAT: &str = "deleting the grant's Secret";
         let params = DeleteParams::background().preconditions(Preconditions {
             uid: Some(uid.to_owned()),
@@ -293,7 +294,10 @@ impl Secrets {
             .headers_mut()
             .insert(header::ACCEPT, header::HeaderValue::from_static(METADATA_ONLY));
         match call(WHAT, self.api.client.request_text(request)).await {
-            Ok(_) | Err(Error::Gone(_)) => Ok(()),
+            // If the Secret still exists, the apiserver answers with the Secret. Otherwise it answers with a Status.
+            Ok(text) => Ok(serde_json::from_str::<PartialObjectMeta<Secret>>(&text)
+                .is_ok_and(|answer| answer.metadata.deletion_timestamp.is_some())),
+            Err(Error::Gone(_)) => Ok(false),
             Err(e) => Err(e),
         }
     }

@@ -157,6 +157,7 @@ impl<G: Grant> Requeuer<G> {
     /// Enqueues the grant of a Secret that a client other than Valet has changed or deleted.
     fn secret_changed(&self, owner_name: &str, owner_uid: &str, namespace: &str, version: Option<&str>) {
         if !version.is_some_and(|v| self.local_state.is_own_secret(owner_uid, v)) {
+            self.local_state.forget_secret(owner_uid);
             self.enqueue(owner_name, namespace);
         }
     }

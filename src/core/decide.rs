@@ -14,6 +14,7 @@ mod multipart_assembly;
 mod multipart_cleanup;
 mod published;
 mod refused;
+mod remembered_secret;
 pub(super) mod renewal;
 mod report;
 pub(super) mod rotation;
@@ -24,8 +25,6 @@ mod store_access;
 mod store_clock;
 mod suspend;
 mod total;
-
-use std::cell::OnceCell;
 
 use jiff::Timestamp;
 
@@ -41,20 +40,15 @@ use crate::api::Reason;
 /// A grant can match several of these states: deleted, finished, revoked, expired, suspended, refused, waiting,
 /// published. The function checks the states in this order. The first state that matches determines the next step.
 pub fn decide(facts: &Facts, now: Timestamp) -> Step {
-    let evaluator = Evaluator {
-        f: facts,
-        g: &facts.grant,
-        now,
-        allowance: OnceCell::new(),
-    };
-    if facts.grant.deleting {
-        return evaluator.delete();
-    }
-    evaluator.next()
+    remembered_secret::decide(facts, now).unwrap_or_else(|| Evaluator::new(facts, &facts.secret, now).step())
 }
 
 impl Evaluator<'_> {
-    fn next(&self) -> Step {
+    /// Returns the next step for the grant.
+    fn step(&self) -> Step {
+        if self.g.deleting {
+            return self.delete();
+        }
         if let Some((reason, finished)) = self.finished() {
             return self.finish(reason, finished);
         }
@@ -65,7 +59,7 @@ impl Evaluator<'_> {
         // rejects this request if a Secret with the same name exists. After the first credential was issued, Valet must
         // read the Secret before it decides.
         let issued_before = self.g.status.issued_time.is_some();
-        if issued_before && matches!(self.f.secret, SecretFact::Unread) {
+        if issued_before && matches!(self.secret, SecretFact::Unread) {
             return Step::Read(Read::Secret);
         }
         // The grant's spec may name a Secret that does not belong to this grant. Valet does not change such a Secret. A

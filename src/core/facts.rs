@@ -8,6 +8,7 @@ use super::{
     multipart_upload::{ArrivedPart, OpenUpload},
     quota_limits::QuotaLimit,
     repairs::Repairs,
+    secret_state::{RememberedSecret, SecretVersion},
 };
 use crate::api::{Capabilities, ClusterAccessRule, ObservedObject, Reason, ShortSessions, annotation};
 
@@ -23,6 +24,8 @@ pub struct Facts {
     /// The Secret with the name from `spec.secretName` of the grant, or with the grant's name if this field is not
     /// set.
     pub secret: SecretFact,
+    /// What this process remembers about the Secret, if it does not have to read the Secret again yet.
+    pub remembered_secret: Option<RememberedSecret>,
     /// The object in the store that has the grant's object key.
     pub object: ObjectFact,
     /// The grant's multipart upload.
@@ -73,6 +76,7 @@ impl Facts {
             store: StoreFact::Unread,
             rules: None,
             secret: SecretFact::Unread,
+            remembered_secret: None,
             object: ObjectFact::Unread,
             upload: UploadFact::Unread,
             uploads: UploadsFact::Unread,
@@ -217,6 +221,18 @@ pub struct SecretView {
 }
 
 impl SecretView {
+    /// Returns the version of a Secret that belongs to the grant and that no other client has changed. Returns `None`
+    /// for all other Secrets.
+    pub fn version(&self) -> Option<SecretVersion> {
+        let is_own = self.owner == Owner::ThisGrant && self.is_authentic && self.has_sole_owner;
+        (is_own && !self.deleting && self.finalizers.is_empty()).then(|| SecretVersion {
+            uid: self.uid.clone(),
+            resource_version: self.resource_version.clone(),
+            issued_at: self.issued_at,
+            expires_at: self.expires_at,
+        })
+    }
+
     /// Reads times and numbers from Valet's annotations. If the Secret is not authentic, the method sets the times and
     /// numbers to `None`, because a client other than Valet may have changed the annotations.
     pub fn read_evidence(&mut self, is_authentic: bool) {

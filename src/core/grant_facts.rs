@@ -46,6 +46,12 @@ pub struct GrantFacts {
 impl GrantFacts {
     /// Reads all facts about a grant except its status. [`GrantFacts::with_status`] adds the status.
     pub fn of(grant: &impl Grant) -> Self {
+        Self::with_broken_rules(grant, grant.check().err().unwrap_or_default())
+    }
+
+    /// Does the same as [`GrantFacts::of`], for a grant whose schema rules Valet has evaluated before. `broken_rules`
+    /// are the rules that the spec violates.
+    pub fn with_broken_rules(grant: &impl Grant, broken_rules: Vec<String>) -> Self {
         let meta = grant.meta();
         let operation_spec = grant.operation_spec();
         Self {
@@ -71,7 +77,7 @@ impl GrantFacts {
                     .and_then(|a| a.get(annotation::RENEW_REQUESTED_AT))
                     .map(String::as_str),
             ),
-            broken_rules: grant.check().err().unwrap_or_default(),
+            broken_rules,
         }
     }
 

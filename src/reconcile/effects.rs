@@ -168,7 +168,8 @@ pub trait Effects {
         resource_version: &str,
     ) -> impl Future<Output = Result<SecretView, Error>> + Send;
 
-    /// Deletes the Secret. It is not an error if the Secret no longer exists.
+    /// Deletes the Secret. Returns true if the Secret still exists, because finalizers of other programs delay the
+    /// deletion. It is not an error if the Secret no longer exists.
     ///
     /// # Errors
     /// Returns an error if the write fails.
@@ -177,7 +178,7 @@ pub trait Effects {
         grant: &GrantFacts,
         uid: &str,
         resource_version: &str,
-    ) -> impl Future<Output = Result<(), Error>> + Send;
+    ) -> impl Future<Output = Result<bool, Error>> + Send;
 
     /// Adds the record signature to the status, writes the status, and returns the new version of the grant.
     ///

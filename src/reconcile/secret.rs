@@ -185,17 +185,15 @@ impl<E: Effects> Reconcile<'_, E> {
             .delete_secret(&self.facts.grant, uid, resource_version)
             .await
         {
-            Ok(()) => {
+            Ok(is_there) => {
                 self.note(Note::SecretDeleted);
                 self.expects_secret(false);
-                match &self.facts.secret {
-                    // The Secret exists until the programs that added finalizers to it remove them.
-                    SecretFact::Present(held) if !held.finalizers.is_empty() => self.read_secret().await,
-                    _ => {
-                        self.facts.secret = SecretFact::Absent;
-                        Ok(())
-                    }
+                // The Secret exists until the programs that added finalizers to it remove them.
+                if is_there {
+                    return self.read_secret().await;
                 }
+                self.facts.secret = SecretFact::Absent;
+                Ok(())
             }
             Err(Error::Conflict(_)) => self.read_secret().await,
             Err(e) => Err(e),

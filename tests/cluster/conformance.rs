@@ -260,7 +260,8 @@ fn store_that_accepts_expired_credentials_is_not_ready() {
     assert_eq!(says(&store, "Ready"), "False ConstraintsNotEnforced");
     assert_eq!(t.kstatus(&store), "Failed");
     assert!(
-        message(&store, "Ready").contains("a PUT request after the credential has expired, and answers with status 200"),
+        message(&store, "Ready")
+            .contains("a PUT request after the credential has expired, and answers with status 200"),
         "{store:#}"
     );
     let grant = t.reason("dg/g", "ConstraintsNotEnforced");

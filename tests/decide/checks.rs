@@ -136,9 +136,19 @@ pub fn step(world: &World, facts: &Facts, step: &Step) {
             );
             marks(&facts.grant, labels, annotations);
         }
-        Step::DeleteSecret { uid, .. } => {
-            ours(facts, uid);
-        }
+        Step::DeleteSecret { uid, resource_version } => match (&facts.secret, &facts.remembered_secret) {
+            // Valet deletes exactly the version that it remembers, and the API server checks the version.
+            (SecretFact::Unread, Some(remembered)) => {
+                let version = remembered
+                    .version
+                    .as_ref()
+                    .expect("I2: deletes a Secret that was never seen");
+                assert_eq!((&version.uid, &version.resource_version), (uid, resource_version));
+            }
+            _ => {
+                ours(facts, uid);
+            }
+        },
         Step::Empty { uid, .. } => match &facts.secret {
             SecretFact::Present(s) => {
                 assert_eq!(

@@ -9,6 +9,7 @@
 //! - `rotation` tests the rotation of store credentials, and temporary credentials.
 //! - `forged` tests forged statuses and annotations; `records` is the table of which record Valet believes.
 //! - `repairs` tests a client that changes or deletes the Secret again and again.
+//! - `remembered` tests the steps that need no read of the Secret.
 //! - `refused` tests forged records beside a grant that the access rules refuse.
 //! - `skew` tests clocks that differ.
 //! - `stale` tests changes while Valet signs a credential.
@@ -22,6 +23,7 @@ mod play;
 mod polling;
 mod records;
 mod refused;
+mod remembered;
 mod renewal;
 mod repairs;
 mod rotation;

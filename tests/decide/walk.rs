@@ -189,7 +189,7 @@ fn random_event_sequences_pass_all_checks() {
         eprintln!("walk {walk}");
         let mut world = World::new(grant(&mut dice), usable(&mut dice));
         world.store = store_fact(&mut dice);
-        world.memory = *dice.pick(&[Memory::Grant, Memory::Caches]);
+        world.memory = *dice.pick(&[Memory::Grant, Memory::Caches, Memory::Secret]);
         // An upload of another client for the same object key. It is older than the grant or has parts.
         world.uploads.push(Upload {
             id: THEIRS.into(),

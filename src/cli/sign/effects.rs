@@ -168,7 +168,7 @@ impl Effects for FileEffects {
         Err(Error::Stopped)
     }
 
-    async fn delete_secret(&mut self, _: &GrantFacts, _: &str, _: &str) -> Result<(), Error> {
+    async fn delete_secret(&mut self, _: &GrantFacts, _: &str, _: &str) -> Result<bool, Error> {
         Err(Error::Stopped)
     }
 

@@ -67,6 +67,8 @@ impl<'a, G: Grant> ClusterEffects<'a, G> {
         let local_state = &self.context.local_state;
         let mut facts = Facts::new(local_state.facts(self.grant.as_ref()), self.context.settings.clone());
         facts.repairs = local_state.repairs(&facts.grant.uid);
+        facts.remembered_secret =
+            local_state.remembered_secret(&facts.grant.uid, self.context.resync, Timestamp::now());
         facts.last_poll = local_state.last_poll(&facts.grant.uid);
         facts.poll_requested = self.notified_at.is_some();
         facts
@@ -160,7 +162,10 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
     }
 
     async fn read_secret(&mut self, grant: &GrantFacts) -> Result<Option<SecretView>, Error> {
-        self.context.secrets.view(grant).await
+        let read_at = Timestamp::now();
+        let found = self.context.secrets.view(grant).await?;
+        self.context.local_state.saw_secret(&grant.uid, found.as_ref(), read_at);
+        Ok(found)
     }
 
     async fn read_grant(&mut self, grant: &GrantFacts) -> Result<GrantFacts, Error> {
@@ -295,8 +300,8 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
         mode: &PublishMode,
         secret: Secret,
     ) -> Result<SecretView, Error> {
-        let written = self.context.secrets.publish(grant, mode, secret).await?;
-        Ok(self.wrote_secret(grant, written))
+        let written = self.context.secrets.publish(grant, mode, secret).await;
+        self.wrote_secret(grant, written)
     }
 
     async fn update_secret_metadata(
@@ -310,8 +315,8 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
         let secrets = &self.context.secrets;
         let written = secrets
             .update_metadata(grant, uid, resource_version, labels, annotations)
-            .await?;
-        Ok(self.wrote_secret(grant, written))
+            .await;
+        self.wrote_secret(grant, written)
     }
 
     async fn empty_secret(
@@ -320,11 +325,12 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
         uid: &str,
         resource_version: &str,
     ) -> Result<SecretView, Error> {
-        let written = self.context.secrets.empty(grant, uid, resource_version).await?;
-        Ok(self.wrote_secret(grant, written))
+        let written = self.context.secrets.empty(grant, uid, resource_version).await;
+        self.wrote_secret(grant, written)
     }
 
-    async fn delete_secret(&mut self, grant: &GrantFacts, uid: &str, resource_version: &str) -> Result<(), Error> {
+    async fn delete_secret(&mut self, grant: &GrantFacts, uid: &str, resource_version: &str) -> Result<bool, Error> {
+        self.context.local_state.forget_secret(&grant.uid);
         self.context.secrets.delete(grant, uid, resource_version).await
     }
 
@@ -434,11 +440,15 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
 
 impl<G: Grant> ClusterEffects<'_, G> {
     /// Remembers the version of the Secret that this process wrote. The watch event of this version then starts no
-    /// reconcile.
-    fn wrote_secret(&self, grant: &GrantFacts, written: SecretView) -> SecretView {
-        self.context
-            .local_state
-            .wrote_secret(&grant.uid, &written.resource_version);
+    /// reconcile. If the write failed, Valet must read the Secret before the next decision that depends on it.
+    fn wrote_secret(&self, grant: &GrantFacts, written: Result<SecretView, Error>) -> Result<SecretView, Error> {
+        match &written {
+            Ok(view) => self
+                .context
+                .local_state
+                .saw_secret(&grant.uid, Some(view), Timestamp::now()),
+            Err(_) => self.context.local_state.forget_secret(&grant.uid),
+        }
         written
     }
 }

@@ -20,16 +20,30 @@ use crate::{
 pub(super) struct Evaluator<'a> {
     pub(super) f: &'a Facts,
     pub(super) g: &'a GrantFacts,
+    /// The grant Secret. This is the Secret in the facts, or a Secret that Valet assumes from the status.
+    pub(super) secret: &'a SecretFact,
     pub(super) now: Timestamp,
     /// What the access rules allow for renewals and for the total time (`maxTotalSeconds`). Valet computes this value
     /// when it is first needed.
     pub(super) allowance: OnceCell<Allowance>,
 }
 
+impl<'a> Evaluator<'a> {
+    pub(super) fn new(facts: &'a Facts, secret: &'a SecretFact, now: Timestamp) -> Self {
+        Self {
+            f: facts,
+            g: &facts.grant,
+            secret,
+            now,
+            allowance: OnceCell::new(),
+        }
+    }
+}
+
 impl Evaluator<'_> {
     /// Returns the Secret, if it belongs to this grant and nobody has changed it since Valet last wrote it.
     pub(super) fn own_secret(&self) -> Option<&SecretView> {
-        match &self.f.secret {
+        match self.secret {
             SecretFact::Present(s) if s.owner == Owner::ThisGrant && !s.deleting => {
                 Some(s).filter(|s| s.is_authentic && !self.is_older_than_status(s))
             }

@@ -21,7 +21,7 @@ impl Evaluator<'_> {
     /// Returns the step for a grant whose Secret name is already used by a Secret with a different owner. Valet never
     /// changes a Secret with a different owner.
     pub(super) fn foreign_secret(&self) -> Option<Step> {
-        let SecretFact::Present(secret) = &self.f.secret else {
+        let SecretFact::Present(secret) = &self.secret else {
             return None;
         };
         let name = self.g.secret_name();

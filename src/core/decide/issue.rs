@@ -226,7 +226,7 @@ impl Evaluator<'_> {
             ObjectFact::Unread => Break(Step::Read(Read::Object(access.clone()))),
             // The object exists. The operator may have published a credential and then crashed, and a client may have
             // uploaded the object with that credential. Valet therefore reads the Secret before it decides.
-            ObjectFact::Present { .. } if matches!(self.f.secret, SecretFact::Unread) => {
+            ObjectFact::Present { .. } if matches!(self.secret, SecretFact::Unread) => {
                 Break(Step::Read(Read::Secret))
             }
             ObjectFact::Present { object, modified_at } if self.is_newer(credential, *modified_at) => {
@@ -289,7 +289,7 @@ impl Evaluator<'_> {
     /// Decides whether Valet creates the Secret or replaces an existing Secret. If the Secret is being deleted, the
     /// grant waits.
     fn publish_mode(&self) -> ControlFlow<Step, PublishMode> {
-        match &self.f.secret {
+        match self.secret {
             SecretFact::Present(s) if s.deleting => {
                 let message = format!(
                     "Secret {name} is being deleted; Valet creates a new Secret after the deletion",

@@ -9,7 +9,7 @@ use crate::core::{
 impl Evaluator<'_> {
     /// Returns the next step for the deletion of the grant's Secret, if the Secret exists.
     pub(super) fn delete_secret(&self) -> Option<Step> {
-        match &self.f.secret {
+        match self.secret {
             SecretFact::Unread => Some(Step::Read(Read::Secret)),
             SecretFact::Present(s) if s.owner == Owner::ThisGrant => {
                 let (uid, resource_version) = (s.uid.clone(), s.resource_version.clone());
@@ -51,7 +51,7 @@ impl Evaluator<'_> {
     /// Returns a message if the Secret of this grant is being deleted, but finalizers of other controllers delay the
     /// deletion.
     pub(super) fn blocked_secret(&self) -> Option<String> {
-        let SecretFact::Present(secret) = &self.f.secret else {
+        let SecretFact::Present(secret) = &self.secret else {
             return None;
         };
         if secret.owner != Owner::ThisGrant || !secret.deleting || secret.finalizers.is_empty() {

@@ -87,7 +87,7 @@ impl Evaluator<'_> {
     /// If the status does not describe the credential yet, Valet writes the status before it deletes the Secret.
     /// Without this order, no record of the credential would exist after the deletion.
     fn suspend_credential(&self, situation: &Situation, first: impl FnOnce() -> Option<Step>) -> Option<Step> {
-        if matches!(self.f.secret, SecretFact::Unread) {
+        if matches!(self.secret, SecretFact::Unread) {
             return Some(Step::Read(Read::Secret));
         }
         let delete_secret = self.delete_secret();

@@ -103,7 +103,7 @@ pub fn life(name: &str) -> &'static Life {
 #[test]
 fn every_simulated_grant_reaches_its_expected_end_state() {
     with_each(all(), |life| {
-        for memory in [Memory::Grant, Memory::Caches] {
+        for memory in [Memory::Grant, Memory::Caches, Memory::Secret] {
             for late in [SignedDuration::ZERO, TICK, SignedDuration::from_millis(999)] {
                 eprintln!("{}: {memory:?}, reconciles run {late:?} late", life.name);
                 life.expect(&play(life, memory, None, late), late.is_zero());
@@ -116,7 +116,7 @@ fn every_simulated_grant_reaches_its_expected_end_state() {
 fn a_crash_at_any_step_changes_nothing() {
     let crashes = std::cell::Cell::new(0);
     with_each(all(), |life| {
-        for memory in [Memory::Grant, Memory::Caches] {
+        for memory in [Memory::Grant, Memory::Caches, Memory::Secret] {
             let whole = play(life, memory, None, SignedDuration::ZERO);
             // A crash after a read has the same result as a crash after the write before it.
             for n in &whole.writes {

@@ -350,7 +350,7 @@ fn forged_finalizer_leads_to_no_abort_of_a_foreign_upload() {
 #[test]
 fn upload_completed_by_another_operator_completes_the_grant() {
     let mut ends = vec![];
-    for memory in [Memory::Grant, Memory::Caches] {
+    for memory in [Memory::Grant, Memory::Caches, Memory::Secret] {
         for step in 0..7 {
             let mut world = uploading();
             world.memory = memory;

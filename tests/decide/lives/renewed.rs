@@ -31,7 +31,7 @@ fn renewal_waits_for_expiry_if_secret_cannot_be_replaced() {
             &[Reason::RenewalOverdue],
         ),
     };
-    for memory in [Memory::Grant, Memory::Caches] {
+    for memory in [Memory::Grant, Memory::Caches, Memory::Secret] {
         life.expect(&play(&life, memory, None, SignedDuration::ZERO), true);
     }
 }

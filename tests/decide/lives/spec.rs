@@ -229,7 +229,7 @@ fn secret_that_cannot_be_replaced_is_recreated_after_spec_change() {
         until: 200,
         end: ends("Current Issued", &[(0, 300), (51, 651)], [2, 0, 1], &[]),
     };
-    for memory in [Memory::Grant, Memory::Caches] {
+    for memory in [Memory::Grant, Memory::Caches, Memory::Secret] {
         life.expect(&play(&life, memory, None, SignedDuration::ZERO), true);
     }
 }

@@ -17,7 +17,7 @@ use valet::{
     core::record::{KnownStatus, RecordKey, Subject, is_newer, status_evidence},
     core::{
         ArrivedPart, Facts, GrantFacts, Lifetime, ObjectFact, Owner, Publish, Repairs, RulesView, SecretFact,
-        SecretView, Settings, Step, StoreFact, StoreView, admit, decide,
+        SecretState, SecretVersion, SecretView, Settings, Step, StoreFact, StoreView, admit, decide,
     },
     reconcile::InitiatedUpload,
 };
@@ -66,6 +66,8 @@ pub enum Memory {
     Grant,
     /// The Secret and the store are also known, from the caches.
     Caches,
+    /// The process remembers the Secret that it last read or wrote.
+    Secret,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -127,6 +129,10 @@ pub struct World {
     pub remembered: Option<GrantStatus>,
     /// What the process remembers about its restorations of the Secret.
     pub repairs: Repairs,
+    /// What the process remembers about the Secret, with [`Memory::Secret`].
+    pub secret_state: SecretState,
+    /// The version of the Secret that the watch on Secrets reported last.
+    watched_secret: Option<SecretVersion>,
     pub last_poll: Option<Timestamp>,
     /// True if a notification arrived and no poll followed yet.
     pub heard: bool,
@@ -193,6 +199,8 @@ impl World {
             meddler: None,
             remembered: None,
             repairs: Repairs::default(),
+            secret_state: SecretState::default(),
+            watched_secret: None,
             last_poll: None,
             heard: false,
             steps: 0,
@@ -327,6 +335,12 @@ impl World {
         self.initiated = None;
         self.has_permit = false;
         (self.remembered, self.repairs) = (None, Repairs::default());
+        self.secret_state = SecretState::default();
+        self.watched_secret = self.secret_version();
+    }
+
+    fn secret_version(&self) -> Option<SecretVersion> {
+        self.secret.as_ref().and_then(|secret| secret.view.version())
     }
 
     /// Adds a valid record signature to the status.

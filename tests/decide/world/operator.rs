@@ -10,8 +10,9 @@ use valet::{
     api::GrantStatus,
     core::{
         AbortAccess, Access, AllowedRequest, Assembly, Completion, Credential, Facts, GrantEvent, GrantFacts,
-        ObjectFact, OpenUpload, Owner, PublishMode, QuotaFact, QuotaLimit, QuotaLimits, Repairs, SECRET_CAPACITY,
-        SecretView, SignError, Signed, SignedUrl, Step, StoreFact, StoreView, UploadFact, UploadsFact,
+        ObjectFact, OpenUpload, Owner, PublishMode, QuotaFact, QuotaLimit, QuotaLimits, RememberedSecret, Repairs,
+        SECRET_CAPACITY, SecretState, SecretView, SignError, Signed, SignedUrl, Step, StoreFact, StoreView,
+        UploadFact, UploadsFact,
     },
     reconcile::{Effects, Error, InitiatedUpload, Outcome, Reconcile, StoreReading},
 };
@@ -21,6 +22,9 @@ use crate::checks;
 
 /// The largest number of steps that a reconcile may take.
 const MOST_STEPS: usize = 14;
+
+/// The resync interval. It is short, so that each life lasts until the first resync after a crash.
+const RESYNC: SignedDuration = SignedDuration::from_secs(30);
 
 /// The pause before a reconcile is repeated after a conflict or a refused permit.
 const PAUSE: SignedDuration = SignedDuration::from_secs(1);
@@ -57,6 +61,9 @@ impl World {
             facts.secret = self.see_secret();
             self.see_store(&mut facts);
         }
+        if self.memory == Memory::Secret {
+            facts.remembered_secret = self.remembered_secret(&facts.grant.uid);
+        }
         self.trace.clear();
         self.is_disturbed = false;
         let now = self.now;
@@ -78,6 +85,24 @@ impl World {
             Err(Error::Conflict(_) | Error::Gone(_) | Error::Queued(_)) => Ended::Rested(Some(now + PAUSE)),
             Err(error) => panic!("{error}: {:#?}", self.trace),
         }
+    }
+
+    /// Returns what the process remembers about the Secret. The watch on Secrets has reported all changes of other
+    /// clients.
+    fn remembered_secret(&mut self, uid: &str) -> Option<RememberedSecret> {
+        let current = self.secret_version();
+        let is_seen =
+            matches!(&self.secret_state, SecretState::Seen { version, .. } if current.as_ref() == Some(version));
+        if current != self.watched_secret && !is_seen {
+            self.secret_state = SecretState::MayHaveChanged;
+        }
+        self.watched_secret = current;
+        self.secret_state.remembered(uid, RESYNC, self.now)
+    }
+
+    fn saw_secret(&mut self) {
+        self.watched_secret = self.secret_version();
+        self.secret_state.saw(self.watched_secret.clone(), self.now);
     }
 
     /// Ends each effect: lets other clients act, and crashes the process if it is time. `is_write` says if the effect
@@ -296,6 +321,7 @@ impl Effects for World {
     }
 
     async fn read_secret(&mut self, _: &GrantFacts) -> Result<Option<SecretView>, Error> {
+        self.saw_secret();
         let view = self.secret.as_ref().map(|s| s.view.clone());
         self.did(false).await;
         Ok(view)
@@ -422,6 +448,10 @@ impl Effects for World {
         secret: KubeSecret,
     ) -> Result<SecretView, Error> {
         let written = self.publish(grant, mode, secret);
+        match &written {
+            Ok(_) => self.saw_secret(),
+            Err(_) => self.secret_state = SecretState::MayHaveChanged,
+        }
         self.did(true).await;
         written
     }
@@ -434,6 +464,7 @@ impl Effects for World {
         labels: BTreeMap<String, String>,
         annotations: BTreeMap<String, String>,
     ) -> Result<SecretView, Error> {
+        self.secret_state = SecretState::MayHaveChanged;
         self.has_version(uid, resource_version)?;
         self.counts.retouches += 1;
         self.edit_secret(|view| {
@@ -442,6 +473,7 @@ impl Effects for World {
             view.has_sole_owner = true;
         });
         let written = self.written_secret();
+        self.saw_secret();
         self.did(true).await;
         written
     }
@@ -450,6 +482,7 @@ impl Effects for World {
         if self.refuses_replacement {
             return Err(Error::Refused("field is immutable when `immutable` is set".into()));
         }
+        self.secret_state = SecretState::MayHaveChanged;
         self.has_version(uid, version)?;
         if let Some(secret) = &mut self.secret {
             secret.data.clear();
@@ -460,9 +493,10 @@ impl Effects for World {
         view.ok_or(Error::Gone("the Secret"))
     }
 
-    async fn delete_secret(&mut self, _: &GrantFacts, uid: &str, resource_version: &str) -> Result<(), Error> {
+    async fn delete_secret(&mut self, _: &GrantFacts, uid: &str, resource_version: &str) -> Result<bool, Error> {
+        self.secret_state = SecretState::MayHaveChanged;
         match self.has_version(uid, resource_version) {
-            Err(Error::Gone(_)) => return Ok(()),
+            Err(Error::Gone(_)) => return Ok(false),
             checked => checked?,
         }
         self.counts.withdraws += 1;
@@ -472,8 +506,9 @@ impl Effects for World {
             self.secret = None;
         }
         self.may_create_again = self.grant.as_ref().is_some_and(|g| g.status.finished_time.is_none());
+        let is_there = self.secret.is_some();
         self.did(true).await;
-        Ok(())
+        Ok(is_there)
     }
 
     async fn write_status(&mut self, _: &GrantFacts, status: GrantStatus) -> Result<GrantFacts, Error> {

@@ -1,0 +1,193 @@
+//! Requests to the API server, and their counts.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use futures::{AsyncBufReadExt, StreamExt, TryStreamExt, stream};
+use http::Request;
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use serde_json::Value;
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use valet_harness::{Context, Error, Result, Scene, control_plane};
+
+use crate::{NAMESPACE, WORKERS};
+
+/// The API group of Valet.
+pub const VALET: &str = "valetkey.dev";
+/// The API group of the copies of Valet's CRDs. The operator does not watch them, so the bare client uses them.
+pub const BARE: &str = "bare.example.com";
+
+/// A client of the API server.
+#[derive(Clone)]
+pub struct Cluster {
+    pub client: Client,
+}
+
+/// Returns the path of a resource in the namespace of the benchmark. `group` is empty for the core group.
+pub fn path(group: &str, plural: &str) -> String {
+    match group {
+        "" => format!("/api/v1/namespaces/{NAMESPACE}/{plural}"),
+        group => format!("/apis/{group}/v1alpha1/namespaces/{NAMESPACE}/{plural}"),
+    }
+}
+
+impl Cluster {
+    /// Connects as the admin user.
+    pub async fn connect(scene: &Scene) -> Result<Self> {
+        let file = Kubeconfig::read_from(scene.plane.kubeconfig()).context("cannot read the kubeconfig")?;
+        let options = KubeConfigOptions {
+            context: Some(control_plane::CONTEXT.to_owned()),
+            ..KubeConfigOptions::default()
+        };
+        let config = Config::from_custom_kubeconfig(file, &options)
+            .await
+            .context("the kubeconfig is invalid")?;
+        let client = Client::try_from(config).context("cannot create a client")?;
+        Ok(Self { client })
+    }
+
+    /// Sends one request and returns the body of the answer.
+    pub async fn send(&self, method: &str, path: &str, body: Option<&Value>) -> Result<String> {
+        let content_type = match method {
+            "PATCH" => "application/merge-patch+json",
+            _ => "application/json",
+        };
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("Content-Type", content_type)
+            .body(body.map(Value::to_string).unwrap_or_default().into_bytes())
+            .context("the request is invalid")?;
+        let answer = self.client.request_text(request).await;
+        answer.context(format_args!("{method} {path}"))
+    }
+
+    /// Reads one object.
+    pub async fn get(&self, path: &str) -> Result<Value> {
+        serde_json::from_str(&self.send("GET", path, None).await?).context("the answer is not JSON")
+    }
+
+    /// Runs the requests of all `items` with [`WORKERS`] workers.
+    pub async fn each<T, F>(&self, items: Vec<T>, work: impl Fn(Self, T) -> F) -> Result<()>
+    where
+        F: Future<Output = Result<()>>,
+    {
+        let results: Vec<Result<()>> = stream::iter(items)
+            .map(|item| work(self.clone(), item))
+            .buffer_unordered(WORKERS)
+            .collect()
+            .await;
+        results.into_iter().collect()
+    }
+
+    /// Counts the events of one type for a resource, for example `MODIFIED`. The API server sends only metadata.
+    pub async fn watch(&self, path: &str, event: &str) -> Result<EventCount> {
+        let request = Request::builder()
+            .uri(format!("{path}?watch=1&resourceVersion=0"))
+            .header("Accept", "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1")
+            .body(Vec::new())
+            .context("the request is invalid")?;
+        let stream = self
+            .client
+            .request_stream(request)
+            .await
+            .context(format_args!("watch of {path}"))?;
+        let begin = format!("{{\"type\":\"{event}\"");
+        let (sender, count) = watch::channel((0, Instant::now()));
+        let task = tokio::spawn(async move {
+            let mut lines = std::pin::pin!(stream.lines());
+            while let Ok(Some(line)) = lines.try_next().await {
+                if line.starts_with(&begin) {
+                    sender.send_modify(|(count, last)| (*count, *last) = (*count + 1, Instant::now()));
+                }
+            }
+        });
+        Ok(EventCount { count, task })
+    }
+
+    /// Waits until `count` objects with the prefix have the field in their JSON.
+    pub async fn wait_for(&self, path: &str, prefix: &str, count: usize, field: &str) -> Result<()> {
+        for _ in 0..600 {
+            let list = self.get(path).await?;
+            let items = list["items"].as_array().into_iter().flatten();
+            let named = items.filter(|item| item["metadata"]["name"].as_str().is_some_and(|n| n.starts_with(prefix)));
+            if named
+                .filter(|item| !item.pointer(field).unwrap_or(&Value::Null).is_null())
+                .count()
+                == count
+            {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        Err(Error::new(format!(
+            "{count} objects at {path} did not get {field} in two minutes"
+        )))
+    }
+}
+
+/// The number of events that a watch has delivered, and the time of the last event.
+pub struct EventCount {
+    count: watch::Receiver<(usize, Instant)>,
+    task: JoinHandle<()>,
+}
+
+impl EventCount {
+    /// Waits until the watch has delivered this number of events. Returns the time of the last event.
+    pub async fn wait(mut self, events: usize) -> Result<Instant> {
+        let all = timeout(
+            Duration::from_secs(180),
+            self.count.wait_for(|(count, _)| *count >= events),
+        )
+        .await;
+        let last = all
+            .context("too few watch events in three minutes")?
+            .context("the watch ended")?
+            .1;
+        self.task.abort();
+        Ok(last)
+    }
+}
+
+/// The number of requests that the API server has answered, by verb and resource.
+pub type Counts = BTreeMap<String, u64>;
+
+/// Reads the counts of the requests for grants, Secrets and Events.
+pub fn counts(scene: &Scene) -> Result<Counts> {
+    let mut counts = Counts::new();
+    for line in scene.plane.metrics()?.lines() {
+        let Some((labels, value)) = line
+            .strip_prefix("apiserver_request_total{")
+            .and_then(|rest| rest.rsplit_once("} "))
+        else {
+            continue;
+        };
+        let label = |name: &str| {
+            let start = labels.find(&format!("{name}=\"")).map(|at| at + name.len() + 2);
+            start.and_then(|at| labels[at..].split('"').next()).unwrap_or_default()
+        };
+        let (verb, resource, sub) = (label("verb"), label("resource"), label("subresource"));
+        if !matches!(label("group"), "" | VALET | "events.k8s.io") || verb == "WATCH" {
+            continue;
+        }
+        if matches!(resource, "secrets" | "events" | "downloadgrants" | "uploadgrants") {
+            let slash = if sub.is_empty() { "" } else { "/" };
+            let count = value.parse::<f64>().unwrap_or_default() as u64;
+            *counts.entry(format!("{verb} {resource}{slash}{sub}")).or_default() += count;
+        }
+    }
+    Ok(counts)
+}
+
+/// Returns the difference of two counts, without zeros.
+pub fn difference(before: &Counts, after: &Counts) -> Counts {
+    let each = after
+        .iter()
+        .map(|(call, n)| (call.clone(), n - before.get(call).unwrap_or(&0)));
+    each.filter(|(_, n)| *n > 0).collect()
+}

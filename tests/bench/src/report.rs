@@ -1,0 +1,33 @@
+//! Collects the results of all rounds and prints them.
+
+/// The results by name, in the order in which the names first occurred.
+#[derive(Default)]
+pub struct Report {
+    rows: Vec<(String, Vec<f64>)>,
+}
+
+impl Report {
+    /// Adds the result of one round.
+    pub fn add(&mut self, name: &str, value: f64) {
+        match self.rows.iter_mut().find(|(row, _)| row == name) {
+            Some((_, values)) => values.push(value),
+            None => self.rows.push((name.to_owned(), vec![value])),
+        }
+    }
+
+    /// Prints the minimum, the median and the maximum of each result, and the ratios in one line.
+    pub fn print(&self) {
+        println!("\n{:<62} {:>9} {:>9} {:>9}", "", "min", "median", "max");
+        let mut shares = Vec::new();
+        for (name, values) in &self.rows {
+            let mut values = values.clone();
+            values.sort_by(f64::total_cmp);
+            let (min, median, max) = (values[0], values[values.len() / 2], values[values.len() - 1]);
+            println!("{name:<62} {min:>9.2} {median:>9.2} {max:>9.2}");
+            if name.contains("share of") {
+                shares.push(format!("{name} {median:.2}"));
+            }
+        }
+        println!("\n{}", shares.join("; "));
+    }
+}
