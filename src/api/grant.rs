@@ -57,7 +57,7 @@ impl OperationSpec {
         by_form || self.is_for_credentials()
     }
 
-    /// Returns true if the holder uploads the object in parts, each with its own signed URL.
+    /// Returns true if the grant is for a multipart upload. Each part then has its own signed URL.
     pub fn is_multipart(&self) -> bool {
         matches!(
             self,

@@ -230,6 +230,7 @@ impl SecretView {
             resource_version: self.resource_version.clone(),
             issued_at: self.issued_at,
             expires_at: self.expires_at,
+            signed_with: self.signed_with.clone(),
         })
     }
 

@@ -12,9 +12,10 @@ use jiff::{SignedDuration, Timestamp};
 pub struct RememberedSecret {
     /// At this time, Valet reads the Secret again, because other clients can change or delete the Secret.
     pub read_at: Timestamp,
-    /// The time at which this process last read or wrote the Secret. `None` if it has not done so since its start.
-    pub seen_at: Option<Timestamp>,
-    /// The version of the Secret that this process last read or wrote.
+    /// The time at which this process last read or wrote the Secret. If this process has not seen the Secret yet, this is
+    /// the time at which it first reconciled the grant.
+    pub seen_at: Timestamp,
+    /// The version of the Secret that this process last read or wrote. `None` if it has not seen the Secret yet.
     pub version: Option<SecretVersion>,
 }
 
@@ -29,6 +30,8 @@ pub struct SecretVersion {
     pub issued_at: Option<Timestamp>,
     /// The time at which the credential in the Secret expires.
     pub expires_at: Option<Timestamp>,
+    /// The fingerprint of the store's credentials that signed the credential in the Secret.
+    pub signed_with: Option<String>,
 }
 
 /// What this process knows about a grant Secret.
@@ -37,8 +40,9 @@ pub enum SecretState {
     /// This process has not reconciled the grant yet.
     #[default]
     NotSeen,
-    /// This process has not read the Secret yet. It reads the Secret at this time.
-    ReadAt(Timestamp),
+    /// This process first reconciled the grant at the time `since`, and has not read the Secret yet. It reads the Secret
+    /// at the time `at`.
+    ReadAt { at: Timestamp, since: Timestamp },
     /// This process read or wrote this version of the Secret at the time `at`.
     Seen { version: SecretVersion, at: Timestamp },
     /// The Secret may have changed, so Valet reads it in the next reconcile.
@@ -66,18 +70,21 @@ impl SecretState {
                 .unwrap_or(u64::MAX)
                 .clamp(1, u64::MAX / 2);
             let pause = SignedDuration::from_millis((hasher.finish() % spread).cast_signed());
-            *self = Self::ReadAt(after(now, pause));
+            *self = Self::ReadAt {
+                at: after(now, pause),
+                since: now,
+            };
         }
         match self {
             Self::NotSeen | Self::MayHaveChanged => None,
-            Self::ReadAt(at) => Some(RememberedSecret {
+            Self::ReadAt { at, since } => Some(RememberedSecret {
                 read_at: *at,
-                seen_at: None,
+                seen_at: *since,
                 version: None,
             }),
             Self::Seen { version, at } => Some(RememberedSecret {
                 read_at: after(*at, resync),
-                seen_at: Some(*at),
+                seen_at: *at,
                 version: Some(version.clone()),
             }),
         }
@@ -114,11 +121,12 @@ mod tests {
             resource_version: "7".into(),
             issued_at: None,
             expires_at: None,
+            signed_with: None,
         };
         let mut state = SecretState::default();
         state.saw(Some(version.clone()), at(5));
         let remembered = state.remembered("u", RESYNC, at(99)).unwrap();
-        assert_eq!((remembered.read_at, remembered.seen_at), (at(605), Some(at(5))));
+        assert_eq!((remembered.read_at, remembered.seen_at), (at(605), at(5)));
         assert_eq!(remembered.version, Some(version));
     }
 

@@ -1,6 +1,6 @@
 //! Tests of decisions with a remembered Secret: which steps Valet executes without reading the Secret.
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use valet::core::{Facts, ObjectFact, Read, SecretFact, SecretState, Signer, Step, decide};
 
 use crate::{
@@ -34,6 +34,12 @@ fn facts(world: &World) -> Facts {
 
 fn next(world: &World) -> Step {
     decide(&facts(world), world.now)
+}
+
+/// From `since` on the store signs with other credentials.
+fn rotate(world: &mut World, since: Timestamp) {
+    let fingerprint = "second".to_owned();
+    world.usable(|store| store.signer = Some(Signer { fingerprint, since }));
 }
 
 fn is_read_of_secret(step: &Step) -> bool {
@@ -89,7 +95,10 @@ fn expired_secret_is_deleted_without_a_read() {
 #[test]
 fn process_that_has_not_seen_the_secret_reads_it_before_the_deletion() {
     let mut world = issued(download());
-    world.secret_state = SecretState::ReadAt(at(1000));
+    world.secret_state = SecretState::ReadAt {
+        at: at(1000),
+        since: at(0),
+    };
     world.now = at(1);
     assert!(matches!(next(&world), Step::Rest { until: Some(until) } if until == at(300)));
     world.now = at(300);
@@ -117,20 +126,44 @@ fn status_of_another_client_needs_a_read() {
 }
 
 #[test]
-fn new_spec_or_new_signing_credentials_need_a_read() {
+fn new_spec_needs_a_read() {
     let mut world = issued(download());
     world.now = at(1);
     world.edit(|grant| {
         grant.generation += 1;
         grant.terms.expiration_seconds = 200;
     });
-    assert!(is_read_of_secret(&next(&world)), "new lifetime");
+    assert!(is_read_of_secret(&next(&world)));
+}
 
+/// Re-signing is spread over two minutes. Until it is due, Valet does not read the Secret.
+#[test]
+fn secret_is_read_when_its_re_signing_is_due() {
     let mut world = issued(download());
+    rotate(&mut world, at(10));
     world.now = at(10);
-    for (since, is_read) in [(at(0) - SignedDuration::from_secs(1), false), (at(10), true)] {
-        let fingerprint = "second".to_owned();
-        world.usable(|store| store.signer = Some(Signer { fingerprint, since }));
+    let Step::Rest { until: Some(due) } = next(&world) else {
+        panic!("{:?}", next(&world));
+    };
+    assert!((at(10)..at(130)).contains(&due), "{due}");
+    let steps = around(due).map(|now| {
+        world.now = now;
+        is_read_of_secret(&next(&world))
+    });
+    assert_eq!(steps, [false, true, true]);
+}
+
+/// A process that has not seen the Secret does not know which credentials of the store signed its content.
+#[test]
+fn process_that_has_not_seen_the_secret_reads_it_after_a_rotation() {
+    for (since, is_read) in [(at(5), false), (at(6), true)] {
+        let mut world = issued(download());
+        world.secret_state = SecretState::ReadAt {
+            at: at(200),
+            since: at(5),
+        };
+        rotate(&mut world, since);
+        world.now = at(20);
         assert_eq!(is_read_of_secret(&next(&world)), is_read, "{since}");
     }
 }

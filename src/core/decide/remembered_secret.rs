@@ -35,9 +35,9 @@ fn assumed(facts: &Facts, remembered: &RememberedSecret, now: Timestamp) -> Opti
     let is_issued = status.binding.is_some() && status.finished_time.is_none();
     let is_described = grant.status_is_own && is_issued && !grant.deleting;
     // If the operator's clock was set back, `seen_at` is in the future.
-    let is_recent = now < remembered.read_at && remembered.seen_at.is_none_or(|seen| seen <= now);
+    let is_recent = (remembered.seen_at..remembered.read_at).contains(&now);
     let is_unread = matches!(facts.secret, SecretFact::Unread);
-    if !is_unread || !is_described || !is_recent || is_re_signing(facts, remembered) {
+    if !is_unread || !is_described || !is_recent {
         return None;
     }
     let evaluator = Evaluator::new(facts, &SecretFact::Unread, now);
@@ -52,11 +52,17 @@ fn assumed(facts: &Facts, remembered: &RememberedSecret, now: Timestamp) -> Opti
     if !version.is_none_or(is_current) {
         return None;
     }
-    // The Secret records which credentials of the store signed its content, and the status does not. The check above
-    // has shown that these are the store's current credentials, as far as this process knows.
-    let signed_with = match &facts.store {
-        StoreFact::Usable(store) => store.signer.as_ref().map(|signer| signer.fingerprint.clone()),
+    let signer = match &facts.store {
+        StoreFact::Usable(store) => store.signer.as_ref(),
         _ => None,
+    };
+    // The Secret records which credentials of the store signed its content, and the status does not. A process that has
+    // not seen the Secret yet assumes the store's current credentials. If the store has had new credentials since, the
+    // process must read the Secret.
+    let signed_with = match (version, signer) {
+        (Some(version), _) => version.signed_with.clone(),
+        (None, Some(signer)) if signer.since > remembered.seen_at => return None,
+        (None, signer) => signer.map(|signer| signer.fingerprint.clone()),
     };
     let record = CredentialRecord {
         expiration_seconds: Some(evaluator.requested_seconds()),
@@ -86,14 +92,4 @@ fn assumed(facts: &Facts, remembered: &RememberedSecret, now: Timestamp) -> Opti
     };
     view.read_evidence(true);
     Some(view)
-}
-
-/// Returns true if the store has had new signing credentials since this process last saw the Secret. Valet must then
-/// read from the Secret which credentials signed its content.
-fn is_re_signing(facts: &Facts, remembered: &RememberedSecret) -> bool {
-    let StoreFact::Usable(store) = &facts.store else {
-        return false;
-    };
-    let since = store.signer.as_ref().map(|signer| signer.since);
-    remembered.seen_at.zip(since).is_some_and(|(seen, since)| seen < since)
 }
