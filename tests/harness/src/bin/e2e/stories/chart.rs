@@ -108,40 +108,6 @@ pub fn upgrade(play: &Play) -> Result<()> {
         .cluster
         .helm(&["uninstall", RELEASE, "--namespace", SYSTEM, "--wait"])?;
     suite::remove_kinds(&suite.cluster)?;
-    // Both releases use the current operator, which needs a permission that the previous chart did not give.
-    let (right, who) = ("e2e-namespaces", format!("--serviceaccount={SYSTEM}:{RELEASE}"));
-    let _ = suite
-        .cluster
-        .kubectl(&["delete", "clusterrole,clusterrolebinding", right, "--ignore-not-found"]);
-    suite.cluster.kubectl(&[
-        "create",
-        "clusterrole",
-        right,
-        "--verb=list,watch",
-        "--resource=namespaces",
-    ])?;
-    suite.cluster.kubectl(&[
-        "create",
-        "clusterrolebinding",
-        right,
-        &format!("--clusterrole={right}"),
-        &who,
-    ])?;
-    // The admission policy of the previous chart does not let the operator create its record key.
-    let key = "valet-record-key";
-    let _ = suite
-        .cluster
-        .kubectl(&["delete", "secret", key, "--namespace", SYSTEM, "--ignore-not-found"]);
-    suite.cluster.kubectl(&[
-        "create",
-        "secret",
-        "generic",
-        key,
-        "--namespace",
-        SYSTEM,
-        "--type=valetkey.dev/record-key",
-        "--from-literal=key=the-32-bytes-of-a-key-of-stories",
-    ])?;
     let old = previous(play)?.display().to_string();
     suite.install(&old, &[])?;
     let fields = || -> Result<String> {
@@ -154,9 +120,6 @@ pub fn upgrade(play: &Play) -> Result<()> {
     let holder = Holder::begin(play)?;
 
     suite.install(&suite.chart(), &[])?;
-    suite
-        .cluster
-        .kubectl(&["delete", "clusterrole,clusterrolebinding", right])?;
     check(fields()? != old_kinds, "the upgrade has left the kinds as they were")?;
     holder.lives_on(play)?;
     let history = suite
