@@ -360,7 +360,10 @@ impl<G: Grant> LocalState<G> {
 
     /// Records that the grant Secret may have changed. Valet then reads the Secret in the next reconcile.
     pub fn forget_secret(&self, uid: &str) {
-        self.of(uid, |r| r.secret = SecretState::MayHaveChanged);
+        // The UID can come from the owner reference of any Secret, so this method must not add an entry for it.
+        if let Some(r) = self.lock().get_mut(uid) {
+            r.secret = SecretState::MayHaveChanged;
+        }
     }
 
     /// Returns true if this is the version of the grant Secret that this process read or wrote last.
@@ -525,5 +528,7 @@ mod tests {
         }
         local_state.retain(&HashSet::from(["b".to_owned(), "c".to_owned()]));
         assert_eq!((local_state.failed("a"), local_state.failed("b")), (1, 2));
+        local_state.forget_secret("no grant has this UID");
+        assert!(!local_state.lock().contains_key("no grant has this UID"));
     }
 }

@@ -327,24 +327,17 @@ impl Secrets {
             self.records
                 .is_own_secret(subject(grant), grant.secret_name(), &annotations, data.unwrap_or(&none));
         let mut view = SecretView {
-            uid: meta.uid.clone().unwrap_or_default(),
-            resource_version: meta.resource_version.clone().unwrap_or_default(),
-            owner: owner(meta, type_, grant),
             deleting: meta.deletion_timestamp.is_some(),
             finalizers: meta.finalizers.clone().unwrap_or_default(),
             has_data: data.is_some_and(|data| !data.is_empty()),
-            is_authentic,
             has_sole_owner: has_sole_owner(meta, grant),
-            issued_at: None,
-            expires_at: None,
-            generation: None,
-            expiration_seconds: None,
-            signed_with: None,
-            renewals: None,
-            earlier_expires_at: None,
-            upload_id: None,
-            labels: meta.labels.clone().unwrap_or_default(),
-            annotations,
+            ..SecretView::new(
+                meta.uid.clone().unwrap_or_default(),
+                meta.resource_version.clone().unwrap_or_default(),
+                owner(meta, type_, grant),
+                meta.labels.clone().unwrap_or_default(),
+                annotations,
+            )
         };
         view.read_evidence(is_authentic);
         view

@@ -221,6 +221,37 @@ pub struct SecretView {
 }
 
 impl SecretView {
+    /// Creates the facts about a Secret that only the grant owns, without finalizers. [`SecretView::read_evidence`] adds
+    /// the times and numbers.
+    pub fn new(
+        uid: String,
+        resource_version: String,
+        owner: Owner,
+        labels: BTreeMap<String, String>,
+        annotations: BTreeMap<String, String>,
+    ) -> Self {
+        Self {
+            uid,
+            resource_version,
+            owner,
+            deleting: false,
+            is_authentic: false,
+            has_sole_owner: true,
+            finalizers: Vec::new(),
+            has_data: true,
+            issued_at: None,
+            expires_at: None,
+            generation: None,
+            expiration_seconds: None,
+            signed_with: None,
+            renewals: None,
+            earlier_expires_at: None,
+            upload_id: None,
+            labels,
+            annotations,
+        }
+    }
+
     /// Returns the version of a Secret that belongs to the grant and that no other client has changed. Returns `None`
     /// for all other Secrets.
     pub fn version(&self) -> Option<SecretVersion> {

@@ -170,6 +170,14 @@ pub fn retry(since: Option<Timestamp>, now: Timestamp) -> Timestamp {
     add(now, age.clamp(SignedDuration::from_secs(1), LONGEST_PAUSE))
 }
 
+/// Computes an FNV-1a hash. The hash of a UID must never change between versions of Valet. Otherwise an upgrade of
+/// Valet would move the times of renewals.
+pub fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

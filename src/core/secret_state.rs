@@ -1,8 +1,8 @@
 //! What the operator remembers about a grant Secret, so that it does not have to read the Secret in each reconcile.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-
 use jiff::{SignedDuration, Timestamp};
+
+use super::lifetime::hash;
 
 /// What this process remembers about a grant Secret that it does not have to read again yet.
 ///
@@ -64,12 +64,10 @@ impl SecretState {
     pub fn remembered(&mut self, uid: &str, resync: SignedDuration, now: Timestamp) -> Option<RememberedSecret> {
         let after = |time: Timestamp, pause| time.checked_add(pause).unwrap_or(Timestamp::MAX);
         if *self == Self::NotSeen {
-            let mut hasher = DefaultHasher::new();
-            uid.hash(&mut hasher);
             let spread = u64::try_from(resync.as_millis())
                 .unwrap_or(u64::MAX)
                 .clamp(1, u64::MAX / 2);
-            let pause = SignedDuration::from_millis((hasher.finish() % spread).cast_signed());
+            let pause = SignedDuration::from_millis((hash(uid) % spread).cast_signed());
             *self = Self::ReadAt {
                 at: after(now, pause),
                 since: now,

@@ -70,26 +70,10 @@ fn assumed(facts: &Facts, remembered: &RememberedSecret, now: Timestamp) -> Opti
         ..evaluator.record(credential)
     };
     let (labels, annotations) = evaluator.metadata(&record);
-    let mut view = SecretView {
-        uid: version.map(|v| v.uid.clone()).unwrap_or_default(),
-        resource_version: version.map(|v| v.resource_version.clone()).unwrap_or_default(),
-        owner: Owner::ThisGrant,
-        deleting: false,
-        is_authentic: true,
-        has_sole_owner: true,
-        finalizers: Vec::new(),
-        has_data: true,
-        labels,
-        annotations,
-        issued_at: None,
-        expires_at: None,
-        generation: None,
-        expiration_seconds: None,
-        signed_with: None,
-        renewals: None,
-        earlier_expires_at: None,
-        upload_id: None,
-    };
+    let (uid, resource_version) = version
+        .map(|v| (v.uid.clone(), v.resource_version.clone()))
+        .unwrap_or_default();
+    let mut view = SecretView::new(uid, resource_version, Owner::ThisGrant, labels, annotations);
     view.read_evidence(true);
     Some(view)
 }

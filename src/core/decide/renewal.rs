@@ -7,7 +7,7 @@ use super::evaluator::Evaluator;
 use crate::{
     api::{Reason, annotation},
     core::{
-        lifetime::{Lifetime, add},
+        lifetime::{Lifetime, add, hash},
         renew_request::RenewRequest,
     },
 };
@@ -42,14 +42,6 @@ pub fn renewal_due(credential: Lifetime, uid: &str) -> Timestamp {
         0
     };
     add(credential.expires_at, SignedDuration::from_secs(-lead - early))
-}
-
-/// Computes an FNV-1a hash. The hash of a UID must never change between versions of Valet. Otherwise an upgrade of
-/// Valet would move the times of renewals.
-pub(super) fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }
 
 impl Evaluator<'_> {

@@ -4,12 +4,12 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{evaluator::Evaluator, renewal::hash};
+use super::evaluator::Evaluator;
 use crate::{
     api::{Reason, ShortSessions},
     core::{
         facts::{SecretView, Signer, StoreFact, StoreView},
-        lifetime::{Lifetime, NoTime, add},
+        lifetime::{Lifetime, NoTime, add, hash},
         refusal::Refusal,
     },
 };

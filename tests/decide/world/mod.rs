@@ -274,26 +274,7 @@ impl World {
         labels: BTreeMap<String, String>,
         annotations: BTreeMap<String, String>,
     ) -> SecretView {
-        SecretView {
-            uid,
-            resource_version: self.fresh("rv"),
-            owner,
-            deleting: false,
-            is_authentic: false,
-            has_sole_owner: true,
-            finalizers: vec![],
-            has_data: true,
-            issued_at: None,
-            expires_at: None,
-            generation: None,
-            expiration_seconds: None,
-            signed_with: None,
-            renewals: None,
-            earlier_expires_at: None,
-            upload_id: None,
-            labels,
-            annotations,
-        }
+        SecretView::new(uid, self.fresh("rv"), owner, labels, annotations)
     }
 
     /// The grant with only the parts of the status that are authentic.
