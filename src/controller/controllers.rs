@@ -33,7 +33,7 @@ use super::{
     store_status::{self, AT_A_TIME},
     stores::scoped_api,
     strip_metadata::{strip_grant, strip_watched},
-    watch::{Requeuer, Watched, config, watch_stores},
+    watch::{Requeuer, Watched, backoff, config, watch_stores},
 };
 use crate::{
     api::{DownloadGrant, Grant, Operation, Store, StoreKind, UploadGrant},
@@ -112,7 +112,7 @@ impl<G: Grant> GrantController<G> {
             health: Some(parts.health.clone()),
         };
         let seen = watcher(api, config())
-            .default_backoff()
+            .backoff(backoff())
             .modify(|grant| strip_watched(grant, strip_grant))
             .reflect(writer)
             .inspect(move |event| grant_watch.seen(event));

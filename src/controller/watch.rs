@@ -4,6 +4,7 @@ use std::{
     time::Duration,
 };
 
+use backon::ExponentialBuilder;
 use futures::{Stream, StreamExt, channel::mpsc};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
@@ -13,6 +14,7 @@ use kube::{
     runtime::{
         WatchStreamExt,
         reflector::{self, ObjectRef},
+        utils::{Backoff, ResetTimerBackoff},
         watcher,
     },
 };
@@ -179,6 +181,26 @@ pub fn config() -> watcher::Config {
     watcher::Config::default().page_size(PAGE).timeout(240)
 }
 
+/// The minimum and the maximum pause before Valet restarts a failed watch. A longer outage of the apiserver reaches the
+/// maximum. The maximum is short, because a watch often fails twice after an outage: the apiserver no longer has the
+/// resource version of the watch, so Valet must list the objects again. With the maximum of 30 s in kube-runtime, new
+/// grants would wait for a minute after an outage.
+const RESTART_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+/// After a watch has run without a failure for this time, the pause is the minimum again.
+const PAUSE_RESET: Duration = Duration::from_secs(30);
+
+/// Returns the pauses between the restarts of a failed watch. Each pause is twice as long as the pause before, and
+/// contains a random part.
+pub fn backoff() -> impl Backoff {
+    let (min, max) = RESTART_PAUSE;
+    let pauses = ExponentialBuilder::new()
+        .with_min_delay(min)
+        .with_max_delay(max)
+        .with_jitter()
+        .without_max_times();
+    ResetTimerBackoff::new(watcher::ExponentialBackoff::from(pauses), PAUSE_RESET)
+}
+
 /// The UID, the generation and the check request of a store when Valet last saw the store.
 type Seen = (Option<String>, Option<i64>, Option<String>);
 
@@ -197,7 +219,7 @@ pub async fn watch_stores<S, U, D>(
     D: Grant,
 {
     let mut health = Some(health);
-    let stores_seen = watcher(api, config()).default_backoff();
+    let stores_seen = watcher(api, config()).backoff(backoff());
     let light = stores_seen.modify(|store: &mut DeserializeGuard<S>| strip_watched(store, strip_store));
     let mut events = std::pin::pin!(light.reflect(writer));
     // A store counts as changed only if it has a new generation or a new request for a conformance check. A new
@@ -254,7 +276,7 @@ pub async fn watch_namespaces<U: Grant, D: Grant>(
         None => config(),
     };
     let mut health = Some(health);
-    let mut events = std::pin::pin!(watcher(api, config).default_backoff());
+    let mut events = std::pin::pin!(watcher(api, config).backoff(backoff()));
     let mut labels: HashMap<String, BTreeMap<String, String>> = HashMap::new();
     while let Some(event) = events.next().await {
         let Some((namespace, gone)) = change("Namespace", event, &mut health) else {
@@ -286,7 +308,7 @@ pub async fn watch_secrets<U: Grant, D: Grant>(
     let api: Api<PartialObjectMeta<Secret>> = scoped_api(client, namespace.as_deref());
     let config = config().labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY_VALUE}"));
     let mut health = Some(health);
-    let mut events = std::pin::pin!(watcher(api, config).default_backoff());
+    let mut events = std::pin::pin!(watcher(api, config).backoff(backoff()));
     while let Some(event) = events.next().await {
         let Some((secret, gone)) = change("Secret", event, &mut health) else {
             continue;
@@ -368,3 +390,19 @@ fn short_cause(error: &watcher::Error) -> String {
 /// The maximum time between two reconciles of a store. Valet reconciles a store even if it has not changed, because
 /// the store's credentials can change without an event.
 pub const STORE_RESYNC: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// After an outage of an hour, the next attempt of a watch must not be far away.
+    #[test]
+    fn pause_before_the_restart_of_a_watch_stays_short() {
+        let mut pauses = backoff();
+        for n in 0..1000 {
+            let pause = pauses.next().expect("a watch is restarted without end");
+            let (min, max) = RESTART_PAUSE;
+            assert!(pause >= min && pause <= 2 * max, "pause {n} is {pause:?}");
+        }
+    }
+}
