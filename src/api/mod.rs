@@ -17,6 +17,7 @@ mod grant_kinds;
 mod limits;
 mod multipart;
 mod observed;
+mod patterns;
 mod printable;
 mod reason;
 mod rules;

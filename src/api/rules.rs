@@ -5,7 +5,13 @@ use kube::core::cel::{CompiledSchema, Validator, compile_schema};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::bounds::exceeded;
+use super::{bounds::exceeded, patterns::Patterns};
+
+thread_local! {
+    /// Each evaluation needs a validator with all CEL functions. Valet creates one for each thread, because creating it
+    /// takes longer than an evaluation.
+    static VALIDATOR: Validator = Validator::new();
+}
 
 /// The CEL rules and the schema limits of one kind, as the apiserver enforces them. Valet also checks objects from
 /// files, and objects that the apiserver accepted with an older CRD.
@@ -18,6 +24,8 @@ pub struct Rules {
 
 struct Compiled {
     rules: CompiledSchema,
+    /// The CEL rules of `spec` that are not in `rules`, because they only compare a text with a regular expression.
+    patterns: Patterns,
     /// The schema of `spec`. Valet does not check the status, because Valet writes the status itself.
     spec: Value,
 }
@@ -39,8 +47,9 @@ impl Rules {
                 .next()
                 .and_then(|v| v.schema)
                 .and_then(|s| s.open_api_v3_schema);
-            let schema = serde_json::to_value(schema).unwrap_or_default();
+            let mut schema = serde_json::to_value(schema).unwrap_or_default();
             Compiled {
+                patterns: Patterns::take(&mut schema["properties"]["spec"]),
                 rules: compile_schema(&schema),
                 spec: schema["properties"]["spec"].clone(),
             }
@@ -56,7 +65,9 @@ impl Rules {
         let object = serde_json::to_value(object).map_err(|e| vec![e.to_string()])?;
         let compiled = self.compiled();
         let mut broken = exceeded(&compiled.spec, &object["spec"], "spec");
-        if let Err(errors) = Validator::new().validate_compiled(&compiled.rules, &object, None) {
+        compiled.patterns.check(&object["spec"], "spec", &mut broken);
+        let evaluated = VALIDATOR.with(|validator| validator.validate_compiled(&compiled.rules, &object, None));
+        if let Err(errors) = evaluated {
             broken.extend(errors.iter().map(|e| format!("{}: {}", e.field_path, e.message)));
         }
         if broken.is_empty() { Ok(()) } else { Err(broken) }

@@ -95,9 +95,9 @@ struct ControllerArgs {
     ttl_seconds_after_finished: Ttl,
 
     /// Maximum number of grants that the operator reconciles at the same time. The limit applies separately to
-    /// UploadGrants and to DownloadGrants, and only to grants for ClusterObjectStores. One namespace uses at most a
-    /// quarter of the limit, unless --namespace is set. For grants for ObjectStores, the total limit is four times as
-    /// high, and one namespace uses at most an eighth of the value of this flag.
+    /// UploadGrants and to DownloadGrants, and only to grants for ClusterObjectStores. For grants for ObjectStores, the
+    /// total limit is four times as high. While grants of several namespaces wait, one namespace uses at most a quarter
+    /// of the value of this flag, or an eighth for ObjectStores.
     #[arg(long, env = "VALET_CONCURRENCY", value_name = "NUMBER", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
     concurrency: u16,
 

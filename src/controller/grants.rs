@@ -26,6 +26,9 @@ use crate::{
 /// reconciles the grant again after this pause.
 const GONE: Duration = Duration::from_secs(10);
 
+/// If Valet has deleted a Secret and other grants wait for a reconcile, Valet writes the status after this pause.
+const STATUS_PAUSE: Duration = Duration::from_secs(3);
+
 /// If the reconcile of a grant fails this many times in a row, the grant loses its reserved quota. Grants that wait
 /// for quota can then receive it.
 const PATIENCE: u32 = 4;
@@ -104,6 +107,7 @@ async fn execute<G: Grant>(context: &Context<G>, grant: Arc<G>) -> Result<Action
     let facts = reconcile.facts;
     match result {
         Ok(Outcome::Rest(until)) => Ok(rest(context, &facts, effects.grant.grant_status(), until)),
+        Ok(Outcome::StatusPostponed) => Ok(Action::requeue(STATUS_PAUSE)),
         Ok(Outcome::Deleted) => Ok(Action::await_change()),
         // Normally the grant was deleted, and the garbage collector deletes its Secret. However, shortly after its
         // start, an apiserver may wrongly answer that an object does not exist. Valet therefore reconciles the grant
@@ -157,6 +161,7 @@ fn rest<G: Grant>(
     until: Option<Timestamp>,
 ) -> Action {
     context.local_state.accept_status(&facts.grant.uid, status);
+    context.local_state.wrote_postponed_status(&facts.grant.uid);
     let again = match facts.quota {
         QuotaFact::Full(_) => context.quotas.retry_at(&facts.grant),
         QuotaFact::Unasked | QuotaFact::Given => None,

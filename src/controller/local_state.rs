@@ -40,6 +40,9 @@ struct GrantState<G> {
     notified_at: Option<Instant>,
     /// What this process knows about the grant Secret.
     secret: SecretState,
+    /// The time at which this process deleted the Secret, if it has postponed the status. `None` after the status
+    /// was written.
+    deleted_at: Option<Instant>,
     /// The generation of the grant for which Valet has evaluated the schema rules, and the violated rules. Each
     /// evaluation takes more CPU time than the rest of a reconcile without requests.
     checked: Option<(i64, Vec<String>)>,
@@ -88,6 +91,7 @@ impl<G> Default for GrantState<G> {
             last_poll: None,
             notified_at: None,
             secret: SecretState::default(),
+            deleted_at: None,
             checked: None,
             changed_by_users: None,
             upload: None,
@@ -106,6 +110,9 @@ impl<G> Default for GrantState<G> {
 /// Valet counts how often other programs write the status of a grant. If no such write happens for 10 minutes, Valet
 /// forgets the earlier writes.
 const QUIET: SignedDuration = SignedDuration::from_mins(10);
+
+/// If the postponed reconcile starts later than this time after the deletion of the Secret, it reads the Secret again.
+const POSTPONED: Duration = Duration::from_secs(30);
 
 /// The maximum delay before a reconcile that corrects a status.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -341,7 +348,28 @@ impl<G: Grant> LocalState<G> {
     /// Records the grant Secret that this process read or wrote at the time `at`. `None` means that the Secret does not
     /// exist.
     pub fn saw_secret(&self, uid: &str, secret: Option<&SecretView>, at: Timestamp) {
-        self.of(uid, |r| r.secret.saw(secret.and_then(SecretView::version), at));
+        self.of(uid, |r| {
+            r.secret.saw(secret.and_then(SecretView::version), at);
+            r.deleted_at = None;
+        });
+    }
+
+    /// Records that this process deleted the Secret at the time `at` and postponed the status.
+    pub fn deleted_secret(&self, uid: &str, at: Instant) {
+        self.of(uid, |r| r.deleted_at = Some(at));
+    }
+
+    /// Returns true if this process deleted the Secret less than [`POSTPONED`] ago, and has postponed the status.
+    pub fn has_deleted_secret(&self, uid: &str, now: Instant) -> bool {
+        let deleted_at = self.lock().get(uid).and_then(|r| r.deleted_at);
+        deleted_at.is_some_and(|at| now.duration_since(at) < POSTPONED)
+    }
+
+    /// Records that a reconcile has written the postponed status.
+    pub fn wrote_postponed_status(&self, uid: &str) {
+        if let Some(r) = self.lock().get_mut(uid) {
+            r.deleted_at = None;
+        }
     }
 
     /// Processes a version of a grant from the watch. If a user has changed the grant, for example its annotations,
@@ -363,6 +391,7 @@ impl<G: Grant> LocalState<G> {
         // The UID can come from the owner reference of any Secret, so this method must not add an entry for it.
         if let Some(r) = self.lock().get_mut(uid) {
             r.secret = SecretState::MayHaveChanged;
+            r.deleted_at = None;
         }
     }
 

@@ -11,18 +11,20 @@ use crate::{
     fairness::{FairLimiter, Limits, Permit},
 };
 
-/// One namespace may use one quarter of the permits in the pool for ClusterObjectStores.
+/// One namespace may use one quarter of the permits in the pool for ClusterObjectStores. If no other namespace uses or
+/// waits for a permit, it may use three quarters. The last quarter stays free for the next namespace, because the
+/// running reconciles of the first one can take until their deadline.
 const SHARE: usize = 4;
 /// These values apply to the pool for ObjectStores. One namespace may use one eighth of the configured concurrency
 /// (`OWN_SHARE`). The whole pool has four times the configured concurrency (`OWN_TIMES`).
 ///
 /// The pool therefore has room for 32 namespaces. If the ObjectStores of 31 namespaces do not answer, the reconciles
-/// of one more namespace still run.
+/// of one more namespace still run. A namespace without competitors may use four times its share.
 const OWN_SHARE: usize = 8;
 const OWN_TIMES: usize = 4;
 
-/// Normally Valet enqueues a waiting object when a running reconcile of its namespace ends. If this does not happen,
-/// the object tries again after 5 seconds.
+/// Normally Valet enqueues a waiting object when a running reconcile of its namespace ends, and reserves a permit for
+/// it. If this does not happen, the object tries again after 5 seconds. A reservation ends after the same time.
 pub const QUEUED_PAUSE: Duration = Duration::from_secs(5);
 
 /// The permits for reconciles of one kind of resource, for example UploadGrants.
@@ -50,14 +52,15 @@ impl NamespaceLimiter {
         call: impl Fn(&str, &str) -> bool + Send + Sync + 'static,
     ) -> Self {
         let all = usize::from(concurrency);
-        let limits = |total: usize, share: usize| Limits {
+        let limits = |total: usize, share: usize, alone: usize| Limits {
             total,
             per_key: if one_namespace { total } else { all.div_ceil(share) },
-            reservation: None,
+            per_key_alone: if one_namespace { total } else { alone },
+            reservation: QUEUED_PAUSE,
         };
         Self {
-            shared: limits(all, SHARE),
-            own: limits(all * OWN_TIMES, OWN_SHARE),
+            shared: limits(all, SHARE, (all - all / SHARE).max(1)),
+            own: limits(all * OWN_TIMES, OWN_SHARE, all.div_ceil(OWN_SHARE) * OWN_TIMES),
             limiter: FairLimiter::new(move |_, namespace, name: &String| call(namespace, name)),
         }
     }
@@ -67,6 +70,11 @@ impl NamespaceLimiter {
     /// each other.
     pub fn concurrency(&self) -> u16 {
         u16::try_from(self.shared.total + self.own.total).unwrap_or(u16::MAX)
+    }
+
+    /// Returns true if objects wait for a permit of this pool.
+    pub fn has_waiting(&self, kind: StoreKind) -> bool {
+        self.limiter.has_waiting(&kind)
     }
 
     /// Takes a permit for this object if its namespace has a free permit. Otherwise the object waits.
@@ -106,8 +114,9 @@ mod tests {
     fn namespace_over_its_share_is_queued_and_others_are_not() {
         let (namespace_limiter, called) = limiter(8);
         let take = |namespace: &str, name: &str| namespace_limiter.take(SHARED, namespace, name);
+        let quiet = take("quiet", "1");
         let (first, second) = (take("loud", "1"), take("loud", "2"));
-        assert!(first.is_some() && second.is_some());
+        assert!(quiet.is_some() && first.is_some() && second.is_some());
         for name in ["3", "gone", "4", "3"] {
             assert!(
                 take("loud", name).is_none(),
@@ -115,7 +124,7 @@ mod tests {
             );
         }
         assert!(
-            take("quiet", "1").is_some(),
+            take("quiet", "2").is_some(),
             "another namespace must have a share of its own"
         );
         drop(first);
@@ -128,10 +137,29 @@ mod tests {
             ["loud/3", "loud/gone", "loud/4"],
             "each object must be enqueued once, and a deleted object must be skipped"
         );
+        drop((take("loud", "4"), quiet));
         assert!(
             namespace_limiter.limiter.is_idle(),
             "the limiter must have no entries if no reconcile runs or waits"
         );
+    }
+
+    #[test]
+    fn namespace_without_competitors_has_three_quarters() {
+        let (namespace_limiter, called) = limiter(8);
+        let take = |namespace: &str, name: &str| namespace_limiter.take(SHARED, namespace, name);
+        let mut permits: Vec<_> = ["1", "2", "3", "4", "5", "6"].map(|n| take("loud", n)).into();
+        assert!(permits.iter().all(Option::is_some));
+        assert!(take("loud", "7").is_none() && take("loud", "8").is_none());
+        let quiet = take("quiet", "1");
+        assert!(quiet.is_some(), "the other namespace must get a permit at once");
+        permits.truncate(2);
+        assert!(
+            called.lock().unwrap().is_empty(),
+            "the first namespace must now have only its share"
+        );
+        drop(quiet);
+        assert_eq!(*called.lock().unwrap(), ["loud/7", "loud/8"]);
     }
 
     /// The ObjectStores of many namespaces do not answer. Reconciles for ClusterObjectStores still receive permits.
@@ -177,6 +205,10 @@ mod tests {
             assert!(namespace_limiter.take(OWN, namespace, name).is_none());
         }
         drop(taken);
+        assert_eq!(*called.lock().unwrap(), ["e/1", "f/1"]);
+        for (namespace, name) in [("e", "1"), ("f", "1"), ("e", "2"), ("e", "3")] {
+            drop(namespace_limiter.take(OWN, namespace, name));
+        }
         assert_eq!(*called.lock().unwrap(), ["e/1", "f/1", "e/2", "e/3"]);
         assert!(namespace_limiter.limiter.is_idle());
     }

@@ -74,7 +74,8 @@ impl StoreLimiter {
         Limits {
             total,
             per_key: total,
-            reservation: Some(KEPT),
+            per_key_alone: total,
+            reservation: KEPT,
         }
     }
 

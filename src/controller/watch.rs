@@ -18,7 +18,7 @@ use kube::{
         watcher,
     },
 };
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{
     list_gate::ListGate,
@@ -158,7 +158,12 @@ impl<G: Grant> Requeuer<G> {
 
     /// Enqueues the grant of a Secret that a client other than Valet has changed or deleted.
     fn secret_changed(&self, owner_name: &str, owner_uid: &str, namespace: &str, version: Option<&str>) {
-        if !version.is_some_and(|v| self.local_state.is_own_secret(owner_uid, v)) {
+        let is_own = match version {
+            Some(version) => self.local_state.is_own_secret(owner_uid, version),
+            // Valet deleted the Secret, and the next reconcile is already enqueued.
+            None => self.local_state.has_deleted_secret(owner_uid, Instant::now()),
+        };
+        if !is_own {
             self.local_state.forget_secret(owner_uid);
             self.enqueue(owner_name, namespace);
         }

@@ -65,6 +65,11 @@ impl<P: Clone + Eq + Hash, I: Clone + Eq + Hash> FairLimiter<P, I> {
         })
     }
 
+    /// Returns true if items wait for a permit of this pool.
+    pub fn has_waiting(&self, pool: &P) -> bool {
+        self.lock().get(pool).is_some_and(Pool::has_waiting)
+    }
+
     /// Records that the item does not need a permit now. If a permit is reserved for the item, the limiter offers
     /// this permit to the next waiting item.
     pub fn cancel(&self, pool: &P, key: &str, item: &I) {
@@ -84,13 +89,12 @@ impl<P: Clone + Eq + Hash, I: Clone + Eq + Hash> FairLimiter<P, I> {
         self.call_next(pool);
     }
 
-    /// Calls the next waiting item that still exists.
+    /// Calls one waiting item for each free permit, and skips items that no longer exist.
     fn call_next(&self, pool: &P) {
         while let Some((key, item)) = self.next(pool) {
-            if (self.call)(pool, &key, &item) {
-                return;
+            if !(self.call)(pool, &key, &item) {
+                self.leave_pool(pool, &key, &item);
             }
-            self.cancel(pool, &key, &item);
         }
     }
 
@@ -129,7 +133,8 @@ mod tests {
     const LIMITS: Limits = Limits {
         total: 1,
         per_key: 1,
-        reservation: Some(Duration::from_secs(5)),
+        per_key_alone: 1,
+        reservation: Duration::from_secs(5),
     };
 
     /// Returns a limiter, and the list of the items that it has called. Items with the name `gone` do not exist.

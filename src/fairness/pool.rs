@@ -11,10 +11,13 @@ pub struct Limits {
     pub total: usize,
     /// The maximum number of permits for one key.
     pub per_key: usize,
+    /// The maximum number of permits for one key while no other key uses a permit or waits for one. When another key
+    /// comes, the limit `per_key` applies again. The permits above it are not taken away. They become free when their
+    /// work ends.
+    pub per_key_alone: usize,
     /// The time for which the limiter reserves a free permit for the waiting item that it calls. During this time, no
-    /// other item can take the permit. `None` means that the limiter makes no reservation, and any item can take the
-    /// permit.
-    pub reservation: Option<Duration>,
+    /// other item can take the permit.
+    pub reservation: Duration,
 }
 
 /// The permits of one pool, and the items that wait for a permit. This type contains no clock and no lock, because
@@ -49,7 +52,8 @@ impl<I: Clone + Eq + Hash> Pool<I> {
         self.limits = limits;
         self.end_reservations(now);
         self.cancel(key, &item);
-        if !self.is_full() && permits_in_use(&self.used, &self.reserved, key) < self.limits.per_key {
+        let is_alone = !self.waiting.has_other_key(key);
+        if !self.is_full() && has_free_permit(&self.limits, &self.used, &self.reserved, key, is_alone) {
             self.waiting.remove(key, &item);
             *self.used.entry(key.to_owned()).or_default() += 1;
             return Ok(());
@@ -82,10 +86,9 @@ impl<I: Clone + Eq + Hash> Pool<I> {
             reserved,
             waiting,
         } = self;
-        let next = waiting.pop(|key| permits_in_use(used, reserved, key) < limits.per_key)?;
-        if let Some(time) = limits.reservation {
-            reserved.insert(next.clone(), now + time);
-        }
+        let is_alone = waiting.count_keys() <= 1;
+        let next = waiting.pop(|key| has_free_permit(limits, used, reserved, key, is_alone))?;
+        reserved.insert(next.clone(), now + limits.reservation);
         Some(next)
     }
 
@@ -100,6 +103,11 @@ impl<I: Clone + Eq + Hash> Pool<I> {
         self.used.is_empty() && self.reserved.is_empty() && self.waiting.is_empty()
     }
 
+    /// Returns true if items wait for a permit.
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     fn end_reservations(&mut self, now: Instant) {
         self.reserved.retain(|_, end| *end > now);
     }
@@ -107,6 +115,20 @@ impl<I: Clone + Eq + Hash> Pool<I> {
     fn is_full(&self) -> bool {
         self.used.values().sum::<usize>() + self.reserved.len() >= self.limits.total
     }
+}
+
+/// Returns true if the limit of this key allows one more permit. `is_alone` is true if no other key waits for a permit.
+fn has_free_permit<I>(
+    limits: &Limits,
+    used: &HashMap<String, usize>,
+    reserved: &HashMap<(String, I), Instant>,
+    key: &str,
+    is_alone: bool,
+) -> bool {
+    let is_alone =
+        is_alone && used.keys().all(|other| other == key) && reserved.keys().all(|(other, _)| other == key);
+    let limit = if is_alone { limits.per_key_alone } else { limits.per_key };
+    permits_in_use(used, reserved, key) < limit
 }
 
 /// Returns the number of permits that this key uses or has reserved.
@@ -125,7 +147,8 @@ mod tests {
         Limits {
             total,
             per_key,
-            reservation: None,
+            per_key_alone: per_key,
+            reservation: Duration::ZERO,
         }
     }
 
@@ -145,6 +168,51 @@ mod tests {
         assert_eq!(pool.next(now), None);
         pool.release("a");
         assert_eq!(pool.next(now), next("a", 3));
+    }
+
+    #[test]
+    fn key_without_competitors_gets_more_permits() {
+        let limits = Limits {
+            per_key_alone: 3,
+            ..limits(4, 1)
+        };
+        let (now, mut pool) = (Instant::now(), Pool::new(limits));
+        let results = [1, 2, 3, 4].map(|item| pool.take(limits, "a", item, now));
+        assert_eq!(results, [Ok(()), Ok(()), Ok(()), Err(1)]);
+        assert_eq!(
+            pool.take(limits, "b", 1, now),
+            Ok(()),
+            "one permit must be left for another key"
+        );
+        assert_eq!(pool.take(limits, "b", 2, now), Err(2));
+        for _ in 0..2 {
+            pool.release("a");
+            assert_eq!(pool.next(now), None, "both keys have reached the limit for one key");
+        }
+        pool.release("a");
+        assert_eq!(pool.next(now), next("a", 4));
+        pool.release("b");
+        assert_eq!(pool.next(now), next("b", 2));
+    }
+
+    #[test]
+    fn waiting_key_ends_the_higher_limit_of_another_key() {
+        let limits = Limits {
+            per_key_alone: 2,
+            ..limits(2, 1)
+        };
+        let (now, mut pool) = (Instant::now(), Pool::new(limits));
+        for item in [1, 2] {
+            assert_eq!(pool.take(limits, "a", item, now), Ok(()));
+        }
+        assert_eq!(pool.take(limits, "b", 1, now), Err(1));
+        pool.release("a");
+        assert_eq!(
+            pool.take(limits, "a", 3, now),
+            Err(2),
+            "key b waits, so key a must not get a second permit"
+        );
+        assert_eq!(pool.next(now), next("b", 1));
     }
 
     #[test]
@@ -176,7 +244,7 @@ mod tests {
     #[test]
     fn reserved_permit_is_kept_for_its_item_until_the_reservation_ends() {
         let limits = Limits {
-            reservation: Some(5 * SECOND),
+            reservation: 5 * SECOND,
             ..limits(1, 1)
         };
         let (now, mut pool) = (Instant::now(), Pool::new(limits));
@@ -201,7 +269,7 @@ mod tests {
     #[test]
     fn reservation_counts_for_the_limit_of_its_key() {
         let limits = Limits {
-            reservation: Some(5 * SECOND),
+            reservation: 5 * SECOND,
             ..limits(2, 1)
         };
         let (now, mut pool) = (Instant::now(), Pool::new(limits));
@@ -241,7 +309,7 @@ mod tests {
     /// the pool must be empty at the end.
     #[test]
     fn every_item_gets_a_permit_and_the_pool_keeps_no_data() {
-        for reservation in [None, Some(5 * SECOND)] {
+        for reservation in [Duration::ZERO, 5 * SECOND] {
             let limits = Limits {
                 reservation,
                 ..limits(5, 2)

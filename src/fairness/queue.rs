@@ -79,6 +79,16 @@ impl<I: Clone + Eq + Hash> FairQueue<I> {
     }
 
     /// Returns the number of items of all keys.
+    /// Returns the number of keys that have items.
+    pub fn count_keys(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Returns true if a key other than this one has items.
+    pub fn has_other_key(&self, key: &str) -> bool {
+        self.keys.iter().any(|other| other != key)
+    }
+
     pub fn len(&self) -> usize {
         self.items.values().map(|items| items.order.len()).sum()
     }

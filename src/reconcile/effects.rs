@@ -30,6 +30,16 @@ pub trait Effects {
         false
     }
 
+    /// Returns true if the reconcile must end after it has deleted the Secret, because other grants wait for a reconcile.
+    /// A later reconcile then writes the status. If many credentials expire at the same time, Valet therefore deletes
+    /// all Secrets first.
+    ///
+    /// If the method returns true, the next reconcile starts with the fact that the Secret does not exist.
+    fn postpones_status(&mut self, grant: &GrantFacts) -> bool {
+        let _ = grant;
+        false
+    }
+
     /// Takes a permit for requests to the grant's store, unless the reconcile already has such a permit.
     ///
     /// # Errors
@@ -40,10 +50,11 @@ pub trait Effects {
     fn return_permit(&mut self);
 
     /// Reads the grant's store. Valet wants to sign a credential that expires at `wanted_until`. If necessary, the
-    /// method gets new signing credentials that are valid until this time.
+    /// method gets new signing credentials that are valid until this time. If the facts are not in memory, the method
+    /// takes a permit for requests to the store.
     ///
     /// # Errors
-    /// Returns an error if a call to the apiserver fails. A problem of the store is not an error, because
+    /// Returns an error if a call to the apiserver fails, or [`Error::Queued`] if there is no permit. A problem of the store is not an error, because
     /// the result describes it.
     fn read_store(
         &mut self,

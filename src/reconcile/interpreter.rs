@@ -1,7 +1,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Effects, Error, InitiatedUpload, Note};
-use crate::core::{Access, Facts, Read, Step, StoreFact, UploadFact, decide};
+use crate::core::{Access, Facts, Read, SecretFact, Step, StoreFact, UploadFact, decide};
 
 /// The maximum number of steps in one reconcile. Nine steps are enough to handle a grant from its creation to its end
 /// in one reconcile.
@@ -13,6 +13,9 @@ pub enum Outcome {
     /// The next reconcile starts at this time, or when the grant, its Secret or its store changes. `None` means that
     /// only a change starts the next reconcile.
     Rest(Option<Timestamp>),
+    /// The reconcile has deleted the Secret and has not written the status yet, because other grants wait for a
+    /// reconcile. The next reconcile starts after a short pause.
+    StatusPostponed,
     /// The grant was deleted, or it is being deleted and Valet has removed its finalizer. Only a change of the grant
     /// starts the next reconcile.
     Deleted,
@@ -57,10 +60,27 @@ impl<'e, E: Effects> Reconcile<'e, E> {
                         return Ok(Outcome::Deleted);
                     }
                 }
+                step @ Step::DeleteSecret { .. } => {
+                    self.execute(step).await?;
+                    if self.has_only_status_left() && self.effects.postpones_status(&self.facts.grant) {
+                        return Ok(Outcome::StatusPostponed);
+                    }
+                }
                 step => self.execute(step).await?,
             }
         }
         Err(Error::Restless(MAX_STEPS))
+    }
+
+    /// Returns true if the Secret is deleted because its credential has expired, and no new credential follows.
+    fn has_only_status_left(&self) -> bool {
+        let grant = &self.facts.grant;
+        let has_expired = grant
+            .status
+            .expiration_time
+            .as_ref()
+            .is_some_and(|end| end.0 <= self.now);
+        matches!(self.facts.secret, SecretFact::Absent) && has_expired && !grant.terms.renews()
     }
 
     async fn execute(&mut self, step: Step) -> Result<(), Error> {
@@ -118,7 +138,6 @@ impl<'e, E: Effects> Reconcile<'e, E> {
     }
 
     async fn read_store(&mut self) -> Result<(), Error> {
-        self.take_permit()?;
         let seconds = SignedDuration::from_secs(self.facts.grant.terms.expiration_seconds);
         // A credential that Valet signs now expires at `wanted_until`.
         let wanted_until = self.now.checked_add(seconds).unwrap_or(Timestamp::MAX);

@@ -1,6 +1,6 @@
 //! Sends the requests of one reconcile of a grant to the apiserver and to the grant's store.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, future::poll_fn, sync::Arc, task::Poll};
 
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
@@ -24,8 +24,8 @@ use crate::{
     },
     core::{
         AbortAccess, Access, AllowedRequest, Assembly, Completion, Facts, GrantEvent, GrantFacts, ObjectFact,
-        PublishMode, QuotaFact, QuotaLimits, Repairs, SecretView, SignError, Signed, StoreFact, StoreView,
-        UploadFact, UploadsFact, record::Subject, store_id,
+        PublishMode, QuotaFact, QuotaLimits, Repairs, SecretFact, SecretView, SignError, Signed, StoreFact,
+        StoreView, UploadFact, UploadsFact, record::Subject, store_id,
     },
     provider::{Multipart, Provider},
     reconcile::{DEADLINE, Effects, Error, InitiatedUpload, Note, StoreReading},
@@ -69,6 +69,9 @@ impl<'a, G: Grant> ClusterEffects<'a, G> {
         facts.repairs = local_state.repairs(&facts.grant.uid);
         facts.remembered_secret =
             local_state.remembered_secret(&facts.grant.uid, self.context.resync, Timestamp::now());
+        if local_state.has_deleted_secret(&facts.grant.uid, Instant::now()) {
+            facts.secret = SecretFact::Absent;
+        }
         facts.last_poll = local_state.last_poll(&facts.grant.uid);
         facts.poll_requested = self.notified_at.is_some();
         facts
@@ -137,6 +140,14 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
         Instant::now() >= self.deadline
     }
 
+    fn postpones_status(&mut self, grant: &GrantFacts) -> bool {
+        let is_postponed = self.context.namespace_limiter.has_waiting(grant.terms.store_ref.kind);
+        if is_postponed {
+            self.context.local_state.deleted_secret(&grant.uid, Instant::now());
+        }
+        is_postponed
+    }
+
     fn take_permit(&mut self, grant: &GrantFacts) -> Result<(), Error> {
         if self.permit.is_none() {
             let id = store_id(&grant.terms.store_ref, &grant.namespace);
@@ -151,8 +162,17 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
     }
 
     async fn read_store(&mut self, grant: &GrantFacts, wanted_until: Timestamp) -> Result<StoreReading, Error> {
-        let found = self.context.stores.fact(grant, wanted_until);
-        let found = self.with_time_limit(found).await.map_err(|_| Error::Deadline)??;
+        let context = self.context;
+        let mut found = std::pin::pin!(context.stores.fact(grant, wanted_until));
+        // Normally the facts are in memory, and the reconcile needs no permit. Otherwise all reconciles of a namespace
+        // would wait for the few permits of one store.
+        let found = match poll_fn(|cx| Poll::Ready(found.as_mut().poll(cx))).await {
+            Poll::Ready(found) => found?,
+            Poll::Pending => {
+                self.take_permit(grant)?;
+                self.with_time_limit(found).await.map_err(|_| Error::Deadline)??
+            }
+        };
         self.provider = found.provider;
         self.remember_store(grant);
         Ok(StoreReading {

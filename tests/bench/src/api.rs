@@ -2,10 +2,15 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     time::{Duration, Instant},
 };
 
-use futures::{AsyncBufReadExt, StreamExt, TryStreamExt, stream};
+use futures::{
+    AsyncBufReadExt, StreamExt, TryStreamExt,
+    io::BufReader,
+    stream::{self, BoxStream},
+};
 use http::Request;
 use kube::{
     Client, Config,
@@ -86,28 +91,48 @@ impl Cluster {
     }
 
     /// Counts the events of one type for a resource, for example `MODIFIED`. The API server sends only metadata.
+    ///
+    /// The API server ends a watch whose client is too slow. The count then continues with a new watch from the last
+    /// resource version.
     pub async fn watch(&self, path: &str, event: &str) -> Result<EventCount> {
-        let request = Request::builder()
-            .uri(format!("{path}?watch=1&resourceVersion=0"))
-            .header("Accept", "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1")
-            .body(Vec::new())
-            .context("the request is invalid")?;
-        let stream = self
-            .client
-            .request_stream(request)
-            .await
-            .context(format_args!("watch of {path}"))?;
+        let mut stream = self.watch_from(path, "0").await?;
         let begin = format!("{{\"type\":\"{event}\"");
         let (sender, count) = watch::channel((0, Instant::now()));
+        let (cluster, path) = (self.clone(), path.to_owned());
         let task = tokio::spawn(async move {
-            let mut lines = std::pin::pin!(stream.lines());
-            while let Ok(Some(line)) = lines.try_next().await {
-                if line.starts_with(&begin) {
-                    sender.send_modify(|(count, last)| (*count, *last) = (*count + 1, Instant::now()));
+            let mut version = String::from("0");
+            loop {
+                while let Ok(Some(line)) = stream.try_next().await {
+                    if line.starts_with("{\"type\":\"ERROR\"") {
+                        return;
+                    }
+                    if let Some((_, rest)) = line.split_once("\"resourceVersion\":\"") {
+                        version = rest.split('"').next().unwrap_or_default().to_owned();
+                    }
+                    if line.starts_with(&begin) {
+                        sender.send_modify(|(count, last)| (*count, *last) = (*count + 1, Instant::now()));
+                    }
+                }
+                match cluster.watch_from(&path, &version).await {
+                    Ok(next) => stream = next,
+                    Err(_) => return,
                 }
             }
         });
         Ok(EventCount { count, task })
+    }
+
+    /// Starts a watch at a resource version, and returns its lines.
+    async fn watch_from(&self, path: &str, version: &str) -> Result<BoxStream<'static, io::Result<String>>> {
+        let request = Request::builder()
+            .uri(format!("{path}?watch=1&resourceVersion={version}"))
+            .header("Accept", "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1")
+            .body(Vec::new())
+            .context("the request is invalid")?;
+        let stream = self.client.request_stream(request).await;
+        let stream = stream.context(format_args!("watch of {path}"))?;
+        // The stream is read in large pieces, so a slow client falls behind less.
+        Ok(BufReader::with_capacity(1 << 20, stream).lines().boxed())
     }
 
     /// Waits until `count` objects with the prefix have the field in their JSON.

@@ -113,6 +113,9 @@ pub struct World {
     /// True if the store's limit of concurrent requests is reached.
     pub is_busy: bool,
     has_permit: bool,
+    /// True if the last reconcile deleted the Secret and ended before it wrote the status. With [`Memory::Secret`],
+    /// each reconcile does this, as if other grants always waited.
+    has_postponed_status: bool,
     /// True if the quota has room for one more live grant.
     pub room: bool,
     /// True if another client forged Valet's records. Some invariants then do not hold, but the limits of credentials
@@ -192,6 +195,7 @@ impl World {
             crash: None,
             is_busy: false,
             has_permit: false,
+            has_postponed_status: false,
             room: true,
             forged: false,
             too_large: false,
@@ -315,6 +319,7 @@ impl World {
         (self.last_poll, self.heard) = (None, false);
         self.initiated = None;
         self.has_permit = false;
+        self.has_postponed_status = false;
         (self.remembered, self.repairs) = (None, Repairs::default());
         self.secret_state = SecretState::default();
         self.watched_secret = self.secret_version();

@@ -11,8 +11,8 @@ use valet::{
     core::{
         AbortAccess, Access, AllowedRequest, Assembly, Completion, Credential, Facts, GrantEvent, GrantFacts,
         ObjectFact, OpenUpload, Owner, PublishMode, QuotaFact, QuotaLimit, QuotaLimits, RememberedSecret, Repairs,
-        SECRET_CAPACITY, SecretState, SecretView, SignError, Signed, SignedUrl, Step, StoreFact, StoreView,
-        UploadFact, UploadsFact,
+        SECRET_CAPACITY, SecretFact, SecretState, SecretView, SignError, Signed, SignedUrl, Step, StoreFact,
+        StoreView, UploadFact, UploadsFact,
     },
     reconcile::{Effects, Error, InitiatedUpload, Outcome, Reconcile, StoreReading},
 };
@@ -61,6 +61,9 @@ impl World {
             facts.secret = self.see_secret();
             self.see_store(&mut facts);
         }
+        if std::mem::take(&mut self.has_postponed_status) {
+            facts.secret = SecretFact::Absent;
+        }
         if self.memory == Memory::Secret {
             facts.remembered_secret = self.remembered_secret(&facts.grant.uid);
         }
@@ -80,6 +83,8 @@ impl World {
             _ if !is_there => Ended::Rested(None),
             _ if self.is_disturbed => Ended::Changed,
             Ok(Outcome::Rest(until)) => Ended::Rested(until),
+            // The pause is left out, so that both reconciles belong to the same instant of the life.
+            Ok(Outcome::StatusPostponed) => Ended::Changed,
             // A finalizer of another client keeps the grant.
             Ok(Outcome::Deleted) => Ended::Changed,
             Err(Error::Conflict(_) | Error::Gone(_) | Error::Queued(_)) => Ended::Rested(Some(now + PAUSE)),
@@ -299,6 +304,11 @@ impl Effects for World {
         }
     }
 
+    fn postpones_status(&mut self, _: &GrantFacts) -> bool {
+        self.has_postponed_status = self.memory == Memory::Secret;
+        self.has_postponed_status
+    }
+
     fn take_permit(&mut self, _: &GrantFacts) -> Result<(), Error> {
         if self.is_busy && !self.has_permit {
             return Err(Error::Queued(1));
@@ -311,8 +321,8 @@ impl Effects for World {
         self.has_permit = false;
     }
 
-    async fn read_store(&mut self, _: &GrantFacts, _: Timestamp) -> Result<StoreReading, Error> {
-        assert!(self.has_permit, "a request to the store without a permit");
+    async fn read_store(&mut self, grant: &GrantFacts, _: Timestamp) -> Result<StoreReading, Error> {
+        self.take_permit(grant)?;
         let fact = self.store.clone();
         let is_unusable = matches!(fact, StoreFact::Unusable { .. });
         let rules = is_unusable.then(|| self.rules.clone().unwrap_or_else(|| self.first_rules.clone()));
