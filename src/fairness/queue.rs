@@ -78,7 +78,6 @@ impl<I: Clone + Eq + Hash> FairQueue<I> {
         }
     }
 
-    /// Returns the number of items of all keys.
     /// Returns the number of keys that have items.
     pub fn count_keys(&self) -> usize {
         self.keys.len()
@@ -89,6 +88,7 @@ impl<I: Clone + Eq + Hash> FairQueue<I> {
         self.keys.iter().any(|other| other != key)
     }
 
+    /// Returns the number of items of all keys.
     pub fn len(&self) -> usize {
         self.items.values().map(|items| items.order.len()).sum()
     }

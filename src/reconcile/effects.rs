@@ -54,8 +54,8 @@ pub trait Effects {
     /// takes a permit for requests to the store.
     ///
     /// # Errors
-    /// Returns an error if a call to the apiserver fails, or [`Error::Queued`] if there is no permit. A problem of the store is not an error, because
-    /// the result describes it.
+    /// Returns an error if a call to the apiserver fails, or [`Error::Queued`] if there is no permit. A problem of the
+    /// store is not an error, because the result describes it.
     fn read_store(
         &mut self,
         grant: &GrantFacts,
