@@ -11,15 +11,16 @@ use crate::{
     fairness::{FairLimiter, Limits, Permit},
 };
 
-/// One namespace may use one quarter of the permits in the pool for ClusterObjectStores. If no other namespace uses or
-/// waits for a permit, it may use three quarters. The last quarter stays free for the next namespace, because the
-/// running reconciles of the first one can take until their deadline.
+/// One namespace may use one quarter of the permits in the pool for ClusterObjectStores.
 const SHARE: usize = 4;
+/// If no other namespace uses or waits for a permit, a namespace may use four times its share. However, one share stays
+/// free for the next namespace, because the running reconciles of the first one can take until their deadline.
+const ALONE_TIMES: usize = 4;
 /// These values apply to the pool for ObjectStores. One namespace may use one eighth of the configured concurrency
 /// (`OWN_SHARE`). The whole pool has four times the configured concurrency (`OWN_TIMES`).
 ///
 /// The pool therefore has room for 32 namespaces. If the ObjectStores of 31 namespaces do not answer, the reconciles
-/// of one more namespace still run. A namespace without competitors may use four times its share.
+/// of one more namespace still run.
 const OWN_SHARE: usize = 8;
 const OWN_TIMES: usize = 4;
 
@@ -52,15 +53,18 @@ impl NamespaceLimiter {
         call: impl Fn(&str, &str) -> bool + Send + Sync + 'static,
     ) -> Self {
         let all = usize::from(concurrency);
-        let limits = |total: usize, share: usize, alone: usize| Limits {
-            total,
-            per_key: if one_namespace { total } else { all.div_ceil(share) },
-            per_key_alone: if one_namespace { total } else { alone },
-            reservation: QUEUED_PAUSE,
+        let limits = |total: usize, share: usize| {
+            let per_key = if one_namespace { total } else { all.div_ceil(share) };
+            Limits {
+                total,
+                per_key,
+                per_key_alone: (per_key * ALONE_TIMES).min(total - per_key).max(per_key),
+                reservation: QUEUED_PAUSE,
+            }
         };
         Self {
-            shared: limits(all, SHARE, (all - all / SHARE).max(1)),
-            own: limits(all * OWN_TIMES, OWN_SHARE, all.div_ceil(OWN_SHARE) * OWN_TIMES),
+            shared: limits(all, SHARE),
+            own: limits(all * OWN_TIMES, OWN_SHARE),
             limiter: FairLimiter::new(move |_, namespace, name: &String| call(namespace, name)),
         }
     }
@@ -211,6 +215,25 @@ mod tests {
         }
         assert_eq!(*called.lock().unwrap(), ["e/1", "f/1", "e/2", "e/3"]);
         assert!(namespace_limiter.limiter.is_idle());
+    }
+
+    #[test]
+    fn namespace_without_competitors_leaves_one_share_free() {
+        for (concurrency, one, shared, own) in [
+            (32, false, 24, 16),
+            (8, false, 6, 4),
+            (3, false, 2, 4),
+            (2, false, 1, 4),
+            (1, false, 1, 3),
+            (32, true, 32, 128),
+        ] {
+            let namespace_limiter = NamespaceLimiter::new(concurrency, one, |_, _| true);
+            let alone = (
+                namespace_limiter.shared.per_key_alone,
+                namespace_limiter.own.per_key_alone,
+            );
+            assert_eq!(alone, (shared, own), "--concurrency={concurrency}");
+        }
     }
 
     #[test]
