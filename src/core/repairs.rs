@@ -54,8 +54,8 @@ impl Repairs {
         Some(add(last, pause)).filter(|due| *due > now)
     }
 
-    /// Returns the time at which Valet forgets the repeated restorations of the Secret. Returns `None` if there are too
-    /// few restorations at the time `now` to report them in the status.
+    /// Returns the time at which the status stops reporting that other clients repeatedly change the Secret. Returns
+    /// `None` if the status does not report this at the time `now`, because Valet has restored the Secret too few times.
     pub fn contested_until(&self, now: Timestamp) -> Option<Timestamp> {
         let last = self
             .last

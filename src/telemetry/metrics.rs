@@ -400,7 +400,7 @@ impl Collector for Watched {
                 (labels, 1)
             })
             .collect();
-        let help = "Always 1; each series stands for one condition of a store that a probe has set, with the type and status of this condition";
+        let help = "Always 1; one series for each condition that a probe has set on a store; the labels contain the type and the status of the condition";
         gauge("store_condition", help, None, &samples)?;
 
         let samples: Vec<_> = stores

@@ -233,9 +233,9 @@ impl Evaluator<'_> {
     /// grant had only one credential, this is the time at which the credential was signed. If the credential was
     /// renewed, a client may have used a previous credential, so the result is the time at which the grant was created.
     pub(super) fn valid_from(&self, credential: Lifetime) -> Timestamp {
-        // For a multipart upload, the result is the creation time of the grant. The modification time of the uploaded
-        // object is the time at which Valet initiated the upload (Amazon S3 User Guide, "Working with object
-        // metadata").
+        // The modification time of an object from a multipart upload is the time at which Valet initiated the upload
+        // (Amazon S3 User Guide, "Working with object metadata"). Valet initiates the upload before it signs the first
+        // credential. The result for a multipart upload is therefore the creation time of the grant.
         let created = self.g.created.filter(|_| self.renewals() > 0 || self.is_multipart());
         created.map_or(credential.issued_at, |created| created.min(credential.issued_at))
     }
