@@ -8,10 +8,16 @@ pub const POLL_PATIENCE: SignedDuration = SignedDuration::from_hours(1);
 /// A grant's credential expires at least 5 seconds before the store's signing credentials, because clocks can differ.
 const CREDENTIALS_MARGIN: SignedDuration = SignedDuration::from_secs(5);
 
-/// `FIRST_POLL` is the time between the issue of an upload credential and the first poll for the object.
-/// `LONGEST_PAUSE` is the maximum pause between two polls.
+/// The time between the issue of an upload credential and the first poll for the object.
 const FIRST_POLL: SignedDuration = SignedDuration::from_secs(2);
+/// The maximum pause before a retry. It is also the maximum pause between two polls in the first ten minutes.
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_secs(60);
+/// The maximum pause between two polls for an object. Later than ten minutes after the issue, each pause is a tenth of
+/// the time since the issue.
+pub const LONGEST_OBJECT_PAUSE: SignedDuration = SignedDuration::from_mins(5);
+/// The maximum pause between two polls for the parts of a multipart upload. The object exists only after Valet has found
+/// all parts and has completed the upload, so this pause is shorter.
+pub const LONGEST_PARTS_PAUSE: SignedDuration = LONGEST_PAUSE;
 
 /// The times of additional polls, in seconds after a grant finished without an upload. Valet needs these polls,
 /// because an upload that started before the credential expired can finish after the expiry.
@@ -130,21 +136,23 @@ pub fn add(t: Timestamp, d: SignedDuration) -> Timestamp {
 }
 
 /// Returns the time of the next poll for an upload. `last` is the time of the last poll. The first poll takes place 2
-/// s after the credential was issued. The pauses between later polls double up to one minute.
+/// s after the credential was issued. The pauses between later polls double up to one minute. Ten minutes after the
+/// issue, the pauses become longer again, up to `longest`.
 ///
 /// The time of the next poll depends only on the issue time and the last poll. Valet therefore stores no poll times
 /// in the API.
-pub fn next_poll(issued_at: Timestamp, last: Option<Timestamp>) -> Timestamp {
+pub fn next_poll(issued_at: Timestamp, last: Option<Timestamp>, longest: SignedDuration) -> Timestamp {
     let mut pause = FIRST_POLL;
     let mut poll = add(issued_at, pause);
     let Some(last) = last else { return poll };
-    while poll <= last && pause < LONGEST_PAUSE {
-        pause = (pause * 2).min(LONGEST_PAUSE);
+    while poll <= last && pause < longest {
+        let by_age = SignedDuration::from_secs(poll.duration_since(issued_at).as_secs() / 10);
+        pause = (pause * 2).min(LONGEST_PAUSE).max(by_age).min(longest);
         poll = add(poll, pause);
     }
     if poll <= last {
-        let late = last.duration_since(poll).as_secs() / LONGEST_PAUSE.as_secs() + 1;
-        poll = add(poll, SignedDuration::from_secs(late * LONGEST_PAUSE.as_secs()));
+        let late = last.duration_since(poll).as_secs() / longest.as_secs() + 1;
+        poll = add(poll, SignedDuration::from_secs(late * longest.as_secs()));
     }
     poll
 }
@@ -223,18 +231,33 @@ mod tests {
     }
 
     #[test]
-    fn poll_interval_doubles_up_to_one_minute() {
-        let mut polls = vec![next_poll(at(0, 0), None)];
+    fn poll_interval_doubles_up_to_one_minute_and_grows_again_after_ten_minutes() {
+        let poll_after = |last: Option<Timestamp>| next_poll(at(0, 0), last, LONGEST_OBJECT_PAUSE);
+        let mut polls = vec![poll_after(None)];
         for _ in 0..9 {
-            polls.push(next_poll(at(0, 0), polls.last().copied()));
+            polls.push(poll_after(polls.last().copied()));
         }
         let seconds: Vec<_> = polls.iter().map(|t| t.as_second() - 1_700_000_000).collect();
         assert_eq!(seconds, [2, 6, 14, 30, 62, 122, 182, 242, 302, 362]);
+        for _ in 0..200 {
+            polls.push(poll_after(polls.last().copied()));
+        }
+        for two in polls.windows(2) {
+            let age = two[0].as_second() - 1_700_000_000;
+            let pause = two[1].duration_since(two[0]).as_secs();
+            assert!(
+                age < 62 || pause == (age / 10).clamp(60, 300),
+                "a pause of {pause} s after {age} s"
+            );
+        }
         // If a poll is late, the next poll follows after the usual pause. Valet does not send several polls in a
         // short time.
-        assert_eq!(next_poll(at(0, 0), Some(at(10_000, 500))), at(10_022, 0));
-        assert_eq!(next_poll(at(0, 0), Some(at(61, 999))), at(62, 0));
-        assert_eq!(next_poll(at(0, 0), Some(at(62, 0))), at(122, 0));
+        let late = poll_after(Some(at(10_000, 500)));
+        assert!(polls.contains(&late) && late > at(10_000, 500) && late <= at(10_301, 0));
+        assert_eq!(poll_after(Some(at(61, 999))), at(62, 0));
+        assert_eq!(poll_after(Some(at(62, 0))), at(122, 0));
+        let for_parts = next_poll(at(0, 0), Some(at(10_000, 500)), LONGEST_PARTS_PAUSE);
+        assert_eq!(for_parts, at(10_022, 0));
     }
 
     #[test]

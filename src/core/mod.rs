@@ -63,7 +63,7 @@ pub use facts::{
 pub use grant_facts::{GrantFacts, is_read};
 pub use grant_secret::{SECRET_CAPACITY, secret_bytes, secret_data, secret_object, secret_owner};
 pub use key::{KeyError, ObjectKey};
-pub use lifetime::{Lifetime, POLL_PATIENCE, next_poll, second};
+pub use lifetime::{Lifetime, POLL_PATIENCE, second};
 pub use metadata::MetadataDomains;
 pub use multipart_upload::{ArrivedPart, Assembly, Completion, OpenUpload};
 pub use policy::{AbortAccess, Access, Allowance, AllowedRequest, admit, allowance, still_allowed};

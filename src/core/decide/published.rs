@@ -9,7 +9,7 @@ use crate::{
     api::{ConditionType, Reason, annotation},
     core::{
         facts::{ObjectFact, StoreFact},
-        lifetime::{Lifetime, next_poll},
+        lifetime::{LONGEST_OBJECT_PAUSE, LONGEST_PARTS_PAUSE, Lifetime, next_poll},
         step::{Read, Step},
     },
 };
@@ -37,7 +37,12 @@ impl Evaluator<'_> {
         // The times of the polls depend on the time at which the grant's first credential was issued. If the time of
         // the last poll is in the future, somebody set the clock back. Valet then ignores the time of the last poll.
         let last_poll = self.f.last_poll.filter(|last| *last <= self.now);
-        let poll = next_poll(self.valid_from(credential), last_poll);
+        let longest = if self.is_multipart() {
+            LONGEST_PARTS_PAUSE
+        } else {
+            LONGEST_OBJECT_PAUSE
+        };
+        let poll = next_poll(self.valid_from(credential), last_poll, longest);
         // Valet writes the credential to the status before it polls, because a poll may have to wait for the store.
         // If a client deletes the Secret during this wait, the status is the only record of the credential. Without
         // this record, Valet would issue a second credential.
