@@ -56,9 +56,9 @@ use super::{GrantStatus, Terms};
 #[x_kube(
     validation = Rule::new("has(self.version) == has(oldSelf.version)").message("spec.version is immutable and cannot be added or removed; create a new grant"),
     validation = Rule::new("has(self.response) == has(oldSelf.response)").message("spec.response is immutable and cannot be added or removed; create a new grant"),
-    validation = Rule::new("!self.key.endsWith('/') || (has(self.mode) && self.mode == 'Credentials')").message("spec.key ends with '/' and is therefore a prefix of object keys; set spec.mode to Credentials, or name one object, for example 'folder/file'"),
-    validation = Rule::new("!(has(oldSelf.revoke) && oldSelf.revoke) || (has(self.revoke) && self.revoke)").message("spec.revoke cannot be set back to false; create a new grant"),
-    validation = Rule::new("!(has(self.renewal) && has(self.renewal.policy) && self.renewal.policy == 'Always') || !has(self.expirationSeconds) || self.expirationSeconds >= 600").message("spec.expirationSeconds must be 600 or more if spec.renewal.policy is 'Always', because the kubelet takes up to two minutes to update a mounted Secret"),
+    validation = Rule::new("self.key.endsWith('/') ? has(self.mode) && self.mode == 'Credentials' : true").message("spec.key ends with '/' and is therefore a prefix of object keys; set spec.mode to Credentials, or name one object, for example 'folder/file'"),
+    validation = Rule::new("has(oldSelf.revoke) && oldSelf.revoke ? has(self.revoke) && self.revoke : true").message("spec.revoke cannot be set back to false; create a new grant"),
+    validation = Rule::new("has(self.expirationSeconds) && has(self.renewal) && has(self.renewal.policy) && self.renewal.policy == 'Always' ? self.expirationSeconds >= 600 : true").message("spec.expirationSeconds must be 600 or more if spec.renewal.policy is 'Always', because the kubelet takes up to two minutes to update a mounted Secret"),
     validation = Rule::new("has(self.secretName) == has(oldSelf.secretName)").message("spec.secretName cannot be added or removed, because pods could already have mounted the Secret; create a new grant")
 )]
 pub struct DownloadGrantSpec {

@@ -135,12 +135,12 @@ impl RecordKeyStore {
             Ok(()) => Ok(true),
             Err(Error::Conflict(_)) => Ok(false),
             Err(Error::Gone(_)) => Err(format!(
-                "Secret {name} with the record key cannot be created, because namespace {namespace} does not exist; create the namespace, or set --operator-namespace to another namespace",
+                "Valet cannot create Secret {name} for its record key, because namespace {namespace} does not exist; create the namespace, or set --operator-namespace to another namespace",
                 name = self.name(),
                 namespace = self.namespace
             )),
             Err(e) => Err(format!(
-                "Secret {name} with the record key cannot be created; allow the operator's account to create Secrets in this namespace: {e}",
+                "Valet cannot create Secret {name} for its record key; allow the operator's account to create Secrets in this namespace: {e}",
                 name = self.name()
             )),
         }

@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(
             pool.take(limits, "b", 1, now),
             Ok(()),
-            "one permit must be left for another key"
+            "a second user of the pool must still get a permit"
         );
         assert_eq!(pool.take(limits, "b", 2, now), Err(2));
         for _ in 0..2 {

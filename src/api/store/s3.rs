@@ -6,7 +6,7 @@ use super::{AddressingStyle, SecretRef, UnsignedHeaders};
 /// A bucket of Amazon S3 or of an S3-compatible store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.credentials) || !has(self.credentials.assumeRole) || !has(self.credentials.assumeRole.kmsKeyArn) || self.credentials.assumeRole.kmsKeyArn.contains(':kms:' + self.region + ':')").message("credentials.assumeRole.kmsKeyArn names a KMS key in another region than the bucket; S3 does not accept such a KMS key; use a KMS key in the bucket's region"))]
+#[x_kube(validation = Rule::new("has(self.credentials) && has(self.credentials.assumeRole) && has(self.credentials.assumeRole.kmsKeyArn) ? self.credentials.assumeRole.kmsKeyArn.contains(':kms:' + self.region + ':') : true").message("credentials.assumeRole.kmsKeyArn names a KMS key in another region than the bucket; S3 does not accept such a KMS key; use a KMS key in the bucket's region"))]
 pub struct S3Store {
     /// Name of the bucket. Example: media
     #[schemars(length(min = 3, max = 63))]

@@ -39,9 +39,9 @@ pub struct SignArgs {
     #[arg(long)]
     pub(super) online: bool,
 
-    /// With --online: an address from a ClusterObjectStore to which `valet sign` is allowed to send the identity of
-    /// the environment. This flag is necessary only for addresses that are not public hosts of a cloud provider. You
-    /// can repeat this flag.
+    /// With --online: the URL of an endpoint from a ClusterObjectStore. `valet sign` is allowed to send the cloud
+    /// credentials of its environment, for example a workload identity token, to this endpoint. This flag is necessary
+    /// only for endpoints that are not public hosts of a cloud provider. You can repeat this flag.
     #[arg(long, value_name = "URL", requires = "online")]
     pub(super) trust_endpoint: Vec<String>,
 

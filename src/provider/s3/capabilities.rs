@@ -3,7 +3,8 @@
 use super::limits::{MAX_EXPIRES_SECONDS, MAX_KEY_BYTES, MAX_PUT_BYTES};
 use crate::api::{Capabilities, Capability, Remedies, store::s3::AssumeRole};
 
-/// Returns the capabilities of a store with or without `assumeRole`.
+/// Returns the capabilities of a store. They depend on the setting `assumeRole`. `role` is `None` if the store does not
+/// use it.
 pub fn of(role: Option<&AssumeRole>) -> Capabilities {
     Capabilities {
         enforced: [

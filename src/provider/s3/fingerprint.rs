@@ -31,9 +31,9 @@ pub fn of(store: &S3Store, public_endpoint: Option<&String>, credentials: &Crede
 /// equal fingerprints. The fingerprint is also too short for an attacker to confirm a guessed secret.
 const DIGITS: usize = 16;
 
-/// Returns the fingerprint of the store's settings in `location` and of the credentials that sign. The fingerprint is a
-/// signature for a date and a service that no real request uses. An attacker cannot learn more about the credentials
-/// from the fingerprint than from a signed URL.
+/// Computes the fingerprint of the store's settings (`location`) and of the credentials. The fingerprint is an AWS
+/// signature. The date and the service name in this signature are invented, so no store accepts it. An attacker cannot
+/// learn more about the credentials from the fingerprint than from a signed URL.
 fn fingerprint(credentials: &Credentials, location: &str, salt: &str) -> String {
     let lasting = credentials.session_token().is_none() && credentials.expiry().is_none();
     let (id, secret) = match lasting {
