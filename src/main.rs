@@ -7,7 +7,24 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    valet::cli::main().await
+fn main() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(worker_threads())
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(valet::cli::main()),
+        Err(error) => {
+            eprintln!("valet: cannot start its threads: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Returns the number of threads for tasks. The main thread also runs tasks: the watches and the starts of reconciles.
+/// The operator mostly waits for the apiserver. With more threads it needs more CPU time, because the tasks of one
+/// request wake each other up on different threads, and more memory, because each thread has its own memory pool.
+fn worker_threads() -> usize {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (cpus / 2).clamp(1, 2)
 }

@@ -101,6 +101,8 @@ pub trait Grant:
     fn terms(&self) -> &Terms;
     /// Returns the fields that differ between UploadGrant and DownloadGrant.
     fn operation_spec(&self) -> OperationSpec;
+    /// Returns the spec, which is a different type for each kind of grant.
+    fn spec(&self) -> impl Serialize + '_;
     /// Returns the status of the grant, or `None` if nobody has written a status yet.
     fn grant_status(&self) -> Option<&GrantStatus>;
     /// Returns a mutable reference to the status. Valet needs it to make its watch cache smaller: it removes unneeded

@@ -1,6 +1,7 @@
 //! The two kinds of grants as one trait.
 
 use kube::CustomResourceExt;
+use serde::Serialize;
 
 use super::{DownloadGrant, Grant, GrantStatus, Operation, OperationSpec, Terms, UploadGrant, rules::Rules};
 
@@ -15,6 +16,9 @@ impl Grant for UploadGrant {
             multipart: self.spec.multipart.unwrap_or_default(),
             constraints: self.spec.constraints.clone().unwrap_or_default(),
         }
+    }
+    fn spec(&self) -> impl Serialize + '_ {
+        &self.spec
     }
     fn grant_status(&self) -> Option<&GrantStatus> {
         self.status.as_ref()
@@ -39,6 +43,9 @@ impl Grant for DownloadGrant {
             version: self.spec.version.clone(),
             response: self.spec.response.clone().unwrap_or_default(),
         }
+    }
+    fn spec(&self) -> impl Serialize + '_ {
+        &self.spec
     }
     fn grant_status(&self) -> Option<&GrantStatus> {
         self.status.as_ref()

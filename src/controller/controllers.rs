@@ -15,14 +15,14 @@ use kube::{
         Controller, WatchStreamExt,
         controller::Config as ControllerConfig,
         events::{Recorder, Reporter},
-        predicates, reflector,
+        reflector,
         reflector::ObjectRef,
-        utils::Predicate,
         watcher,
     },
 };
 
 use super::{
+    cached_grant::CachedGrant,
     grant_watch::GrantWatch,
     grants,
     list_gate::ListGate,
@@ -32,8 +32,7 @@ use super::{
     shared_context::SharedContext,
     store_status::{self, AT_A_TIME},
     stores::scoped_api,
-    strip_metadata::{strip_grant, strip_watched},
-    watch::{Requeuer, Watched, backoff, config, watch_stores},
+    watch::{Requeuer, backoff, config, watch_stores},
 };
 use crate::{
     api::{DownloadGrant, Grant, Operation, Store, StoreKind, UploadGrant},
@@ -44,11 +43,11 @@ use crate::{
 
 /// The controller of one kind of grant. It watches the grants and reconciles them.
 pub struct GrantController<G: Grant> {
-    reader: reflector::Store<Watched<G>>,
-    writer: reflector::store::Writer<Watched<G>>,
+    reader: reflector::Store<CachedGrant<G>>,
+    writer: reflector::store::Writer<CachedGrant<G>>,
     local_state: Arc<LocalState<G>>,
     pub requeuer: Requeuer<G>,
-    requeues: BoxStream<'static, ObjectRef<Watched<G>>>,
+    requeues: BoxStream<'static, ObjectRef<CachedGrant<G>>>,
 }
 
 impl<G: Grant> GrantController<G> {
@@ -101,7 +100,7 @@ impl<G: Grant> GrantController<G> {
             },
             resync: parts.options.resync,
         });
-        let api: Api<Watched<G>> = scoped_api(parts.client.clone(), parts.options.namespace.as_deref());
+        let api: Api<CachedGrant<G>> = scoped_api(parts.client.clone(), parts.options.namespace.as_deref());
         let mut grant_watch = GrantWatch {
             cache: reader.clone(),
             local_state,
@@ -111,25 +110,25 @@ impl<G: Grant> GrantController<G> {
             missed: ListGate::default(),
             health: Some(parts.health.clone()),
         };
-        let seen = watcher(api, config())
+        let watch = watcher(api, config())
             .backoff(backoff())
-            .modify(|grant| strip_watched(grant, strip_grant))
             .reflect(writer)
-            .inspect(move |event| grant_watch.seen(event));
-        // If Valet itself writes the status of a grant, no reconcile is needed. If a client other than Valet writes
-        // the status, the method `status_seen` enqueues the grant. A change of labels or annotations causes a
-        // reconcile, because GitOps tools use labels and annotations for tracking.
-        let news = predicates::generation
-            .combine(predicates::finalizers)
-            .combine(predicates::labels)
-            .combine(predicates::annotations);
-        let triggers = seen.applied_objects().predicate_filter(news, Default::default());
-        Controller::for_stream(triggers, reader)
+            .for_each(move |event| {
+                grant_watch.seen(&event);
+                std::future::ready(())
+            });
+        let reconciles = Controller::for_stream(stream::pending(), reader)
             .with_config(ControllerConfig::default().concurrency(concurrency))
             .reconcile_on(requeues)
             .graceful_shutdown_on(parts.stop.clone())
             .run(grants::reconcile, |g, e, c| grants::on_error(g, e, c), context)
-            .for_each(|_| std::future::ready(()))
+            .for_each(|_| std::future::ready(()));
+        async move {
+            let watch = std::pin::pin!(watch);
+            let reconciles = std::pin::pin!(reconciles);
+            // The watch never ends by itself.
+            futures::future::select(reconciles, watch).await;
+        }
     }
 }
 

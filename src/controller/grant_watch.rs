@@ -4,16 +4,16 @@
 use std::{collections::HashSet, sync::Arc};
 
 use kube::{
-    ResourceExt,
-    core::DeserializeGuard,
+    Resource, ResourceExt,
     runtime::{reflector, watcher},
 };
 
 use super::{
+    cached_grant::CachedGrant,
     list_gate::ListGate,
     local_state::LocalState,
     quota::Quotas,
-    watch::{Requeuer, Watched, watch_failed},
+    watch::{Requeuer, watch_failed},
 };
 use crate::{api::Grant, notifications::UploadIndex, telemetry::Health};
 
@@ -21,7 +21,7 @@ use crate::{api::Grant, notifications::UploadIndex, telemetry::Health};
 pub struct GrantWatch<G: Grant> {
     /// The watch cache. It must already contain the change when [`Self::seen`] receives the event. Otherwise a grant
     /// that is deleted during its reconcile could keep its reserved quota.
-    pub cache: reflector::Store<Watched<G>>,
+    pub cache: reflector::Store<CachedGrant<G>>,
     pub local_state: Arc<LocalState<G>>,
     pub quotas: Arc<Quotas>,
     /// The index of expected uploads. It is `None` if Valet receives no notifications, or if the grants are not
@@ -37,15 +37,26 @@ pub struct GrantWatch<G: Grant> {
 
 impl<G: Grant> GrantWatch<G> {
     /// Processes an event of the watch.
-    pub fn seen(&mut self, event: &Result<watcher::Event<Watched<G>>, watcher::Error>) {
+    pub fn seen(&mut self, event: &Result<watcher::Event<CachedGrant<G>>, watcher::Error>) {
         let missed = event.as_ref().map(|event| self.missed.seen(event)).unwrap_or_default();
         match event {
             Ok(watcher::Event::Init) => {}
             Ok(watcher::Event::InitApply(grant)) => {
-                self.applied(grant);
-                self.hold_back_if_changed(grant);
+                let is_new = self.applied(grant);
+                let is_first_list = self.health.is_some();
+                // During the first list, the controller waits for the end of the list before it starts the reconcile.
+                match is_first_list {
+                    true if is_new => self.enqueue(grant),
+                    true => {}
+                    false => self.hold_back_if_changed(grant),
+                }
             }
-            Ok(watcher::Event::Apply(grant)) => self.applied(grant),
+            Ok(watcher::Event::Apply(grant)) => {
+                if self.applied(grant) {
+                    self.enqueue(grant);
+                }
+                self.local_state.delivered(grant);
+            }
             Ok(watcher::Event::InitDone) => {
                 self.listed();
                 for (namespace, name) in missed {
@@ -57,27 +68,29 @@ impl<G: Grant> GrantWatch<G> {
         }
     }
 
-    fn applied(&self, grant: &Watched<G>) {
-        // If Valet cannot parse a grant, the parts of the operator keep the data of the last version that Valet could
-        // parse.
-        let DeserializeGuard(Ok(grant)) = grant else { return };
-        if let Some(upload_index) = &self.upload_index {
-            upload_index.applied(grant);
-        }
-        self.quotas.applied(grant, &self.local_state);
-        self.local_state.applied(grant);
-        self.requeuer.status_seen(grant);
+    fn enqueue(&self, grant: &CachedGrant<G>) {
+        self.requeuer
+            .enqueue(&grant.name_any(), &grant.namespace().unwrap_or_default());
     }
 
-    /// Holds back a listed grant if the watch cache does not contain this version of the grant. During the first
-    /// list, this is not necessary, because the controller waits for the end of this list.
-    fn hold_back_if_changed(&mut self, grant: &Watched<G>) {
-        let is_first_list = self.health.is_some();
-        let is_known = || {
-            let known = self.requeuer.watched(grant);
-            known.is_some_and(|known| known.resource_version() == grant.resource_version())
-        };
-        if is_first_list || is_known() {
+    /// Passes a version of a grant to the parts of the operator. Returns true if Valet must reconcile the grant.
+    fn applied(&self, cached: &CachedGrant<G>) -> bool {
+        // If Valet cannot parse a grant, the parts of the operator keep the data of the last version that Valet could
+        // parse.
+        if let Ok(grant) = cached.grant() {
+            if let Some(upload_index) = &self.upload_index {
+                upload_index.applied(&grant);
+            }
+            self.quotas.applied(&grant, &self.local_state);
+            self.requeuer.status_seen(&grant);
+        }
+        self.local_state.applied(cached.meta())
+    }
+
+    /// Holds back a listed grant if the watch cache does not contain this version of the grant.
+    fn hold_back_if_changed(&mut self, grant: &CachedGrant<G>) {
+        let known = self.requeuer.watched(grant);
+        if known.is_some_and(|known| known.resource_version() == grant.resource_version()) {
             return;
         }
         let _ = self
@@ -87,7 +100,11 @@ impl<G: Grant> GrantWatch<G> {
 
     /// Removes the data about all grants that were deleted while the watch was interrupted.
     fn listed(&mut self) {
-        let uids: HashSet<String> = self.cache.state().iter().filter_map(|grant| grant.uid()).collect();
+        let grants = self.cache.state();
+        grants
+            .iter()
+            .for_each(|grant| self.local_state.delivered(grant.as_ref()));
+        let uids: HashSet<String> = grants.iter().filter_map(|grant| grant.uid()).collect();
         if let Some(upload_index) = &self.upload_index {
             upload_index.retain(&uids);
         }
@@ -116,7 +133,7 @@ mod tests {
     use super::*;
     use crate::{api::UploadGrant, core::record::RecordKey, telemetry::Progress};
 
-    fn grant(name: &str, version: u32) -> Watched<UploadGrant> {
+    fn grant(name: &str, version: u32) -> CachedGrant<UploadGrant> {
         let grant = json!({
             "apiVersion": "valetkey.dev/v1alpha1",
             "kind": "UploadGrant",
@@ -125,17 +142,16 @@ mod tests {
             },
             "spec": {"storeRef": {"name": "media"}, "key": "a/b"},
         });
-        DeserializeGuard(Ok(serde_json::from_value(grant).unwrap()))
+        serde_json::from_value(grant).unwrap()
     }
 
-    /// If a watch is interrupted, the next list can contain new and changed grants. The watch cache contains them only
-    /// at the end of the list, so a reconcile before this end does not find them.
-    #[test]
-    fn grants_that_changed_during_an_interruption_are_enqueued_when_the_list_is_complete() {
+    /// Returns a function that passes an event to the watch cache and to a `GrantWatch`. The function returns the names of
+    /// the grants that are then enqueued.
+    fn watch() -> impl FnMut(Event<CachedGrant<UploadGrant>>) -> Vec<String> {
         let (cache, mut writer) = reflector::store();
         let local_state = Arc::new(LocalState::new(RecordKey::new([0; 32])));
-        let (requeuer, mut requeues) =
-            Requeuer::new(cache.clone(), local_state.clone(), Arc::new(Progress::default()));
+        let (requeuer, requeues) = Requeuer::new(cache.clone(), local_state.clone(), Arc::new(Progress::default()));
+        let mut requeues = requeues.boxed();
         let mut watch = GrantWatch {
             cache,
             local_state,
@@ -145,12 +161,49 @@ mod tests {
             missed: ListGate::default(),
             health: None,
         };
-        let mut see = |event: Event<Watched<UploadGrant>>| {
+        move |event| {
             writer.apply_watcher_event(&event);
             watch.seen(&Ok(event));
             let called = std::iter::from_fn(|| requeues.next().now_or_never().flatten());
-            called.map(|reference| reference.name).collect::<Vec<_>>()
+            called.map(|reference| reference.name).collect()
+        }
+    }
+
+    #[test]
+    fn new_and_changed_grants_are_enqueued_once() {
+        let changed = |version: u32, meta: serde_json::Value| {
+            let mut grant = grant("a", version);
+            let mut all = json!(grant.meta());
+            all.as_object_mut().unwrap().extend(meta.as_object().unwrap().clone());
+            *grant.meta_mut() = serde_json::from_value(all).unwrap();
+            grant
         };
+        let mut see = watch();
+        assert_eq!(see(Event::Apply(grant("a", 1))), ["a"]);
+        assert_eq!(
+            see(Event::Apply(grant("a", 2))),
+            [""; 0],
+            "only the resource version has changed"
+        );
+        let changes = [
+            json!({"generation": 2}),
+            json!({"labels": {"a": "b"}}),
+            json!({"annotations": {"a": "b"}}),
+            json!({"finalizers": ["a/b"]}),
+        ];
+        for (n, change) in (3..).zip(changes) {
+            assert_eq!(see(Event::Apply(changed(n, change.clone()))), ["a"], "{change}");
+            assert_eq!(see(Event::Apply(changed(n, change.clone()))), [""; 0], "{change}");
+        }
+        assert_eq!(see(Event::Delete(grant("a", 9))), [""; 0]);
+        assert_eq!(see(Event::Apply(grant("a", 10))), ["a"], "the grant was created again");
+    }
+
+    /// If a watch is interrupted, the next list can contain new and changed grants. The watch cache contains them only
+    /// at the end of the list, so a reconcile before this end does not find them.
+    #[test]
+    fn grants_that_changed_during_an_interruption_are_enqueued_when_the_list_is_complete() {
+        let mut see = watch();
         see(Event::Apply(grant("same", 1)));
         see(Event::Apply(grant("changed", 2)));
         for event in [

@@ -6,7 +6,7 @@ mod record;
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use kube::{ResourceExt, core::DeserializeGuard, runtime::controller::Action};
+use kube::{ResourceExt, runtime::controller::Action};
 use tracing::{debug, warn};
 
 pub use self::context::Context;
@@ -16,7 +16,7 @@ use self::{
 };
 use crate::{
     api::{Grant, GrantStatus},
-    controller::namespace_limiter::QUEUED_PAUSE,
+    controller::{cached_grant::CachedGrant, namespace_limiter::QUEUED_PAUSE},
     core::{Facts, QuotaFact, store_id},
     reconcile::{CALL_TIMEOUT, DEADLINE, Error, Outcome, Reconcile},
     telemetry::warn_once,
@@ -44,15 +44,14 @@ const PROBED: Duration = Duration::from_secs(15);
 ///
 /// Returns an [`Error`] if a step fails. Valet does not undo the earlier steps of this reconcile. The next reconcile
 /// continues from their results.
-pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<Context<G>>) -> Result<Action, Error> {
-    let watched = match &grant.0 {
-        Ok(watched) => Arc::new(watched.clone()),
-        Err(invalid) => {
-            let error = &invalid.error;
+pub async fn reconcile<G: Grant>(cached: Arc<CachedGrant<G>>, context: Arc<Context<G>>) -> Result<Action, Error> {
+    let watched = match cached.grant() {
+        Ok(watched) => Arc::new(watched),
+        Err(error) => {
             warn!(
                 kind = G::OPERATION.kind(),
-                namespace = invalid.metadata.namespace,
-                name = invalid.metadata.name,
+                namespace = cached.namespace(),
+                name = cached.name_any(),
                 "the grant cannot be parsed, so Valet ignores the grant: {error}"
             );
             context.progress.ended(std::time::Instant::now());
@@ -66,7 +65,7 @@ pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<C
     };
     let _under_way = context.progress.begin();
     let began = std::time::Instant::now();
-    let grant = context.local_state.newest(&watched);
+    let grant = context.newest(watched.clone());
     let uid = grant.uid().unwrap_or_default();
     let terms = grant.terms().clone();
     // After the deadline, no step of the reconcile waits for a store. This timeout ends later than the deadline, so it
@@ -86,11 +85,9 @@ pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<C
         // Only a successful reconcile updates the quota. A reconcile can write a Secret and then fail. Valet
         // therefore keeps the quota of a failed reconcile reserved until the next reconcile.
         let is_there = || context.requeuer.is_there(watched.as_ref());
-        context.quotas.reconciled(
-            context.local_state.newest(&watched).as_ref(),
-            &context.local_state,
-            is_there,
-        );
+        context
+            .quotas
+            .reconciled(context.newest(watched.clone()).as_ref(), &context.local_state, is_there);
     }
     context.forget_if_gone(watched.as_ref());
     result
@@ -120,7 +117,7 @@ async fn execute<G: Grant>(context: &Context<G>, grant: Arc<G>) -> Result<Action
 }
 
 /// Returns the time of the next reconcile of a grant after an error.
-pub fn on_error<G: Grant>(grant: Arc<DeserializeGuard<G>>, error: &Error, context: Arc<Context<G>>) -> Action {
+pub fn on_error<G: Grant>(grant: Arc<CachedGrant<G>>, error: &Error, context: Arc<Context<G>>) -> Action {
     let uid = grant.uid().unwrap_or_default();
     context.metrics.reconcile_failed(G::OPERATION);
     if context.forget_if_gone(grant.as_ref()) {

@@ -6,12 +6,12 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use kube::ResourceExt;
+use kube::{ResourceExt, core::ObjectMeta};
 use tokio::time::Instant;
 
 use crate::{
     api::{Grant, GrantStatus},
-    core::record::{KnownStatus, RecordKey, Subject, is_newer, status_evidence},
+    core::record::{KnownStatus, RecordKey, RememberedStatus, Subject},
     core::{GrantFacts, RememberedSecret, Repairs, SecretState, SecretView},
     provider::Provider,
     reconcile::InitiatedUpload,
@@ -23,7 +23,9 @@ use crate::{
 /// With these facts, Valet needs fewer reads and writes. They also help if a client destroys the records that Valet
 /// keeps in the cluster. Valet never signs a credential because of these facts alone.
 pub struct LocalState<G> {
-    grants: Mutex<HashMap<String, GrantState<G>>>,
+    /// The facts, by the UID of the grant. Each entry has an allocation of its own, because up to half of the places in
+    /// the map are empty.
+    grants: Mutex<HashMap<String, Box<GrantState<G>>>>,
     /// The record key, with which Valet checks whether it wrote a record itself.
     records: RecordKey,
 }
@@ -48,6 +50,8 @@ struct GrantState<G> {
     checked: Option<(i64, Vec<String>)>,
     /// A hash of the parts of the grant that only users change.
     changed_by_users: Option<u64>,
+    /// A hash of the parts of the grant whose changes cause a reconcile.
+    triggers: Option<u64>,
     /// The multipart upload that this process initiated for the grant.
     upload: Option<InitiatedUpload>,
     /// The connection to the store that has the grant's multipart upload. If somebody deletes the store resource,
@@ -57,7 +61,7 @@ struct GrantState<G> {
     failures: u32,
     /// The record from the last status that Valet wrote itself. If a client other than Valet has written the status,
     /// Valet uses this record instead of the status.
-    status_evidence: Option<Box<GrantStatus>>,
+    status_evidence: Option<RememberedStatus>,
     /// The generation that the grant had when Valet remembered the record in `status_evidence`. The apiserver never lowers
     /// the generation of an object. If the grant now has a lower generation, it was restored from a backup, and Valet
     /// does not use the record.
@@ -69,7 +73,7 @@ struct GrantState<G> {
     /// written status. This field is a hash of the last status from which the apiserver removed the signature.
     unsigned: Option<u64>,
     /// Counts how often clients other than Valet wrote the status.
-    disturbed: Option<Disturbance>,
+    disturbed: Option<Box<Disturbance>>,
     /// How often this process has restored the grant Secret, and when.
     repairs: Repairs,
 }
@@ -94,6 +98,7 @@ impl<G> Default for GrantState<G> {
             deleted_at: None,
             checked: None,
             changed_by_users: None,
+            triggers: None,
             upload: None,
             provider: None,
             failures: 0,
@@ -131,7 +136,7 @@ impl<G: Grant> LocalState<G> {
         &self.records
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, GrantState<G>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Box<GrantState<G>>>> {
         self.grants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -142,28 +147,20 @@ impl<G: Grant> LocalState<G> {
     /// Returns the newer of two versions of a grant: the version from the watch, or the version that this process
     /// wrote last.
     ///
-    /// This process keeps the version that it wrote until a reconcile finds this version in the watch cache. Otherwise
-    /// a reconcile that was enqueued before the write could use the old version of the grant.
-    pub fn newest(&self, watched: &Arc<G>) -> Arc<G> {
-        let uid = watched.uid().unwrap_or_default();
-        let mut lock = self.lock();
-        let Some(recollection) = lock.get_mut(&uid) else {
-            return watched.clone();
-        };
-        match &recollection.written {
-            Some(written) if version(written.as_ref()) > version(watched.as_ref()) => written.clone(),
-            _ => {
-                recollection.written = None;
-                watched.clone()
-            }
-        }
-    }
-
-    /// Returns the version of the grant that this process wrote last, if the watch has not delivered it yet.
-    pub fn written(&self, watched: &G) -> Option<Arc<G>> {
+    /// Returns the version of the grant that this process wrote last. Returns `None` if `watched` is at least as new.
+    pub fn written(&self, watched: &impl ResourceExt) -> Option<Arc<G>> {
         let lock = self.lock();
         let written = lock.get(&watched.uid().unwrap_or_default())?.written.as_ref()?;
         (version(written.as_ref()) > version(watched)).then(|| written.clone())
+    }
+
+    /// Removes the written version of a grant from memory after the watch has delivered it. The watch cache must
+    /// already contain `watched`.
+    pub fn delivered(&self, watched: &impl ResourceExt) {
+        if let Some(r) = self.lock().get_mut(&watched.uid().unwrap_or_default()) {
+            r.written
+                .take_if(|written| version(written.as_ref()) <= version(watched));
+        }
     }
 
     /// Records the version of a grant that the apiserver returned after a write of this process.
@@ -183,7 +180,7 @@ impl<G: Grant> LocalState<G> {
         let generation = grant.meta().generation.unwrap_or_default();
         let remembered = recollection
             .filter(|r| r.evidence_generation <= generation)
-            .and_then(|r| r.status_evidence.as_deref());
+            .and_then(|r| r.status_evidence.as_ref());
         let known = self.records.known_status(subject, grant.grant_status(), remembered);
         match grant.grant_status() {
             Some(status) if !known.is_own && status.record_signature.is_none() => {
@@ -229,18 +226,13 @@ impl<G: Grant> LocalState<G> {
 
     /// Remembers a status that Valet wrote itself.
     fn remember(&self, uid: &str, status: &GrantStatus, generation: i64) {
-        let Some(status_evidence) = status_evidence(status) else {
+        let Some(remembered) = RememberedStatus::of(status) else {
             return;
         };
         self.of(uid, |r| {
             let is_restored = generation < r.evidence_generation;
-            if is_restored
-                || !r
-                    .status_evidence
-                    .as_ref()
-                    .is_some_and(|known| is_newer(known, &status_evidence))
-            {
-                r.status_evidence = Some(Box::new(status_evidence));
+            if is_restored || !r.status_evidence.as_ref().is_some_and(|known| known.is_newer(status)) {
+                r.status_evidence = Some(remembered);
                 r.evidence_generation = generation;
             }
         });
@@ -274,18 +266,18 @@ impl<G: Grant> LocalState<G> {
         if is_older || recollection.status? == hash {
             return None;
         }
-        let before = recollection.disturbed.as_ref();
+        let before = recollection.disturbed.as_deref();
         if before.is_some_and(|d| d.is_pending) {
             return None;
         }
         let count = before
             .filter(|d| now.duration_since(d.last) < QUIET)
             .map_or(0, |d| d.count);
-        recollection.disturbed = Some(Disturbance {
+        recollection.disturbed = Some(Box::new(Disturbance {
             count: count.saturating_add(1),
             last: now,
             is_pending: true,
-        });
+        }));
         let pause = Duration::from_millis(250).saturating_mul(1 << count.min(16));
         Some(if count < 2 {
             Duration::ZERO
@@ -372,18 +364,26 @@ impl<G: Grant> LocalState<G> {
         }
     }
 
-    /// Processes a version of a grant from the watch. If a user has changed the grant, for example its annotations,
-    /// Valet reads the Secret in the next reconcile. A user can therefore make Valet check the Secret at once.
-    pub fn applied(&self, grant: &G) {
-        let meta = grant.meta();
+    /// Processes the metadata of a grant from the watch. Returns true if Valet must reconcile the grant, because the
+    /// grant is new or has changed. If a user has changed the grant, for example its annotations, Valet also reads the
+    /// Secret in the next reconcile. A user can therefore make Valet check the Secret at once.
+    ///
+    /// If Valet itself writes the status of a grant, no reconcile is needed. [`Self::foreign_status`] handles a status
+    /// that a client other than Valet wrote. A change of labels or annotations causes a reconcile, because GitOps tools
+    /// use labels and annotations for tracking.
+    pub fn applied(&self, meta: &ObjectMeta) -> bool {
         let mut hasher = DefaultHasher::new();
         (meta.generation, &meta.labels, &meta.annotations).hash(&mut hasher);
-        let hash = hasher.finish();
-        self.of(&grant.uid().unwrap_or_default(), |r| {
-            if r.changed_by_users.replace(hash).is_some_and(|before| before != hash) {
+        let by_users = hasher.finish();
+        meta.finalizers.hash(&mut hasher);
+        let triggers = hasher.finish();
+        self.of(meta.uid.as_deref().unwrap_or_default(), |r| {
+            let before = r.changed_by_users.replace(by_users);
+            if before.is_some_and(|before| before != by_users) {
                 r.secret = SecretState::MayHaveChanged;
             }
-        });
+            r.triggers.replace(triggers) != Some(triggers)
+        })
     }
 
     /// Records that the grant Secret may have changed. Valet then reads the Secret in the next reconcile.
@@ -461,7 +461,7 @@ fn fingerprint(status: Option<&GrantStatus>) -> u64 {
 
 /// Returns the resource version of a grant as a number. Resource versions of one kind can be compared (KEP-5504). If
 /// the resource version is not a number, the function returns 0. Valet then uses the grant from the watch.
-fn version<G: Grant>(grant: &G) -> u128 {
+fn version(grant: &impl ResourceExt) -> u128 {
     grant.resource_version().and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
@@ -469,6 +469,13 @@ fn version<G: Grant>(grant: &G) -> u128 {
 mod tests {
     use super::*;
     use crate::api::UploadGrant;
+
+    /// The operator keeps one of these for each grant, so each byte counts. Put data that few grants have into a `Box`.
+    #[test]
+    fn state_of_a_grant_is_small() {
+        let bytes = size_of::<GrantState<UploadGrant>>();
+        assert!(bytes <= 460, "{bytes} bytes");
+    }
 
     #[test]
     fn foreign_status_is_handled_after_growing_pauses_unless_accepted() {
@@ -484,7 +491,7 @@ mod tests {
         assert_eq!(
             local_state.foreign_status(&grant(1), now(0)),
             None,
-            "a status must not count as written by another client before the first reconcile"
+            "before the first reconcile of a grant, no status must count as written by another client"
         );
         let accept = |n| local_state.accept_status("u", grant(n).status.as_ref());
         accept(1);

@@ -29,8 +29,8 @@ pub fn grants<G: Grant>(requeuer: &Requeuer<G>) -> Vec<GrantState> {
     requeuer
         .known()
         .iter()
-        .filter_map(|g| g.0.as_ref().ok())
-        .map(state)
+        .filter_map(|cached| cached.grant().ok())
+        .map(|grant| state(&grant))
         .collect()
 }
 

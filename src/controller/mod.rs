@@ -3,6 +3,7 @@
 //! makes all decisions and has no Kubernetes client. Only the module `controller` has a Kubernetes client.
 
 mod apiserver;
+mod cached_grant;
 mod clock;
 mod cluster;
 mod controllers;

@@ -34,7 +34,7 @@ pub struct Quotas {
 struct Table {
     stores: HashMap<StoreId, core::QuotaLedger>,
     /// The grants that use quota or wait for quota, by UID.
-    known: HashMap<String, Known>,
+    known: HashMap<String, Box<Known>>,
 }
 
 struct Known {
@@ -210,7 +210,7 @@ impl Quotas {
 
 impl Table {
     fn remember(&mut self, known: Known) {
-        self.known.insert(known.who.uid.clone(), known);
+        self.known.insert(known.who.uid.clone(), Box::new(known));
     }
 
     /// Changes the quota entry of a store. If no grant uses quota or waits for quota, removes the entry.
@@ -224,7 +224,7 @@ impl Table {
 
     /// Removes all grants of this kind whose UIDs are not in `uids`. Returns the stores of the removed grants.
     fn retain(&mut self, operation: Operation, uids: &HashSet<String>) -> Vec<StoreId> {
-        let is_gone = |uid: &String, known: &mut Known| known.operation == operation && !uids.contains(uid);
+        let is_gone = |uid: &String, known: &mut Box<Known>| known.operation == operation && !uids.contains(uid);
         let gone: Vec<_> = self.known.extract_if(is_gone).map(|(_, known)| known).collect();
         gone.into_iter()
             .map(|known| {

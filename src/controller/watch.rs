@@ -21,6 +21,7 @@ use kube::{
 use tokio::time::{Instant, sleep};
 
 use super::{
+    cached_grant::CachedGrant,
     list_gate::ListGate,
     local_state::LocalState,
     stores::{Stores, check_request, scoped_api},
@@ -34,16 +35,12 @@ use crate::{
     telemetry::{Health, Progress, warn_once},
 };
 
-/// A grant that a watch delivered, or the parse error of this grant. If Valet cannot parse one grant, the watch still
-/// delivers all other grants.
-pub type Watched<G> = DeserializeGuard<G>;
-
 /// Enqueues grants of one kind. The controller reconciles an enqueued grant soon.
 pub struct Requeuer<G: Grant> {
-    known: reflector::Store<Watched<G>>,
+    known: reflector::Store<CachedGrant<G>>,
     local_state: Arc<LocalState<G>>,
     progress: Arc<Progress>,
-    requeues: mpsc::UnboundedSender<ObjectRef<Watched<G>>>,
+    requeues: mpsc::UnboundedSender<ObjectRef<CachedGrant<G>>>,
 }
 
 impl<G: Grant> Clone for Requeuer<G> {
@@ -60,10 +57,10 @@ impl<G: Grant> Clone for Requeuer<G> {
 impl<G: Grant> Requeuer<G> {
     /// Creates the `Requeuer`, and the stream of grants that it enqueues.
     pub fn new(
-        known: reflector::Store<Watched<G>>,
+        known: reflector::Store<CachedGrant<G>>,
         local_state: Arc<LocalState<G>>,
         progress: Arc<Progress>,
-    ) -> (Self, impl Stream<Item = ObjectRef<Watched<G>>> + Send + 'static) {
+    ) -> (Self, impl Stream<Item = ObjectRef<CachedGrant<G>>> + Send + 'static) {
         let (requeues, receiver) = mpsc::unbounded();
         let requeuer = Self {
             known,
@@ -94,7 +91,7 @@ impl<G: Grant> Requeuer<G> {
 
     /// Returns the version of this grant from the watch cache. Returns `None` if the grant in the watch cache has a
     /// different UID.
-    pub fn watched(&self, grant: &impl ResourceExt) -> Option<Arc<Watched<G>>> {
+    pub fn watched(&self, grant: &impl ResourceExt) -> Option<Arc<CachedGrant<G>>> {
         let reference = ObjectRef::new(&grant.name_any()).within(&grant.namespace().unwrap_or_default());
         self.known.get(&reference).filter(|known| known.uid() == grant.uid())
     }
@@ -133,12 +130,16 @@ impl<G: Grant> Requeuer<G> {
 
     /// Enqueues all grants of a store that has changed.
     pub fn store_changed(&self, id: &StoreId) {
-        for grant in self.known.state() {
-            if let Ok(g) = &grant.0 {
-                let namespace = g.namespace().unwrap_or_default();
-                if store_id(&g.terms().store_ref, &namespace) == *id {
-                    self.enqueue(&g.name_any(), &namespace);
-                }
+        let (kind, store_namespace, store_name) = id;
+        for cached in self.known.state() {
+            let namespace = cached.namespace().unwrap_or_default();
+            let is_visible = *kind == StoreKind::ClusterObjectStore || namespace == *store_namespace;
+            if is_visible
+                && cached.may_contain(store_name)
+                && let Ok(grant) = cached.grant()
+                && store_id(&grant.terms().store_ref, &namespace) == *id
+            {
+                self.enqueue(&cached.name_any(), &namespace);
             }
         }
     }
@@ -146,12 +147,12 @@ impl<G: Grant> Requeuer<G> {
     /// Enqueues the grants of a namespace whose labels have changed, because access rules can select namespaces by
     /// label.
     fn namespace_changed(&self, namespace: &str) {
-        for grant in self.known.state() {
-            if let Ok(g) = &grant.0
-                && g.terms().store_ref.kind == StoreKind::ClusterObjectStore
-                && g.namespace().as_deref() == Some(namespace)
+        for cached in self.known.state() {
+            if cached.namespace().as_deref() == Some(namespace)
+                && let Ok(grant) = cached.grant()
+                && grant.terms().store_ref.kind == StoreKind::ClusterObjectStore
             {
-                self.enqueue(&g.name_any(), namespace);
+                self.enqueue(&cached.name_any(), namespace);
             }
         }
     }
@@ -170,7 +171,7 @@ impl<G: Grant> Requeuer<G> {
     }
 
     /// Returns all grants in the watch cache.
-    pub fn known(&self) -> Vec<Arc<Watched<G>>> {
+    pub fn known(&self) -> Vec<Arc<CachedGrant<G>>> {
         self.known.state()
     }
 }

@@ -142,10 +142,10 @@ impl RecordKey {
         &self,
         subject: Subject,
         written: Option<&GrantStatus>,
-        remembered: Option<&GrantStatus>,
+        remembered: Option<&RememberedStatus>,
     ) -> KnownStatus {
         let is_own = written.is_some_and(|status| self.is_own_status(subject, status));
-        let is_overtaken = |status: &GrantStatus| remembered.is_some_and(|known| is_newer(known, status));
+        let is_overtaken = |status: &GrantStatus| remembered.is_some_and(|known| known.is_newer(status));
         match written {
             Some(status) if is_own && !is_overtaken(status) => KnownStatus {
                 status: GrantStatus {
@@ -155,7 +155,7 @@ impl RecordKey {
                 is_own: true,
             },
             _ => {
-                let mut status = remembered.cloned().unwrap_or_default();
+                let mut status = remembered.map(RememberedStatus::status).unwrap_or_default();
                 let mut known = std::mem::take(&mut status.conditions);
                 // The conditions keep the order of the status in the cluster. With a different order, a patch would
                 // change all conditions instead of one.
@@ -205,9 +205,45 @@ impl RecordKey {
     }
 }
 
-/// Returns the fields of a grant's status that later decisions use. The operator keeps these fields in memory.
-/// Returns `None` if the status contains no facts for later decisions.
-pub fn status_evidence(status: &GrantStatus) -> Option<GrantStatus> {
+/// The fields of a grant's status that later decisions use. The operator keeps them in memory for each live grant, as
+/// JSON text. The text needs less than half of the memory of a [`GrantStatus`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RememberedStatus {
+    is_finished: bool,
+    renewals: i64,
+    fields: Box<str>,
+}
+
+impl RememberedStatus {
+    /// Takes the fields from a status that Valet wrote itself. Returns `None` if the status contains no facts for later
+    /// decisions.
+    pub fn of(status: &GrantStatus) -> Option<Self> {
+        let evidence = status_evidence(status)?;
+        Some(Self {
+            is_finished: evidence.finished_time.is_some(),
+            renewals: evidence.renewals.unwrap_or_default(),
+            fields: serde_json::to_string(&evidence).ok()?.into(),
+        })
+    }
+
+    /// Returns true if the remembered status is newer than `status`. It is newer in two cases: only the remembered
+    /// status says that the grant has finished, or the remembered status describes a later credential.
+    pub fn is_newer(&self, status: &GrantStatus) -> bool {
+        match (self.is_finished, status.finished_time.is_some()) {
+            (true, false) => true,
+            (false, true) => false,
+            _ => self.renewals > status.renewals.unwrap_or_default(),
+        }
+    }
+
+    /// Returns the fields as a status.
+    fn status(&self) -> GrantStatus {
+        // [`Self::of`] wrote this text.
+        serde_json::from_str(&self.fields).unwrap_or_default()
+    }
+}
+
+fn status_evidence(status: &GrantStatus) -> Option<GrantStatus> {
     if status.issued_time.is_none() && status.finished_time.is_none() && status.upload_id.is_none() {
         return None;
     }
@@ -221,17 +257,6 @@ pub fn status_evidence(status: &GrantStatus) -> Option<GrantStatus> {
         record_signature: None,
         ..status.clone()
     })
-}
-
-/// Returns true if the remembered record `status_evidence` is newer than `status`. It is newer in two cases: only the
-/// record says that the grant has finished, or the record describes a later credential.
-pub fn is_newer(status_evidence: &GrantStatus, status: &GrantStatus) -> bool {
-    let has_finished = |s: &GrantStatus| s.finished_time.is_some();
-    match (has_finished(status_evidence), has_finished(status)) {
-        (true, false) => true,
-        (false, true) => false,
-        _ => status_evidence.renewals.unwrap_or_default() > status.renewals.unwrap_or_default(),
-    }
 }
 
 fn status_record(subject: Subject, status: &GrantStatus) -> Vec<u8> {
@@ -445,7 +470,7 @@ mod tests {
     #[test]
     fn known_status_prefers_signed_then_remembered_then_empty_status() {
         let own: GrantStatus = serde_json::from_value(signed(&full_status())).unwrap();
-        let known = |written: &GrantStatus, remembered: Option<&GrantStatus>| {
+        let known = |written: &GrantStatus, remembered: Option<&RememberedStatus>| {
             key().known_status(SUBJECT, Some(written), remembered)
         };
         let unsigned = GrantStatus {
@@ -466,7 +491,7 @@ mod tests {
             "no decision uses these conditions"
         );
         // A client can forge the status or restore an old status. In both cases Valet uses the record in its memory.
-        let remembered = status_evidence(&own).unwrap();
+        let remembered = RememberedStatus::of(&own).unwrap();
         let mut older = GrantStatus {
             finished_time: None,
             ..unsigned.clone()

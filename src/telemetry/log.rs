@@ -43,8 +43,12 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), String> {
 ///
 /// Therefore only Valet and `kube_runtime` are allowed to log details. If a library fails, Valet reports the failure
 /// in its log lines and conditions.
+///
+/// The function also disables the spans of `kube_runtime`. They would repeat the kind, namespace and name of the grant in
+/// each line, and would need CPU time in each reconcile.
 fn logs_no_secrets(meta: &Metadata<'_>) -> bool {
-    is_enabled(meta.target(), *meta.level())
+    let is_span_of_reconcile = meta.is_span() && meta.target().starts_with("kube_runtime");
+    !is_span_of_reconcile && is_enabled(meta.target(), *meta.level())
 }
 
 fn is_enabled(target: &str, level: Level) -> bool {

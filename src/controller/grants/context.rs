@@ -44,6 +44,19 @@ pub struct Context<G: Grant> {
 }
 
 impl<G: Grant> Context<G> {
+    /// Returns the newest version of a grant that this process knows. It is the version that this process wrote last,
+    /// or the version in the watch cache. `read` was parsed from the watch cache earlier.
+    pub(super) fn newest(&self, read: Arc<G>) -> Arc<G> {
+        if let Some(written) = self.local_state.written(read.as_ref()) {
+            return written;
+        }
+        // The watch may have delivered the written version after `read` was parsed. Valet then no longer keeps the
+        // written version, but the watch cache contains it.
+        let cached = self.requeuer.watched(read.as_ref());
+        let changed = cached.filter(|cached| cached.resource_version() != read.resource_version());
+        changed.and_then(|cached| cached.grant().ok()).map_or(read, Arc::new)
+    }
+
     /// Returns true if the grant was deleted during its reconcile. In this case the method removes all facts about
     /// the grant from memory, and Valet does not reconcile the grant again.
     pub(super) fn forget_if_gone(&self, grant: &impl ResourceExt) -> bool {

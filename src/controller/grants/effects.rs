@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
-    Api, ResourceExt,
+    Api, Resource, ResourceExt,
     api::{DeleteParams, Patch, Preconditions},
     runtime::events::{Event, EventType},
 };
@@ -131,6 +131,10 @@ impl<'a, G: Grant> ClusterEffects<'a, G> {
         strip_grant(&mut now);
         self.grant = Arc::new(now);
         self.context.local_state.wrote(&self.grant);
+        // The watch may already have delivered this version, before the apiserver's answer arrived.
+        if let Some(cached) = self.context.requeuer.watched(self.grant.as_ref()) {
+            self.context.local_state.delivered(cached.as_ref());
+        }
         self.context.local_state.facts(self.grant.as_ref())
     }
 }
@@ -233,7 +237,8 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
             .requeuer
             .known()
             .iter()
-            .filter_map(|other| other.0.as_ref().ok())
+            .filter(|other| other.may_contain(&grant.terms.key))
+            .filter_map(|other| other.grant().ok())
             .any(|other| {
                 let terms = other.terms();
                 other.uid().as_deref() != Some(&grant.uid)
@@ -251,10 +256,9 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
         let Some(watched) = self.context.requeuer.watched(self.grant.as_ref()) else {
             return Err(Error::Gone("the grant"));
         };
-        Ok(watched.0.as_ref().is_ok_and(|now| {
-            now.meta().generation.unwrap_or_default() > grant.generation
-                || now.meta().deletion_timestamp.is_some() && !grant.deleting
-        }))
+        let now = watched.meta();
+        let is_changed = now.generation.unwrap_or_default() > grant.generation;
+        Ok(is_changed || now.deletion_timestamp.is_some() && !grant.deleting)
     }
 
     async fn is_current_store(&mut self, grant: &GrantFacts, view: &StoreView) -> Result<bool, Error> {

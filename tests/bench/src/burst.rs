@@ -71,6 +71,8 @@ impl Bench {
                 &format!("{kind}: control plane CPU seconds per 1000 grants"),
                 plane * 1000.0 / count as f64,
             );
+            self.report
+                .add(&format!("{kind}: operator CPU / control plane CPU"), operator / plane);
             let requests = difference(&before, &counts(&self.scene)?);
             let own = [(format!("POST {plural}"), count as u64)].into();
             let requests = difference(&own, &requests);

@@ -9,7 +9,9 @@
 //! and prints the median of the rounds. The last line of the output contains the ratios.
 //!
 //! VALET_BIN names the operator program. `BENCH=quick` runs one round with few grants. BENCH_ROUNDS sets the number of
-//! rounds (default 5).
+//! rounds (default 5), BENCH_BURST the number of grants in a burst (default 1000), and BENCH_LIVE the number of live
+//! grants at the restart (default 10,000). BENCH_ONLY names the scenarios to run: burst, expiry, restart, separated by
+//! commas.
 
 mod api;
 mod bare;
@@ -75,9 +77,9 @@ async fn run() -> Result<()> {
     } else {
         Sizes {
             rounds: program::number("BENCH_ROUNDS", 5)? as usize,
-            burst: 1000,
+            burst: program::number("BENCH_BURST", 1000)? as usize,
             expiring: 2000,
-            live: 5000,
+            live: program::number("BENCH_LIVE", 10_000)? as usize,
         }
     };
     let rule = json!({
@@ -97,11 +99,19 @@ async fn run() -> Result<()> {
         report: Report::default(),
     };
     bench.prepare().await?;
+    let chosen = env::var("BENCH_ONLY").unwrap_or_default();
+    let is_chosen = |scenario: &str| chosen.is_empty() || chosen.split(',').any(|one| one == scenario);
     for round in 0..bench.sizes.rounds {
-        bench.burst(round).await?;
-        bench.expiry(round).await?;
+        if is_chosen("burst") {
+            bench.burst(round).await?;
+        }
+        if is_chosen("expiry") {
+            bench.expiry(round).await?;
+        }
     }
-    bench.restart().await?;
+    if is_chosen("restart") {
+        bench.restart().await?;
+    }
     bench.report.print();
     Ok(())
 }

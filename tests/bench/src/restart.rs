@@ -19,6 +19,7 @@ impl Bench {
         let (kind, plural) = ("DownloadGrant", "downloadgrants");
         let count = self.sizes.live;
         let all = names("live", count);
+        let before = self.operator_memory()?;
         let issued = self.cluster.watch(&path(VALET, plural), "MODIFIED").await?;
         let scene = &self.scene;
         self.cluster
@@ -29,10 +30,12 @@ impl Bench {
             .await?;
         issued.wait(count).await?;
         self.settle().await?;
-        self.report.add(
-            &format!("memory with {count} live grants, MiB"),
-            self.operator_memory()?,
-        );
+        let memory = self.operator_memory()?;
+        self.report.add("memory before the live grants, MiB", before);
+        self.report
+            .add(&format!("memory with {count} live grants, MiB"), memory);
+        self.report
+            .add("memory per live grant, KiB", (memory - before) * 1024.0 / count as f64);
         self.operator.kill();
         let before = counts(&self.scene)?;
         let began = Instant::now();

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use valet::{
     api::{GrantStatus, ObservedObject, OperationSpec, Reason, annotation},
-    core::record::{KnownStatus, RecordKey, Subject, is_newer, status_evidence},
+    core::record::{KnownStatus, RecordKey, RememberedStatus, Subject},
     core::{
         ArrivedPart, Facts, GrantFacts, Lifetime, ObjectFact, Owner, Publish, Repairs, RulesView, SecretFact,
         SecretState, SecretVersion, SecretView, Settings, Step, StoreFact, StoreView, admit, decide,
@@ -129,7 +129,7 @@ pub struct World {
     pub meddler: Option<Meddler>,
 
     /// The last authentic status of the grant that the process remembers.
-    pub remembered: Option<GrantStatus>,
+    pub remembered: Option<RememberedStatus>,
     /// What the process remembers about its restorations of the Secret.
     pub repairs: Repairs,
     /// What the process remembers about the Secret, with [`Memory::Secret`].
@@ -166,7 +166,7 @@ pub struct World {
     verified: RefCell<Option<Verified>>,
 }
 
-type Verified = (GrantStatus, Option<GrantStatus>, KnownStatus);
+type Verified = (GrantStatus, Option<RememberedStatus>, KnownStatus);
 
 impl World {
     pub fn new(grant: GrantFacts, store: StoreView) -> Self {
@@ -303,13 +303,13 @@ impl World {
     fn learn(&mut self) -> GrantFacts {
         let known = self.known_status();
         if known.is_own
-            && let Some(status_evidence) = status_evidence(&known.status)
+            && let Some(remembered) = RememberedStatus::of(&known.status)
             && !self
                 .remembered
                 .as_ref()
-                .is_some_and(|known| is_newer(known, &status_evidence))
+                .is_some_and(|before| before.is_newer(&known.status))
         {
-            self.remembered = Some(status_evidence);
+            self.remembered = Some(remembered);
         }
         self.grant().clone().with_status(known)
     }

@@ -1,0 +1,247 @@
+//! The form in which the watch cache keeps a grant.
+
+use std::{borrow::Cow, marker::PhantomData, sync::Arc};
+
+use kube::{Resource, core::ObjectMeta};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+
+use super::strip_metadata::{strip, strip_grant};
+use crate::api::{Grant, printable};
+
+/// A grant in the watch cache. It contains the metadata as a struct, and the spec and the status as JSON text. As
+/// structs, the spec and the status would need more than twice the memory, because most of their fields are empty or
+/// are short strings with an allocation of their own.
+///
+/// If Valet cannot parse a grant, this type contains the parse error instead. The watch still delivers all other
+/// grants.
+#[derive(Debug)]
+pub struct CachedGrant<G> {
+    meta: ObjectMeta,
+    content: Result<Arc<str>, Arc<str>>,
+    grant: PhantomData<fn() -> G>,
+}
+
+impl<G> Clone for CachedGrant<G> {
+    fn clone(&self) -> Self {
+        Self {
+            meta: self.meta.clone(),
+            content: self.content.clone(),
+            grant: PhantomData,
+        }
+    }
+}
+
+/// A grant as the apiserver sends it. The parts of the grant are not parsed yet.
+#[derive(Deserialize)]
+struct Sent {
+    metadata: ObjectMeta,
+    spec: Option<Box<RawValue>>,
+    status: Option<Box<RawValue>>,
+}
+
+/// The JSON text in a [`CachedGrant`]. The metadata is empty, because [`CachedGrant`] contains it as a struct.
+#[derive(Serialize)]
+struct Content<Spec, Status> {
+    metadata: NoMetadata,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spec: Option<Spec>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<Status>,
+}
+
+#[derive(Serialize)]
+struct NoMetadata {}
+
+fn text<Spec: Serialize, Status: Serialize>(
+    spec: Option<Spec>,
+    status: Option<Status>,
+) -> Result<String, serde_json::Error> {
+    serde_json::to_string(&Content {
+        metadata: NoMetadata {},
+        spec,
+        status,
+    })
+}
+
+impl<G: Grant> CachedGrant<G> {
+    /// Parses the spec and the status.
+    ///
+    /// # Errors
+    ///
+    /// Returns the parse error. Its text is printable.
+    pub fn grant(&self) -> Result<G, &str> {
+        let content = self.content.as_ref().map_err(|error| error.as_ref())?;
+        // Valet wrote this text itself from a parsed grant.
+        let mut grant: G =
+            serde_json::from_str(content).map_err(|_| "the cached version of the grant cannot be parsed")?;
+        *grant.meta_mut() = self.meta.clone();
+        Ok(grant)
+    }
+
+    /// Returns false if the spec and the status do not contain this text. In this case no parsing is needed.
+    pub fn may_contain(&self, text: &str) -> bool {
+        let quoted = serde_json::to_string(text).unwrap_or_default();
+        self.content.as_ref().is_ok_and(|content| content.contains(&quoted))
+    }
+
+    fn new(sent: Sent) -> Self {
+        let mut meta = sent.metadata;
+        strip(&mut meta);
+        let content =
+            stripped::<G>(sent.spec, sent.status).map_err(|error| printable(&without_position(&error)).into());
+        Self {
+            meta,
+            content: content.map(Into::into),
+            grant: PhantomData,
+        }
+    }
+}
+
+/// Returns the JSON text of a grant without the data that Valet does not need.
+fn stripped<G: Grant>(
+    spec: Option<Box<RawValue>>,
+    status: Option<Box<RawValue>>,
+) -> Result<String, serde_json::Error> {
+    let mut grant: G = serde_json::from_str(&text(spec, status)?)?;
+    strip_grant(&mut grant);
+    text(Some(grant.spec()), grant.grant_status())
+}
+
+/// Returns the text of a parse error without the position, because the position belongs to a text that no user sees.
+fn without_position(error: &serde_json::Error) -> String {
+    let error = error.to_string();
+    error
+        .rsplit_once(" at line ")
+        .map_or(error.as_str(), |(cause, _)| cause)
+        .to_owned()
+}
+
+impl<'de, G: Grant> Deserialize<'de> for CachedGrant<G> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Sent::deserialize(deserializer).map(Self::new)
+    }
+}
+
+impl<G: Grant> Resource for CachedGrant<G> {
+    type DynamicType = ();
+    type Scope = G::Scope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        G::kind(&())
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        G::group(&())
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        G::version(&())
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        G::plural(&())
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.meta
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.meta
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::{ResourceExt, core::WatchEvent};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::api::UploadGrant;
+
+    fn grant(spec: Value) -> Value {
+        json!({
+            "apiVersion": "valetkey.dev/v1alpha1", "kind": "UploadGrant",
+            "metadata": {"name": "g", "namespace": "web", "uid": "u", "resourceVersion": "7", "generation": 2},
+            "spec": spec,
+        })
+    }
+
+    /// Returns the cached grant of a watch event with this object. The event is a line of text, as in a real watch.
+    fn watched(object: &Value) -> CachedGrant<UploadGrant> {
+        let line = format!(r#"{{"type":"MODIFIED","object":{object}}}"#);
+        match serde_json::from_str(&line).unwrap() {
+            WatchEvent::Modified(cached) => cached,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn cached_grant_contains_the_whole_spec_and_status() {
+        let mut object = grant(json!({
+            "storeRef": {"kind": "ObjectStore", "name": "media"}, "key": "a/\"b\" <c>&é", "expirationSeconds": 600,
+            "constraints": {"contentLengthRange": {"min": 1, "max": 9}}, "mode": "Put", "overwrite": "Forbid",
+            "secretTemplate": {"labels": {"a": "b"}}, "revoke": true, "suspend": false, "ttlSecondsAfterFinished": 60,
+        }));
+        object["status"] = json!({
+            "observedGeneration": 2, "issuedTime": "2026-01-01T00:00:00Z", "renewals": 3,
+            "binding": {"name": "g", "expirationTime": "2026-01-01T01:00:00Z"}, "object": {"size": 3, "eTag": "x"},
+            "conditions": [{
+                "type": "Ready", "status": "True", "reason": "Issued", "message": "m", "observedGeneration": 2,
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            }],
+        });
+        let expected: UploadGrant = serde_json::from_value(object.clone()).unwrap();
+        let cached = watched(&object);
+        assert_eq!(json!(cached.grant().unwrap()), json!(expected));
+        assert_eq!(json!(cached.clone().grant().unwrap()), json!(expected));
+        assert!(cached.may_contain("a/\"b\" <c>&é") && cached.may_contain("media"));
+        assert!(!cached.may_contain("medi"), "only a whole string counts");
+    }
+
+    /// The operator keeps one of these for each grant, so each byte counts.
+    #[test]
+    fn cached_grant_is_small() {
+        let bytes = size_of::<CachedGrant<UploadGrant>>();
+        assert!(bytes <= 400, "{bytes} bytes");
+        let object = grant(json!({"storeRef": {"name": "media"}, "key": "k"}));
+        let content = watched(&object).content.unwrap();
+        assert_eq!(
+            &*content,
+            r#"{"metadata":{},"spec":{"storeRef":{"kind":"ObjectStore","name":"media"},"key":"k","expirationSeconds":3600,"mode":"Put"}}"#,
+            "fields without a value must not be in the text"
+        );
+    }
+
+    #[test]
+    fn grant_without_status_is_cached_without_status() {
+        let object = grant(json!({"storeRef": {"name": "media"}, "key": "k"}));
+        assert!(watched(&object).grant().unwrap().status.is_none());
+    }
+
+    #[test]
+    fn invalid_grant_is_cached_with_its_metadata_and_a_short_error() {
+        let object = grant(json!({"storeRef": {"name": "media"}, "key": 1}));
+        let cached = watched(&object);
+        let error = cached.grant().unwrap_err();
+        assert_eq!(error, "invalid type: integer `1`, expected a string");
+        assert_eq!((cached.name_any().as_str(), cached.meta().generation), ("g", Some(2)));
+        assert!(!cached.may_contain("media"));
+
+        let cached = watched(&grant("é".repeat(200_000).into()));
+        assert!(cached.grant().unwrap_err().len() <= 1024);
+    }
+
+    #[test]
+    fn unneeded_metadata_is_not_cached() {
+        let mut object = grant(json!({"storeRef": {"name": "media"}, "key": "k"}));
+        object["metadata"]["managedFields"] = json!([{"manager": "kubectl"}]);
+        object["metadata"]["annotations"] = json!({"mine": "x", "valetkey.dev/renew-requested-at": "now"});
+        let cached = watched(&object);
+        assert_eq!(cached.meta().managed_fields, None);
+        let annotations: Vec<_> = cached.annotations().keys().collect();
+        assert_eq!(annotations, ["valetkey.dev/renew-requested-at"]);
+        assert_eq!(cached.grant().unwrap().annotations().len(), 1);
+    }
+}
