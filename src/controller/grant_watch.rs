@@ -44,11 +44,11 @@ impl<G: Grant> GrantWatch<G> {
             Ok(watcher::Event::InitApply(grant)) => {
                 let is_new = self.applied(grant);
                 let is_first_list = self.health.is_some();
-                // During the first list, the controller waits for the end of the list before it starts the reconcile.
-                match is_first_list {
-                    true if is_new => self.enqueue(grant),
-                    true => {}
-                    false => self.hold_back_if_changed(grant),
+                if !is_first_list {
+                    self.hold_back_if_changed(grant);
+                } else if is_new {
+                    // The controller itself waits for the end of the first list before it starts a reconcile.
+                    self.enqueue(grant);
                 }
             }
             Ok(watcher::Event::Apply(grant)) => {
