@@ -1,8 +1,9 @@
 //! Requests to the API server, and their counts.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     io,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -20,7 +21,7 @@ use serde_json::Value;
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use valet_harness::{Context, Error, Result, Scene, control_plane};
 
-use crate::{NAMESPACE, WORKERS};
+use crate::WORKERS;
 
 /// The API group of Valet.
 pub const VALET: &str = "valetkey.dev";
@@ -33,11 +34,34 @@ pub struct Cluster {
     pub client: Client,
 }
 
-/// Returns the path of a resource in the namespace of the benchmark. `group` is empty for the core group.
-pub fn path(group: &str, plural: &str) -> String {
+/// Returns the path of a resource in all namespaces. `group` is empty for the core group.
+pub fn all(group: &str, plural: &str) -> String {
     match group {
-        "" => format!("/api/v1/namespaces/{NAMESPACE}/{plural}"),
-        group => format!("/apis/{group}/v1alpha1/namespaces/{NAMESPACE}/{plural}"),
+        "" => format!("/api/v1/{plural}"),
+        group => format!("/apis/{group}/v1alpha1/{plural}"),
+    }
+}
+
+/// The namespace and the name of an object.
+#[derive(Clone)]
+pub struct Place {
+    pub namespace: String,
+    pub name: String,
+}
+
+impl Place {
+    /// Returns the path of the object. `group` is empty for the core group.
+    pub fn path(&self, group: &str, plural: &str) -> String {
+        format!("{}/{}", self.folder(group, plural), self.name)
+    }
+
+    /// Returns the path to which the object is posted.
+    pub fn folder(&self, group: &str, plural: &str) -> String {
+        let namespace = &self.namespace;
+        match group {
+            "" => format!("/api/v1/namespaces/{namespace}/{plural}"),
+            group => format!("/apis/{group}/v1alpha1/namespaces/{namespace}/{plural}"),
+        }
     }
 }
 
@@ -90,27 +114,46 @@ impl Cluster {
         results.into_iter().collect()
     }
 
-    /// Counts the events of one type for a resource, for example `MODIFIED`. The API server sends only metadata.
+    /// Counts the events of one type for a resource in all namespaces, for example `MODIFIED`, from now on. The API
+    /// server sends only metadata.
     ///
     /// The API server ends a watch whose client is too slow. The count then continues with a new watch from the last
     /// resource version.
     pub async fn watch(&self, path: &str, event: &str) -> Result<EventCount> {
-        let mut stream = self.watch_from(path, "0").await?;
+        self.watch_some(path, event, "").await
+    }
+
+    /// As [`Self::watch`], but keeps the time of the first event of each object whose name begins with `prefix`. With
+    /// an empty prefix, it keeps no times.
+    pub async fn watch_some(&self, path: &str, event: &str, prefix: &str) -> Result<EventCount> {
+        let list = self.get(&format!("{path}?limit=1")).await?;
+        let version = list["metadata"]["resourceVersion"].as_str();
+        let mut version = version.context("the list has no resource version")?.to_owned();
+        let mut stream = self.watch_from(path, &version).await?;
         let begin = format!("{{\"type\":\"{event}\"");
         let (sender, count) = watch::channel((0, Instant::now()));
-        let (cluster, path) = (self.clone(), path.to_owned());
+        let times = Arc::new(Mutex::new(HashMap::new()));
+        let (cluster, path, prefix, seen) = (self.clone(), path.to_owned(), prefix.to_owned(), times.clone());
         let task = tokio::spawn(async move {
-            let mut version = String::from("0");
             loop {
                 while let Ok(Some(line)) = stream.try_next().await {
+                    let now = Instant::now();
                     if line.starts_with("{\"type\":\"ERROR\"") {
                         return;
                     }
-                    if let Some((_, rest)) = line.split_once("\"resourceVersion\":\"") {
-                        version = rest.split('"').next().unwrap_or_default().to_owned();
+                    if let Some(text) = field(&line, "resourceVersion") {
+                        version = text.to_owned();
                     }
-                    if line.starts_with(&begin) {
-                        sender.send_modify(|(count, last)| (*count, *last) = (*count + 1, Instant::now()));
+                    if !line.starts_with(&begin) {
+                        continue;
+                    }
+                    if prefix.is_empty() {
+                        sender.send_modify(|(count, last)| (*count, *last) = (*count + 1, now));
+                    } else if let Some(name) = field(&line, "name").filter(|name| name.starts_with(&prefix)) {
+                        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                        seen.entry(name.to_owned()).or_insert(now);
+                        drop(seen);
+                        sender.send_modify(|(count, last)| (*count, *last) = (*count + 1, now));
                     }
                 }
                 match cluster.watch_from(&path, &version).await {
@@ -119,7 +162,7 @@ impl Cluster {
                 }
             }
         });
-        Ok(EventCount { count, task })
+        Ok(EventCount { count, times, task })
     }
 
     /// Starts a watch at a resource version, and returns its lines.
@@ -135,47 +178,62 @@ impl Cluster {
         Ok(BufReader::with_capacity(1 << 20, stream).lines().boxed())
     }
 
-    /// Waits until `count` objects with the prefix have the field in their JSON.
-    pub async fn wait_for(&self, path: &str, prefix: &str, count: usize, field: &str) -> Result<()> {
+    /// Reads the object until it has the field, for at most a minute, and returns the object.
+    pub async fn wait_for(&self, path: &str, field: &str) -> Result<Value> {
         for _ in 0..600 {
-            let list = self.get(path).await?;
-            let items = list["items"].as_array().into_iter().flatten();
-            let named = items.filter(|item| item["metadata"]["name"].as_str().is_some_and(|n| n.starts_with(prefix)));
-            if named
-                .filter(|item| !item.pointer(field).unwrap_or(&Value::Null).is_null())
-                .count()
-                == count
+            if let Ok(object) = self.get(path).await
+                && object.pointer(field).is_some()
             {
-                return Ok(());
+                return Ok(object);
             }
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        Err(Error::new(format!(
-            "{count} objects at {path} did not get {field} in two minutes"
-        )))
+        Err(Error::new(format!("{path} did not get {field} in a minute")))
     }
+}
+
+/// Returns the first value of a text field in a line of JSON without spaces.
+fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = line.split_once(&format!("\"{name}\":\""))?;
+    rest.split('"').next()
 }
 
 /// The number of events that a watch has delivered, and the time of the last event.
 pub struct EventCount {
     count: watch::Receiver<(usize, Instant)>,
+    times: Arc<Mutex<HashMap<String, Instant>>>,
     task: JoinHandle<()>,
 }
 
 impl EventCount {
     /// Waits until the watch has delivered this number of events. Returns the time of the last event.
     pub async fn wait(mut self, events: usize) -> Result<Instant> {
-        let all = timeout(
-            Duration::from_secs(180),
-            self.count.wait_for(|(count, _)| *count >= events),
-        )
-        .await;
+        let time_limit =
+            Duration::from_secs(180) + Duration::from_millis(20) * u32::try_from(events).unwrap_or(u32::MAX);
+        let all = timeout(time_limit, self.count.wait_for(|(count, _)| *count >= events)).await;
         let last = all
-            .context("too few watch events in three minutes")?
+            .context(format_args!("fewer than {events} watch events in {time_limit:?}"))?
             .context("the watch ended")?
             .1;
-        self.task.abort();
         Ok(last)
+    }
+
+    /// Returns the number of events so far.
+    pub fn so_far(&self) -> usize {
+        self.count.borrow().0
+    }
+
+    /// Waits as [`Self::wait`], and returns the time of the first event of each object, by the name of the object.
+    pub async fn wait_and_times(self, events: usize) -> Result<HashMap<String, Instant>> {
+        let times = self.times.clone();
+        self.wait(events).await?;
+        Ok(times.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
+impl Drop for EventCount {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 
@@ -200,7 +258,10 @@ pub fn counts(scene: &Scene) -> Result<Counts> {
         if !matches!(label("group"), "" | VALET | "events.k8s.io") || verb == "WATCH" {
             continue;
         }
-        if matches!(resource, "secrets" | "events" | "downloadgrants" | "uploadgrants") {
+        if matches!(
+            resource,
+            "secrets" | "events" | "downloadgrants" | "uploadgrants" | "clusterobjectstores"
+        ) {
             let slash = if sub.is_empty() { "" } else { "/" };
             let count = value.parse::<f64>().unwrap_or_default() as u64;
             *counts.entry(format!("{verb} {resource}{slash}{sub}")).or_default() += count;

@@ -7,7 +7,8 @@ use valet_harness::{Context, Result, operator};
 
 use crate::{
     Bench,
-    api::{BARE, Cluster, VALET, path},
+    api::{BARE, Cluster, Place, VALET, all},
+    grants::{Kind, LIFETIME},
 };
 
 /// The objects that the operator wrote for one grant of each kind. They are the templates of the bare client.
@@ -18,7 +19,7 @@ pub struct Templates {
 
 impl Bench {
     /// Installs the copies of the CRDs for the bare client.
-    pub async fn prepare(&mut self) -> Result<()> {
+    pub fn prepare_bare(&self) -> Result<()> {
         let crds = operator::crds(&operator::find_valet()?)?;
         let copies: Vec<_> = crds
             .split("\n---\n")
@@ -28,105 +29,93 @@ impl Bench {
         let file = self.scene.plane.scratch().join("bare-crds.yaml");
         fs::write(&file, copies.join("\n---\n")).context("cannot write the CRDs")?;
         let file = file.display().to_string();
-        self.scene
-            .plane
-            .kubectl(&["apply", "--server-side", "--filename", &file])?;
-        self.scene.plane.kubectl(&[
-            "wait",
-            "--for=condition=Established",
-            "--timeout=60s",
-            "--filename",
-            &file,
-        ])?;
+        let plane = &self.scene.plane;
+        plane.kubectl(&["apply", "--server-side", "--filename", &file])?;
+        let condition = "--for=condition=Established";
+        plane.kubectl(&["wait", condition, "--timeout=60s", "--filename", &file])?;
         Ok(())
     }
 
-    /// Creates one grant and returns the objects that the operator wrote for it.
-    pub async fn templates(&self, kind: &str, plural: &str, name: &str) -> Result<Templates> {
-        let grants = path(VALET, plural);
-        let grant = self.scene.grant(kind, name, 7200);
-        self.cluster.send("POST", &grants, Some(&grant)).await?;
-        self.cluster.wait_for(&grants, name, 1, "/status/issuedTime").await?;
-        let status = self.cluster.get(&format!("{grants}/{name}")).await?["status"].take();
-        let mut secret = self.cluster.get(&format!("{}/{name}", path("", "secrets"))).await?;
-        for field in [
-            "uid",
-            "resourceVersion",
-            "creationTimestamp",
-            "managedFields",
-            "ownerReferences",
-        ] {
-            if let Some(meta) = secret["metadata"].as_object_mut() {
-                meta.remove(field);
+    /// Creates one grant, returns the objects that the operator wrote for it, and deletes the grant.
+    pub async fn templates(&self, kind: Kind) -> Result<Templates> {
+        let place = Place {
+            namespace: crate::NAMESPACE.to_owned(),
+            name: "template".to_owned(),
+        };
+        self.create(kind, std::slice::from_ref(&place), LIFETIME, |_| ())
+            .await?;
+        let path = place.path(VALET, kind.plural);
+        let status = self.cluster.wait_for(&path, "/status/issuedTime").await?["status"].take();
+        let mut secret = self.cluster.get(&place.path("", "secrets")).await?;
+        if let Some(meta) = secret["metadata"].as_object_mut() {
+            let kept = ["annotations", "labels"];
+            meta.retain(|field, _| kept.contains(&field.as_str()));
+        }
+        // Deleting in the foreground also waits for the Secret, so that the next template can have the same name.
+        let options = json!({"propagationPolicy": "Foreground"});
+        self.cluster.send("DELETE", &path, Some(&options)).await?;
+        for _ in 0..100 {
+            let secret = self.cluster.get(&place.path("", "secrets")).await;
+            if secret.is_err() && self.cluster.get(&path).await.is_err() {
+                break;
             }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
         Ok(Templates { secret, status })
     }
 
-    /// Creates a grant, a Secret and a status for each name, and returns the seconds that this took.
-    pub async fn bare_burst(&self, kind: &str, plural: &str, names: &[String], templates: &Templates) -> Result<f64> {
+    /// Creates a grant, a Secret and a status at each place, and returns the seconds that this took.
+    pub async fn bare_burst(&self, kind: Kind, places: &[Place], templates: &Templates) -> Result<f64> {
         // The measurement of the operator has the same watch.
-        let watch = self.cluster.watch(&path(BARE, plural), "MODIFIED").await?;
+        let watch = self.cluster.watch(&all(BARE, kind.plural), "MODIFIED").await?;
         let began = Instant::now();
         self.cluster
-            .each(names.to_vec(), |cluster, name| {
-                let grant = self.bare_grant(kind, &name);
+            .each(places.to_vec(), |cluster, place| {
+                let grant = self.bare_grant(kind, &place);
                 async move {
-                    cluster.send("POST", &path(BARE, plural), Some(&grant)).await?;
-                    write(&cluster, plural, &name, templates).await
+                    let path = place.folder(BARE, kind.plural);
+                    cluster.send("POST", &path, Some(&grant)).await?;
+                    write(&cluster, kind, &place, templates).await
                 }
             })
             .await?;
-        Ok(watch.wait(names.len()).await?.duration_since(began).as_secs_f64())
+        Ok(watch.wait(places.len()).await?.duration_since(began).as_secs_f64())
     }
 
     /// Creates the grants first, and then measures the seconds for the Secrets and the statuses.
-    pub async fn bare_writes(
-        &self,
-        kind: &str,
-        plural: &str,
-        names: &[String],
-        templates: &Templates,
-    ) -> Result<f64> {
+    pub async fn bare_writes(&self, kind: Kind, places: &[Place], templates: &Templates) -> Result<f64> {
         self.cluster
-            .each(names.to_vec(), |cluster, name| {
-                let grant = self.bare_grant(kind, &name);
-                async move { cluster.send("POST", &path(BARE, plural), Some(&grant)).await.map(drop) }
+            .each(places.to_vec(), |cluster, place| {
+                let grant = self.bare_grant(kind, &place);
+                async move {
+                    let path = place.folder(BARE, kind.plural);
+                    cluster.send("POST", &path, Some(&grant)).await.map(drop)
+                }
             })
             .await?;
-        let watch = self.cluster.watch(&path(BARE, plural), "MODIFIED").await?;
+        let watch = self.cluster.watch(&all(BARE, kind.plural), "MODIFIED").await?;
         let began = Instant::now();
         self.cluster
-            .each(names.to_vec(), |cluster, name| async move {
-                write(&cluster, plural, &name, templates).await
+            .each(places.to_vec(), |cluster, place| async move {
+                write(&cluster, kind, &place, templates).await
             })
             .await?;
-        Ok(watch.wait(names.len()).await?.duration_since(began).as_secs_f64())
+        Ok(watch.wait(places.len()).await?.duration_since(began).as_secs_f64())
     }
 
-    fn bare_grant(&self, kind: &str, name: &str) -> Value {
-        let mut grant = self.scene.grant(kind, name, 7200);
+    fn bare_grant(&self, kind: Kind, place: &Place) -> Value {
+        let mut grant = self.grant(kind, place, LIFETIME);
         grant["apiVersion"] = format!("{BARE}/v1alpha1").into();
         grant
     }
-
-    /// Deletes Secrets and grants with these names.
-    pub async fn delete(&self, group: &str, plural: &str, names: &[String]) -> Result<()> {
-        self.cluster
-            .each(names.to_vec(), |cluster, name| async move {
-                let options = json!({"propagationPolicy": "Background"});
-                let path = format!("{}/{name}", path(group, plural));
-                cluster.send("DELETE", &path, Some(&options)).await.map(drop)
-            })
-            .await
-    }
 }
 
-async fn write(cluster: &Cluster, plural: &str, name: &str, templates: &Templates) -> Result<()> {
+async fn write(cluster: &Cluster, kind: Kind, place: &Place, templates: &Templates) -> Result<()> {
     let mut secret = templates.secret.clone();
-    secret["metadata"]["name"] = name.into();
-    cluster.send("POST", &path("", "secrets"), Some(&secret)).await?;
+    secret["metadata"]["name"] = place.name.as_str().into();
+    let path = place.folder("", "secrets");
+    cluster.send("POST", &path, Some(&secret)).await?;
     let status = json!({"status": templates.status});
-    let path = format!("{}/{name}/status", path(BARE, plural));
+    let path = format!("{}/status", place.path(BARE, kind.plural));
     cluster.send("PATCH", &path, Some(&status)).await.map(drop)
 }

@@ -2,88 +2,135 @@
 
 use std::time::Instant;
 
-use valet_harness::{Result, Scene};
+use valet_harness::Result;
 
 use crate::{
     Bench,
-    api::{BARE, VALET, counts, difference, path},
-    process::cpu,
+    api::{BARE, Place, VALET, all},
+    bare::Templates,
+    grants::{DOWNLOAD, Kind, LIFETIME, NAMESPACES, UPLOAD, places},
+    usage::Mark,
 };
 
-/// The kinds of grants, with the names of their resources.
-const KINDS: [(&str, &str); 2] = [("DownloadGrant", "downloadgrants"), ("UploadGrant", "uploadgrants")];
-
-/// Returns `count` names with a prefix.
-pub fn names(prefix: &str, count: usize) -> Vec<String> {
-    (0..count).map(|n| format!("{prefix}-{n}")).collect()
+/// A burst of grants of one kind.
+pub struct Burst {
+    /// The name of the burst in the report.
+    pub name: &'static str,
+    pub kind: Kind,
+    /// The number of namespaces that have the grants.
+    pub namespaces: usize,
 }
 
-/// Returns the CPU seconds of the API server and etcd.
-fn control_plane(scene: &Scene) -> f64 {
-    cpu(&["kube-apiserver", &scene.plane.port().to_string()])
-        + cpu(&["etcd", scene.plane.etcd_url().trim_start_matches("http")])
-}
+/// The bursts of each round.
+pub const BURSTS: [Burst; 3] = [
+    Burst {
+        name: "DownloadGrants",
+        kind: DOWNLOAD,
+        namespaces: 1,
+    },
+    Burst {
+        name: "UploadGrants",
+        kind: UPLOAD,
+        namespaces: 1,
+    },
+    Burst {
+        name: "DownloadGrants in ten namespaces",
+        kind: DOWNLOAD,
+        namespaces: NAMESPACES,
+    },
+];
 
 impl Bench {
-    /// Creates a burst of grants of each kind, and compares the operator with the bare client.
-    pub async fn burst(&mut self, round: usize) -> Result<()> {
+    /// Creates a burst of grants, and compares the operator with the bare client. In every second round, the operator
+    /// comes before the bare client.
+    pub async fn burst(&mut self, burst: &Burst, round: usize) -> Result<()> {
         let count = self.sizes.burst;
-        for (kind, plural) in KINDS {
-            let template = format!("template-{plural}-{round}");
-            let templates = self.templates(kind, plural, &template).await?;
-            let all = names(&format!("a3-{plural}-{round}"), count);
-            let a3 = self.bare_burst(kind, plural, &all, &templates).await?;
-            self.delete(BARE, plural, &all).await?;
-            self.delete("", "secrets", &all).await?;
-            let all = names(&format!("a2-{plural}-{round}"), count);
-            let a2 = self.bare_writes(kind, plural, &all, &templates).await?;
-            self.delete(BARE, plural, &all).await?;
-            self.delete("", "secrets", &all).await?;
-
-            let prefix = format!("valet-{plural}-{round}");
-            let all = names(&prefix, count);
-            let before = counts(&self.scene)?;
-            let (operator, plane) = (self.operator_cpu()?, control_plane(&self.scene));
-            let watch = self.cluster.watch(&path(VALET, plural), "MODIFIED").await?;
-            let began = Instant::now();
-            let scene = &self.scene;
-            self.cluster
-                .each(all.clone(), |cluster, name| {
-                    let grant = scene.grant(kind, &name, 7200);
-                    async move { cluster.send("POST", &path(VALET, plural), Some(&grant)).await.map(drop) }
-                })
-                .await?;
-            let created = began.elapsed().as_secs_f64();
-            let valet = watch.wait(count).await?.duration_since(began).as_secs_f64();
-            let rate = count as f64 / valet;
-            self.report.add(&format!("{kind}: share of A3"), a3 / valet);
-            self.report.add(&format!("{kind}: share of A2"), a2 / valet);
-            self.report.add(&format!("{kind}: grants per second"), rate);
-            self.report
-                .add(&format!("{kind}: seconds to create the grants"), created);
-            self.report.add(&format!("{kind}: seconds to the last status"), valet);
-            let (operator, plane) = (self.operator_cpu()? - operator, control_plane(&self.scene) - plane);
-            self.report.add(
-                &format!("{kind}: operator CPU seconds per 1000 grants"),
-                operator * 1000.0 / count as f64,
-            );
-            self.report.add(
-                &format!("{kind}: control plane CPU seconds per 1000 grants"),
-                plane * 1000.0 / count as f64,
-            );
-            self.report
-                .add(&format!("{kind}: operator CPU / control plane CPU"), operator / plane);
-            let requests = difference(&before, &counts(&self.scene)?);
-            let own = [(format!("POST {plural}"), count as u64)].into();
-            let requests = difference(&own, &requests);
-            for (call, n) in &requests {
-                self.report
-                    .add(&format!("{kind}: {call} per grant"), *n as f64 / count as f64);
+        let (name, kind) = (burst.name, burst.kind);
+        let templates = self.templates(kind).await?;
+        let at = |prefix: &str| places(prefix, count, burst.namespaces);
+        let (mut bare, mut valet) = (None, None);
+        for is_bare in [round.is_multiple_of(2), !round.is_multiple_of(2)] {
+            if is_bare {
+                let a3 = self.bare_burst(kind, &at("a3"), &templates).await?;
+                self.delete_bare(kind, &at("a3")).await?;
+                let a2 = self.bare_writes(kind, &at("a2"), &templates).await?;
+                self.delete_bare(kind, &at("a2")).await?;
+                bare = Some((a3, a2));
+            } else {
+                let together = self.operator_burst(name, kind, &at("burst")).await?;
+                self.delete_grants(kind, &at("burst")).await?;
+                let waiting = self.operator_writes(kind, &at("waiting")).await?;
+                self.delete_grants(kind, &at("waiting")).await?;
+                valet = Some((together, waiting));
             }
-            self.delete(VALET, plural, &all).await?;
-            self.delete(VALET, plural, &[template]).await?;
-            self.settle().await?;
+        }
+        if let (Some((a3, a2)), Some((together, waiting))) = (bare, valet) {
+            self.report.add(&format!("{name}: share of A3"), a3 / together);
+            self.report.add(&format!("{name}: share of A2"), a2 / waiting);
+            self.report.add(&format!("{name}: seconds, A3"), a3);
+            self.report.add(&format!("{name}: seconds, A2"), a2);
         }
         Ok(())
+    }
+
+    /// Measures a large burst. Its grants stay. The bare client is measured before, and its objects are deleted.
+    pub async fn large_burst(
+        &mut self,
+        name: &'static str,
+        kind: Kind,
+        at: &[Place],
+        is_compared: bool,
+    ) -> Result<()> {
+        if is_compared {
+            let templates: Templates = self.templates(kind).await?;
+            let a3 = self.bare_burst(kind, at, &templates).await?;
+            self.delete_bare(kind, at).await?;
+            let together = self.operator_burst(name, kind, at).await?;
+            self.report.add(&format!("{name}: share of A3"), a3 / together);
+            self.report.add(&format!("{name}: seconds, A3"), a3);
+        } else {
+            self.operator_burst(name, kind, at).await?;
+        }
+        Ok(())
+    }
+
+    /// Creates grants and returns the seconds until the last status.
+    async fn operator_burst(&mut self, name: &str, kind: Kind, at: &[Place]) -> Result<f64> {
+        let mark = Mark::now(self)?;
+        let watch = self.cluster.watch(&all(VALET, kind.plural), "MODIFIED").await?;
+        let began = Instant::now();
+        self.create(kind, at, LIFETIME, |_| ()).await?;
+        let created = began.elapsed().as_secs_f64();
+        let seconds = watch.wait(at.len()).await?.duration_since(began).as_secs_f64();
+        self.report
+            .add(&format!("{name}: grants per second"), at.len() as f64 / seconds);
+        self.report.add(&format!("{name}: seconds to create"), created);
+        self.report.add(&format!("{name}: seconds to the last status"), seconds);
+        let ignored = format!("POST {}", kind.plural);
+        mark.add_to_report(self, name, at.len(), &ignored)?;
+        Ok(seconds)
+    }
+
+    /// Creates the grants while the operator is stopped, and returns the seconds from its continuation to the last
+    /// status.
+    async fn operator_writes(&mut self, kind: Kind, at: &[Place]) -> Result<f64> {
+        self.operator.process().pause();
+        let created = self.create(kind, at, LIFETIME, |_| ()).await;
+        let watch = self.cluster.watch(&all(VALET, kind.plural), "MODIFIED").await;
+        let began = Instant::now();
+        self.operator.process().resume();
+        created?;
+        Ok(watch?.wait(at.len()).await?.duration_since(began).as_secs_f64())
+    }
+
+    async fn delete_bare(&self, kind: Kind, at: &[Place]) -> Result<()> {
+        self.delete(BARE, kind.plural, at).await?;
+        self.delete("", "secrets", at).await?;
+        self.settle().await
+    }
+
+    pub async fn delete_grants(&self, kind: Kind, at: &[Place]) -> Result<()> {
+        self.delete(VALET, kind.plural, at).await?;
+        self.settle().await
     }
 }

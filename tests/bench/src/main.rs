@@ -4,29 +4,34 @@
 //! ```text
 //! load
 //! ```
-//! The program starts a control plane, an S3 server and one operator for all namespaces. It measures bursts of grants,
-//! credentials that expire in the same second, and a restart of the operator. It repeats the measurements in rounds,
-//! and prints the median of the rounds. The last line of the output contains the ratios.
+//! The program starts a control plane, an S3 server and one operator for all namespaces. In each round it measures
+//! bursts of grants, grants at a steady rate, a flood in one namespace, and credentials that expire in the same second.
+//! Then it measures once: renewals, uploads that nobody sends, and 10,000 and 100,000 live grants (memory, idle time,
+//! restart). It prints each result at once, and at the end a table of all results. The last line of the output contains
+//! the ratios.
 //!
 //! VALET_BIN names the operator program. `BENCH=quick` runs one round with few grants. BENCH_ROUNDS sets the number of
-//! rounds (default 5), BENCH_BURST the number of grants in a burst (default 1000), and BENCH_LIVE the number of live
-//! grants at the restart (default 10,000). BENCH_ONLY names the scenarios to run: burst, expiry, restart, separated by
-//! commas.
+//! rounds (default 5), BENCH_BURST the number of grants in a burst (default 1000), BENCH_LIVE the number of live grants
+//! at the restart (default 10,000), and BENCH_HUGE the number of grants in the last measurement (default 100,000).
+//! BENCH_ONLY names the measurements to run, separated by commas: burst, steady, flood, expiry, renewal, pending, live,
+//! huge.
 
 mod api;
 mod bare;
 mod burst;
 mod expiry;
-mod process;
+mod grants;
+mod live;
 mod report;
-mod restart;
+mod steady;
+mod usage;
 
 use std::{env, process::ExitCode};
 
 use serde_json::json;
 use valet_harness::{Context, Operator, OperatorOptions, Result, Scene, program};
 
-use crate::{api::Cluster, report::Report};
+use crate::{api::Cluster, burst::BURSTS, report::Report};
 
 /// The number of concurrent requests of every client in this program.
 pub const WORKERS: usize = 32;
@@ -42,8 +47,16 @@ pub struct Sizes {
     pub burst: usize,
     /// Number of grants whose credentials expire in the same second.
     pub expiring: usize,
+    /// Number of grants at a steady rate.
+    pub steady: usize,
+    /// Number of grants of a namespace that creates as many grants as it can.
+    pub flood: usize,
+    /// Number of uploads that nobody sends, and of renewals.
+    pub pending: usize,
     /// Number of live grants when the operator restarts.
     pub live: usize,
+    /// Number of live grants in the last measurement. 0 skips this measurement.
+    pub huge: usize,
 }
 
 /// The servers of the benchmark.
@@ -70,16 +83,24 @@ async fn run() -> Result<()> {
     let sizes = if env::var("BENCH").is_ok_and(|mode| mode == "quick") {
         Sizes {
             rounds: 1,
-            burst: 500,
+            burst: 300,
             expiring: 300,
+            steady: 50,
+            flood: 300,
+            pending: 0,
             live: 500,
+            huge: 0,
         }
     } else {
         Sizes {
-            rounds: program::number("BENCH_ROUNDS", 5)? as usize,
-            burst: program::number("BENCH_BURST", 1000)? as usize,
+            rounds: program::number("BENCH_ROUNDS", 5)?,
+            burst: program::number("BENCH_BURST", 1000)?,
             expiring: 2000,
-            live: program::number("BENCH_LIVE", 10_000)? as usize,
+            steady: 150,
+            flood: 2000,
+            pending: 1000,
+            live: program::number("BENCH_LIVE", 10_000)?,
+            huge: program::number("BENCH_HUGE", 100_000)?,
         }
     };
     let rule = json!({
@@ -98,19 +119,38 @@ async fn run() -> Result<()> {
         sizes,
         report: Report::default(),
     };
-    bench.prepare().await?;
+    bench.prepare_bare()?;
+    bench.prepare_namespaces()?;
     let chosen = env::var("BENCH_ONLY").unwrap_or_default();
     let is_chosen = |scenario: &str| chosen.is_empty() || chosen.split(',').any(|one| one == scenario);
     for round in 0..bench.sizes.rounds {
+        println!("round {}", round + 1);
         if is_chosen("burst") {
-            bench.burst(round).await?;
+            for burst in &BURSTS {
+                bench.burst(burst, round).await?;
+            }
+        }
+        if is_chosen("steady") {
+            bench.steady().await?;
+        }
+        if is_chosen("flood") {
+            bench.flood().await?;
         }
         if is_chosen("expiry") {
-            bench.expiry(round).await?;
+            bench.expiry().await?;
         }
     }
-    if is_chosen("restart") {
-        bench.restart().await?;
+    if is_chosen("renewal") && bench.sizes.pending > 0 {
+        bench.renewal().await?;
+    }
+    if is_chosen("pending") && bench.sizes.pending > 0 {
+        bench.pending().await?;
+    }
+    if is_chosen("live") {
+        bench.live().await?;
+    }
+    if is_chosen("huge") && bench.sizes.huge > 0 {
+        bench.huge().await?;
     }
     bench.report.print();
     Ok(())

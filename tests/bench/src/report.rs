@@ -7,23 +7,27 @@ pub struct Report {
 }
 
 impl Report {
-    /// Adds the result of one round.
+    /// Adds the result of one round, and prints it, so that an interrupted run also has results.
     pub fn add(&mut self, name: &str, value: f64) {
+        println!("  {name}: {value:.3}");
         match self.rows.iter_mut().find(|(row, _)| row == name) {
             Some((_, values)) => values.push(value),
             None => self.rows.push((name.to_owned(), vec![value])),
         }
     }
 
-    /// Prints the minimum, the median and the maximum of each result, and the ratios in one line.
+    /// Prints the minimum, the median and the maximum of each result and the results of all rounds, and then the
+    /// ratios in one line.
     pub fn print(&self) {
-        println!("\n{:<62} {:>9} {:>9} {:>9}", "", "min", "median", "max");
+        println!("\n{:<90} {:>9} {:>9} {:>9}   rounds", "", "min", "median", "max");
         let mut shares = Vec::new();
         for (name, values) in &self.rows {
+            let rounds: Vec<_> = values.iter().map(|value| format!("{value:.2}")).collect();
             let mut values = values.clone();
             values.sort_by(f64::total_cmp);
             let (min, median, max) = (values[0], values[values.len() / 2], values[values.len() - 1]);
-            println!("{name:<62} {min:>9.2} {median:>9.2} {max:>9.2}");
+            let rounds = rounds.join(" ");
+            println!("{name:<90} {min:>9.2} {median:>9.2} {max:>9.2}   {rounds}");
             if name.contains("share of") {
                 shares.push(format!("{name} {median:.2}"));
             }

@@ -24,6 +24,8 @@ pub(super) fn start_etcd(
         .arg(format!("--initial-cluster=default={}", url(peer_port)))
         // If the machine loses power, the test is lost anyway.
         .arg("--unsafe-no-fsync")
+        // The benchmark stores 100,000 grants and their history. The default limit is 2 GiB.
+        .arg(format!("--quota-backend-bytes={}", 8_u64 << 30))
         // There is only one member, so the leader election needs no long timeout.
         .args(["--heartbeat-interval=20", "--election-timeout=200"])
         .arg("--log-level=warn");
