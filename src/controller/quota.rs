@@ -32,15 +32,16 @@ pub struct Quotas {
 
 #[derive(Default)]
 struct Table {
-    stores: HashMap<StoreId, core::QuotaLedger>,
-    /// The grants that use quota or wait for quota, by UID.
-    known: HashMap<String, Box<Known>>,
+    stores: HashMap<Arc<StoreId>, core::QuotaLedger>,
+    /// The grants that use quota or wait for quota, by UID. The operator keeps one entry for each live grant, so the
+    /// entries share their strings.
+    known: HashMap<Arc<str>, Box<Known>>,
 }
 
 struct Known {
-    store: StoreId,
+    store: Arc<StoreId>,
     who: QuotaCandidate,
-    name: String,
+    name: Box<str>,
     operation: Operation,
 }
 
@@ -109,18 +110,9 @@ impl Quotas {
         // Waiting fails only if the sender was dropped, and `self` owns the sender.
         let _ = self.listed.subscribe().wait_for(|listed| listed.len() >= KINDS).await;
         let store = store_id(&grant.terms.store_ref, &grant.namespace);
-        let who = QuotaCandidate {
-            namespace: grant.namespace.clone(),
-            uid: grant.uid.clone(),
-            since: grant.created.unwrap_or_default(),
-        };
         let mut table = self.table();
-        table.remember(Known {
-            store: store.clone(),
-            who: who.clone(),
-            name: grant.name.clone(),
-            operation,
-        });
+        let who = table.candidate(&store, &grant.namespace, &grant.uid, grant.created.unwrap_or_default());
+        let store = table.remember(store, &who, &grant.name, operation);
         let quotas = table.stores.entry(store).or_default();
         if let Some(rules) = rules {
             quotas.judged_by(rules);
@@ -145,12 +137,9 @@ impl Quotas {
             return;
         };
         let store = store_id(&grant.terms().store_ref, namespace);
-        let who = QuotaCandidate {
-            namespace: namespace.clone(),
-            uid: uid.clone(),
-            since: meta.creation_timestamp.as_ref().map(|t| t.0).unwrap_or_default(),
-        };
+        let since = meta.creation_timestamp.as_ref().map(|t| t.0).unwrap_or_default();
         let mut table = self.table();
+        let who = table.candidate(&store, namespace, uid, since);
         let quotas = table.stores.get(&store);
         if reconcile_ended.is_none() && quotas.is_some_and(|p| p.is_reserved(&who)) {
             // A running reconcile of this grant has reserved quota. At its end, the reconcile itself records whether
@@ -167,18 +156,13 @@ impl Quotas {
         };
         match quota_use {
             QuotaUse::Without => {
-                if table.known.remove(uid).is_none() {
+                let Some(known) = table.known.remove(uid.as_str()) else {
                     return;
-                }
-                table.store(&store, |quotas| quotas.remove(&who));
+                };
+                table.store(&known.store, |quotas| quotas.remove(&who));
             }
             quota_use => {
-                table.remember(Known {
-                    store: store.clone(),
-                    who: who.clone(),
-                    name: name.clone(),
-                    operation: G::OPERATION,
-                });
+                let store = table.remember(store.clone(), &who, name, G::OPERATION);
                 table.store(&store, |quotas| match quota_use {
                     QuotaUse::Key(until) => quotas.set_used(&who, until),
                     QuotaUse::New => quotas.is_new(&who, Timestamp::now()),
@@ -209,12 +193,37 @@ impl Quotas {
 }
 
 impl Table {
-    fn remember(&mut self, known: Known) {
-        self.known.insert(known.who.uid.clone(), Box::new(known));
+    /// Returns the grant as a candidate for quota. The strings are shared with the entries of the table.
+    fn candidate(&self, store: &StoreId, namespace: &str, uid: &str, since: Timestamp) -> QuotaCandidate {
+        let ledger = self.stores.get(store);
+        QuotaCandidate {
+            namespace: ledger
+                .and_then(|ledger| ledger.shared_namespace(namespace))
+                .unwrap_or_else(|| namespace.into()),
+            uid: self
+                .known
+                .get(uid)
+                .map_or_else(|| uid.into(), |known| known.who.uid.clone()),
+            since,
+        }
+    }
+
+    /// Adds a grant that uses quota or waits for quota. Returns the store in the form in which the entries share it.
+    fn remember(&mut self, store: StoreId, who: &QuotaCandidate, name: &str, operation: Operation) -> Arc<StoreId> {
+        let shared = self.stores.get_key_value(&store).map(|(store, _)| store.clone());
+        let store = shared.unwrap_or_else(|| Arc::new(store));
+        let known = Known {
+            store: store.clone(),
+            who: who.clone(),
+            name: name.into(),
+            operation,
+        };
+        self.known.insert(who.uid.clone(), Box::new(known));
+        store
     }
 
     /// Changes the quota entry of a store. If no grant uses quota or waits for quota, removes the entry.
-    fn store(&mut self, id: &StoreId, change: impl FnOnce(&mut core::QuotaLedger)) {
+    fn store(&mut self, id: &Arc<StoreId>, change: impl FnOnce(&mut core::QuotaLedger)) {
         let quotas = self.stores.entry(id.clone()).or_default();
         change(quotas);
         if quotas.is_empty() {
@@ -223,8 +232,8 @@ impl Table {
     }
 
     /// Removes all grants of this kind whose UIDs are not in `uids`. Returns the stores of the removed grants.
-    fn retain(&mut self, operation: Operation, uids: &HashSet<String>) -> Vec<StoreId> {
-        let is_gone = |uid: &String, known: &mut Box<Known>| known.operation == operation && !uids.contains(uid);
+    fn retain(&mut self, operation: Operation, uids: &HashSet<String>) -> Vec<Arc<StoreId>> {
+        let is_gone = |uid: &Arc<str>, known: &mut Box<Known>| known.operation == operation && !uids.contains(&**uid);
         let gone: Vec<_> = self.known.extract_if(is_gone).map(|(_, known)| known).collect();
         gone.into_iter()
             .map(|known| {

@@ -22,8 +22,8 @@ const NEW_COUNTS: SignedDuration = SignedDuration::from_secs(15);
 /// A grant that uses quota or waits for quota.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuotaCandidate {
-    pub namespace: String,
-    pub uid: String,
+    pub namespace: Arc<str>,
+    pub uid: Arc<str>,
     /// The creation time of the grant. Older grants are served first.
     pub since: Timestamp,
 }
@@ -36,13 +36,13 @@ impl QuotaCandidate {
 
 /// The position of a grant in the queue of its namespace. The position depends only on the grant's creation time and
 /// UID. Every operator therefore computes the same position, also after a restart.
-type Position = (Timestamp, String);
+type Position = (Timestamp, Arc<str>);
 
 /// The live grants and waiting grants of one store. Each watch event contains the status of a grant, which shows if
 /// the grant is live. Valet therefore updates this ledger with each watch event.
 #[derive(Clone, Debug, Default)]
 pub struct QuotaLedger {
-    namespaces: BTreeMap<String, Namespace>,
+    namespaces: BTreeMap<Arc<str>, Namespace>,
     /// The access rules that Valet last read from the store. A grant in a namespace without an access rule uses no
     /// quota and does not wait in the queue.
     rules: Option<Arc<Vec<ClusterAccessRule>>>,
@@ -50,7 +50,7 @@ pub struct QuotaLedger {
 
 #[derive(Clone, Debug, Default)]
 struct Namespace {
-    holders: HashMap<String, Holder>,
+    holders: HashMap<Arc<str>, Holder>,
     waiting: BTreeMap<Position, Waiting>,
     /// Grants that were never reconciled, each with the time at which this process first saw the grant.
     ///
@@ -144,6 +144,11 @@ impl QuotaLedger {
         self.namespaces.is_empty()
     }
 
+    /// Returns the name of a namespace as this ledger stores it. All grants of a namespace can share this string.
+    pub fn shared_namespace(&self, namespace: &str) -> Option<Arc<str>> {
+        self.namespaces.get_key_value(namespace).map(|(name, _)| name.clone())
+    }
+
     /// Returns true if at least one grant waits for quota.
     pub fn has_waiting(&self) -> bool {
         self.namespaces.values().any(|n| !n.waiting.is_empty())
@@ -226,7 +231,7 @@ impl QuotaLedger {
 
     /// Returns the waiting grants that can receive quota now and that Valet has not enqueued yet. Each result is a
     /// pair of a namespace and a UID.
-    pub fn requeues(&mut self, now: Timestamp) -> Vec<(String, String)> {
+    pub fn requeues(&mut self, now: Timestamp) -> Vec<(Arc<str>, Arc<str>)> {
         let served = self.served(now, None);
         let mut calls = vec![];
         for (namespace, position) in served {
@@ -246,7 +251,7 @@ impl QuotaLedger {
     /// counts as live when the function chooses the next grant.
     ///
     /// The list ends when a limit is reached, or after the grant `last`.
-    fn served(&self, now: Timestamp, last: Option<&Position>) -> Vec<(String, Position)> {
+    fn served(&self, now: Timestamp, last: Option<&Position>) -> Vec<(Arc<str>, Position)> {
         let mut lines: Vec<_> = self
             .namespaces
             .iter()
@@ -275,7 +280,7 @@ impl QuotaLedger {
             *held += 1;
             all += 1;
             let is_last = last == Some(&position);
-            served.push(((*name).clone(), position));
+            served.push((name.clone(), position));
             if is_last {
                 return served;
             }

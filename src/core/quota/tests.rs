@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 
@@ -11,13 +11,13 @@ fn at(second: i64) -> Timestamp {
 fn who(namespace: &str, second: i64) -> QuotaCandidate {
     QuotaCandidate {
         namespace: namespace.into(),
-        uid: format!("{namespace}-{second}"),
+        uid: format!("{namespace}-{second}").into(),
         since: at(second),
     }
 }
 
-fn names(calls: &[(String, String)]) -> Vec<&str> {
-    calls.iter().map(|(_, uid)| uid.as_str()).collect()
+fn names(calls: &[(Arc<str>, Arc<str>)]) -> Vec<&str> {
+    calls.iter().map(|(_, uid)| &**uid).collect()
 }
 
 const TWO: QuotaLimits = QuotaLimits {
@@ -107,7 +107,7 @@ fn store_quota_goes_to_the_namespace_with_fewest_live_grants() {
         let second = uid.rsplit('-').next().unwrap().parse().unwrap();
         assert_eq!(quotas.request(&who(namespace, second), THREE_IN_ALL, now), Ok(()));
         quotas.set_used(&who(namespace, second), at(1000));
-        order.push(uid.clone());
+        order.push(uid.to_string());
     }
     // No namespace has a live grant, so the oldest grant receives quota first. After that, the namespaces receive
     // quota in turn.
@@ -263,8 +263,8 @@ fn random_sequences_keep_the_quota_and_the_order() {
     let mut given = 0;
     for _ in 0..200 {
         let (mut quotas, now) = (QuotaLedger::default(), at(100));
-        let mut has: BTreeMap<String, QuotaCandidate> = BTreeMap::new();
-        let mut waits: BTreeMap<String, QuotaCandidate> = BTreeMap::new();
+        let mut has: BTreeMap<Arc<str>, QuotaCandidate> = BTreeMap::new();
+        let mut waits: BTreeMap<Arc<str>, QuotaCandidate> = BTreeMap::new();
         for step in 0..200 {
             let uid = if dice(3) > 0 || has.is_empty() {
                 let new = who(&format!("n{}", dice(4)), step);
@@ -296,7 +296,7 @@ fn random_sequences_keep_the_quota_and_the_order() {
                 has.insert(uid, called);
                 given += 1;
             }
-            let of = |n: &str| has.values().filter(|c| c.namespace == n).count();
+            let of = |n: &str| has.values().filter(|c| *c.namespace == *n).count();
             assert!(has.len() <= 7 && (0..4).all(|n| of(&format!("n{n}")) <= 3));
             for w in waits.values() {
                 assert!(
