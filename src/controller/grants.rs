@@ -158,7 +158,7 @@ fn rest<G: Grant>(
     until: Option<Timestamp>,
 ) -> Action {
     context.local_state.accept_status(&facts.grant.uid, status);
-    context.local_state.wrote_postponed_status(&facts.grant.uid);
+    context.local_state.wrote_status_after_deletion(&facts.grant.uid);
     let again = match facts.quota {
         QuotaFact::Full(_) => context.quotas.retry_at(&facts.grant),
         QuotaFact::Unasked | QuotaFact::Given => None,

@@ -2,13 +2,25 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::json;
-use valet_harness::eventually;
+use valet_harness::{AuditEvent, AuditMark, control_plane::OPERATOR, eventually};
 
 use crate::world::{SOON, Tenant};
 
-/// A grant needs two writes until its credential is issued: one Secret and one status. Afterwards there are no
-/// writes.
+/// Returns the operator's requests in the tenant's namespace since a mark.
+fn requests(t: &Tenant, mark: AuditMark) -> Vec<AuditEvent> {
+    let events = t.world.plane.audit_since(mark).unwrap();
+    let is_own = |event: &AuditEvent| event.namespace() == t.name() && event.user() == OPERATOR;
+    events.into_iter().filter(is_own).collect()
+}
+
+fn uris(events: &[AuditEvent]) -> Vec<&str> {
+    events.iter().map(AuditEvent::uri).collect()
+}
+
+/// A grant needs two writes and no read until its credential is issued: one Secret and one status. Afterwards there are
+/// no writes.
 #[test]
 fn issuing_needs_two_writes_and_an_idle_grant_none() {
     const GRANTS: usize = 20;
@@ -32,13 +44,7 @@ fn issuing_needs_two_writes_and_an_idle_grant_none() {
     }
     // The watch events of the operator's own writes arrive within this time, and so would any write that they cause.
     std::thread::sleep(Duration::from_secs(3));
-    let mine = |events: Vec<valet_harness::AuditEvent>| {
-        let of = |e: &valet_harness::AuditEvent| {
-            e.namespace() == t.name() && e.user() == valet_harness::control_plane::OPERATOR
-        };
-        events.into_iter().filter(of).collect::<Vec<_>>()
-    };
-    let events = mine(t.world.plane.audit_since(mark).unwrap());
+    let events = requests(&t, mark);
     let writes: Vec<_> = events.iter().filter(|e| e.is_write()).collect();
     let count = |verb: &str, resource: &str, subresource: &str| {
         writes
@@ -56,12 +62,66 @@ fn issuing_needs_two_writes_and_an_idle_grant_none() {
     );
     assert!(writes.iter().all(|e| e.code() < 300), "the apiserver rejected a write");
 
+    assert!(events.iter().all(AuditEvent::is_write), "{:?}", uris(&events));
+
     let mark = t.world.plane.audit_mark().unwrap();
     std::thread::sleep(Duration::from_secs(10));
-    let idle = mine(t.world.plane.audit_since(mark).unwrap());
-    assert!(
-        idle.iter().all(|e| !e.is_write()),
-        "{:?}",
-        idle.iter().map(|e| e.uri()).collect::<Vec<_>>()
-    );
+    let idle = requests(&t, mark);
+    assert!(idle.iter().all(|e| !e.is_write()), "{:?}", uris(&idle));
+}
+
+/// After a restart, the operator writes nothing and reads at most every tenth Secret at once. It spreads the other reads
+/// over the resync interval.
+#[test]
+fn restart_needs_no_writes_and_few_reads() {
+    const GRANTS: usize = 40;
+    let t = Tenant::new("restart-requests");
+    let operator = t.operator();
+    let grants: Vec<_> = (0..GRANTS)
+        .map(|n| t.grant("DownloadGrant", &format!("g{n}"), json!({})))
+        .collect();
+    t.apply(&grants);
+    for n in 0..GRANTS {
+        t.reason(&format!("dg/g{n}"), "Issued");
+    }
+    operator.terminate().unwrap();
+    let mark = t.world.plane.audit_mark().unwrap();
+    let _operator = t.operator();
+    std::thread::sleep(Duration::from_secs(10));
+    let started = requests(&t, mark);
+    assert!(started.iter().all(|e| !e.is_write()), "{:?}", uris(&started));
+    let reads = started.iter().filter(|e| e.resource() == "secrets").count();
+    assert!(reads <= GRANTS / 10, "{:?}", uris(&started));
+}
+
+/// When a credential expires, the operator that wrote its Secret needs one deletion and one status, without a read.
+#[test]
+fn expiry_needs_two_writes_and_no_reads() {
+    const GRANTS: usize = 20;
+    let t = Tenant::new("expiry-requests");
+    let _operator = t.operator();
+    let end = Timestamp::from_second(Timestamp::now().as_second() + 30).unwrap();
+    let grants: Vec<_> = (0..GRANTS)
+        .map(|n| {
+            let spec = json!({"deadlineTime": end.to_string()});
+            t.grant("DownloadGrant", &format!("g{n}"), spec)
+        })
+        .collect();
+    t.apply(&grants);
+    for n in 0..GRANTS {
+        t.reason(&format!("dg/g{n}"), "Issued");
+    }
+    let mark = t.world.plane.audit_mark().unwrap();
+    for n in 0..GRANTS {
+        t.reason(&format!("dg/g{n}"), "Expired");
+    }
+    let ended = requests(&t, mark);
+    let count = |verb: &str, resource: &str| {
+        let is_such = |e: &&AuditEvent| (e.verb(), e.resource()) == (verb, resource);
+        ended.iter().filter(is_such).count()
+    };
+    assert_eq!(count("delete", "secrets"), GRANTS, "{:?}", uris(&ended));
+    assert_eq!(count("patch", "downloadgrants"), GRANTS, "{:?}", uris(&ended));
+    // The resync interval of ten minutes allows one read in this time.
+    assert!(count("get", "secrets") <= 1, "{:?}", uris(&ended));
 }

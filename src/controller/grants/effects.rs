@@ -145,11 +145,7 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
     }
 
     fn postpones_status(&mut self, grant: &GrantFacts) -> bool {
-        let is_postponed = self.context.namespace_limiter.has_waiting(grant.terms.store_ref.kind);
-        if is_postponed {
-            self.context.local_state.deleted_secret(&grant.uid, Instant::now());
-        }
-        is_postponed
+        self.context.namespace_limiter.has_waiting(grant.terms.store_ref.kind)
     }
 
     fn take_permit(&mut self, grant: &GrantFacts) -> Result<(), Error> {
@@ -354,8 +350,14 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
     }
 
     async fn delete_secret(&mut self, grant: &GrantFacts, uid: &str, resource_version: &str) -> Result<bool, Error> {
-        self.context.local_state.forget_secret(&grant.uid);
-        self.context.secrets.delete(grant, uid, resource_version).await
+        let local_state = &self.context.local_state;
+        local_state.forget_secret(&grant.uid);
+        let is_there = self.context.secrets.delete(grant, uid, resource_version).await?;
+        if !is_there {
+            // This reconcile can end before it writes the status, for example because it must wait for the store.
+            local_state.deleted_secret(&grant.uid, Instant::now());
+        }
+        Ok(is_there)
     }
 
     async fn write_status(&mut self, grant: &GrantFacts, mut status: GrantStatus) -> Result<GrantFacts, Error> {

@@ -15,15 +15,15 @@ use crate::{
 #[derive(Default)]
 pub(super) struct SecretMemory {
     pub(super) state: SecretState,
-    /// The time at which this process deleted the Secret, if it has postponed the status. `None` after the status
-    /// was written.
+    /// The time at which this process deleted the Secret. `None` if Valet has written the status or read the Secret since
+    /// then.
     deleted_at: Option<Instant>,
     /// How often this process has restored the grant Secret, and when.
     repairs: Repairs,
 }
 
-/// If the postponed reconcile starts later than this time after the deletion of the Secret, it reads the Secret again.
-const POSTPONED: Duration = Duration::from_secs(30);
+/// If a reconcile starts later than this time after the deletion of the Secret, it reads the Secret again.
+const DELETION_IS_KNOWN: Duration = Duration::from_secs(30);
 
 impl<G: Grant> LocalState<G> {
     /// Returns how often this process has restored the grant Secret, and when.
@@ -48,19 +48,22 @@ impl<G: Grant> LocalState<G> {
         });
     }
 
-    /// Records that this process deleted the Secret at the time `at` and postponed the status.
+    /// Records that this process deleted the Secret at the time `at`. If the reconcile ends before it has written the
+    /// status, the next reconcile does not have to read the Secret.
     pub fn deleted_secret(&self, uid: &str, at: Instant) {
         self.of(uid, |r| r.secret.deleted_at = Some(at));
     }
 
-    /// Returns true if this process deleted the Secret less than [`POSTPONED`] ago, and has postponed the status.
+    /// Returns true if this process deleted the Secret less than [`DELETION_IS_KNOWN`] ago, and has not written the status
+    /// since then.
     pub fn has_deleted_secret(&self, uid: &str, now: Instant) -> bool {
         let deleted_at = self.lock().get(uid).and_then(|r| r.secret.deleted_at);
-        deleted_at.is_some_and(|at| now.duration_since(at) < POSTPONED)
+        deleted_at.is_some_and(|at| now.duration_since(at) < DELETION_IS_KNOWN)
     }
 
-    /// Records that a reconcile has written the postponed status.
-    pub fn wrote_postponed_status(&self, uid: &str) {
+    /// Records that a reconcile has written the status after the deletion of the Secret, or that the status was already
+    /// right.
+    pub fn wrote_status_after_deletion(&self, uid: &str) {
         if let Some(r) = self.lock().get_mut(uid) {
             r.secret.deleted_at = None;
         }
