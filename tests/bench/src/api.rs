@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     io,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -27,6 +28,8 @@ use crate::WORKERS;
 pub const VALET: &str = "valetkey.dev";
 /// The API group of the copies of Valet's CRDs. The operator does not watch them, so the bare client uses them.
 pub const BARE: &str = "bare.example.com";
+/// The API group of further copies of Valet's CRDs. The simple operator watches them.
+pub const SIMPLE: &str = "simple.example.com";
 
 /// A client of the API server.
 #[derive(Clone)]
@@ -65,18 +68,23 @@ impl Place {
     }
 }
 
+/// Creates a client of the API server. `kubeconfig` is the path of a kubeconfig file.
+pub async fn connect(kubeconfig: &Path) -> Result<Client> {
+    let file = Kubeconfig::read_from(kubeconfig).context("cannot read the kubeconfig")?;
+    let options = KubeConfigOptions {
+        context: Some(control_plane::CONTEXT.to_owned()),
+        ..KubeConfigOptions::default()
+    };
+    let config = Config::from_custom_kubeconfig(file, &options)
+        .await
+        .context("the kubeconfig is invalid")?;
+    Client::try_from(config).context("cannot create a client")
+}
+
 impl Cluster {
     /// Connects as the admin user.
     pub async fn connect(scene: &Scene) -> Result<Self> {
-        let file = Kubeconfig::read_from(scene.plane.kubeconfig()).context("cannot read the kubeconfig")?;
-        let options = KubeConfigOptions {
-            context: Some(control_plane::CONTEXT.to_owned()),
-            ..KubeConfigOptions::default()
-        };
-        let config = Config::from_custom_kubeconfig(file, &options)
-            .await
-            .context("the kubeconfig is invalid")?;
-        let client = Client::try_from(config).context("cannot create a client")?;
+        let client = connect(scene.plane.kubeconfig()).await?;
         Ok(Self { client })
     }
 

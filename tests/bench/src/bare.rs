@@ -7,7 +7,7 @@ use valet_harness::{Context, Result, operator};
 
 use crate::{
     Bench,
-    api::{BARE, Cluster, Place, VALET, all},
+    api::{BARE, Cluster, Place, SIMPLE, VALET, all},
     grants::{Kind, LIFETIME},
 };
 
@@ -18,13 +18,13 @@ pub struct Templates {
 }
 
 impl Bench {
-    /// Installs the copies of the CRDs for the bare client.
+    /// Installs the copies of the CRDs for the bare client and for the simple operator.
     pub fn prepare_bare(&self) -> Result<()> {
         let crds = operator::crds(&operator::find_valet()?)?;
         let copies: Vec<_> = crds
             .split("\n---\n")
             .filter(|crd| crd.contains("grants.valetkey.dev"))
-            .map(|crd| crd.replace(VALET, BARE))
+            .flat_map(|crd| [crd.replace(VALET, BARE), crd.replace(VALET, SIMPLE)])
             .collect();
         let file = self.scene.plane.scratch().join("bare-crds.yaml");
         fs::write(&file, copies.join("\n---\n")).context("cannot write the CRDs")?;
@@ -84,15 +84,7 @@ impl Bench {
 
     /// Creates the grants first, and then measures the seconds for the Secrets and the statuses.
     pub async fn bare_writes(&self, kind: Kind, places: &[Place], templates: &Templates) -> Result<f64> {
-        self.cluster
-            .each(places.to_vec(), |cluster, place| {
-                let grant = self.bare_grant(kind, &place);
-                async move {
-                    let path = place.folder(BARE, kind.plural);
-                    cluster.send("POST", &path, Some(&grant)).await.map(drop)
-                }
-            })
-            .await?;
+        self.create_in(BARE, kind, places, LIFETIME, |_| ()).await?;
         let watch = self.cluster.watch(&all(BARE, kind.plural), "MODIFIED").await?;
         let began = Instant::now();
         self.cluster

@@ -6,10 +6,11 @@ use valet_harness::Result;
 
 use crate::{
     Bench,
-    api::{BARE, Place, VALET, all},
+    api::{BARE, Place, SIMPLE, VALET, all},
     bare::Templates,
     grants::{DOWNLOAD, Kind, LIFETIME, NAMESPACES, UPLOAD, places},
-    usage::Mark,
+    simple,
+    usage::{Mark, control_plane, cpu_of, memory_of},
 };
 
 /// A burst of grants of one kind.
@@ -51,7 +52,13 @@ impl Bench {
         let (mut bare, mut valet) = (None, None);
         for is_bare in [round.is_multiple_of(2), !round.is_multiple_of(2)] {
             if is_bare {
+                let plane = control_plane(&self.scene);
                 let a3 = self.bare_burst(kind, &at("a3"), &templates).await?;
+                let plane = control_plane(&self.scene) - plane;
+                self.report.add(
+                    &format!("{name}: A3, control plane CPU seconds per 1,000 grants"),
+                    plane * 1000.0 / count as f64,
+                );
                 self.delete_bare(kind, &at("a3")).await?;
                 let a2 = self.bare_writes(kind, &at("a2"), &templates).await?;
                 self.delete_bare(kind, &at("a2")).await?;
@@ -69,8 +76,48 @@ impl Bench {
             self.report.add(&format!("{name}: share of A2"), a2 / waiting);
             self.report.add(&format!("{name}: seconds, A3"), a3);
             self.report.add(&format!("{name}: seconds, A2"), a2);
+            if burst.kind.name == DOWNLOAD.name && burst.namespaces == 1 {
+                self.simple_burst(a3).await?;
+            }
         }
         Ok(())
+    }
+
+    /// Measures the same burst with the simple operator.
+    pub async fn simple_burst(&mut self, a3: f64) -> Result<()> {
+        let (kind, count) = (DOWNLOAD, self.sizes.burst);
+        let at = places("simple", count, 1);
+        let operator = simple::start(&self.scene)?;
+        // The operator has listed the grants when it issues this one.
+        let warm = places("warm", 1, 1);
+        let watch = self.cluster.watch(&all(SIMPLE, kind.plural), "MODIFIED").await?;
+        self.create_in(SIMPLE, kind, &warm, LIFETIME, |_| ()).await?;
+        watch.wait(1).await?;
+        let (cpu, plane) = (cpu_of(operator.pid())?, control_plane(&self.scene));
+        let watch = self.cluster.watch(&all(SIMPLE, kind.plural), "MODIFIED").await?;
+        let began = Instant::now();
+        self.create_in(SIMPLE, kind, &at, LIFETIME, |_| ()).await?;
+        let seconds = watch.wait(count).await?.duration_since(began).as_secs_f64();
+        let (cpu, plane) = (cpu_of(operator.pid())? - cpu, control_plane(&self.scene) - plane);
+        let memory = memory_of(operator.pid())?;
+        let (name, thousands) = ("simple operator", count as f64 / 1000.0);
+        self.report.add(&format!("{name}: share of A3"), a3 / seconds);
+        self.report.add(
+            &format!("{name}: operator CPU seconds per 1,000 grants"),
+            cpu / thousands,
+        );
+        self.report.add(
+            &format!("{name}: control plane CPU seconds per 1,000 grants"),
+            plane / thousands,
+        );
+        self.report
+            .add(&format!("{name}: operator CPU / control plane CPU"), cpu / plane);
+        self.report.add(&format!("{name}: memory, MiB"), memory);
+        operator.kill();
+        for at in [at, warm] {
+            self.delete(SIMPLE, kind.plural, &at).await?;
+        }
+        self.settle().await
     }
 
     /// Measures a large burst. Its grants stay. The bare client is measured before, and its objects are deleted.

@@ -79,12 +79,25 @@ impl Bench {
         seconds: u64,
         change: impl Fn(&mut Value),
     ) -> Result<()> {
+        self.create_in(VALET, kind, places, seconds, change).await
+    }
+
+    /// As [`Self::create`], in the API group `group`.
+    pub async fn create_in(
+        &self,
+        group: &'static str,
+        kind: Kind,
+        places: &[Place],
+        seconds: u64,
+        change: impl Fn(&mut Value),
+    ) -> Result<()> {
         self.cluster
             .each(places.to_vec(), |cluster, place| {
                 let mut grant = self.grant(kind, &place, seconds);
+                grant["apiVersion"] = format!("{group}/v1alpha1").into();
                 change(&mut grant);
                 async move {
-                    let path = place.folder(VALET, kind.plural);
+                    let path = place.folder(group, kind.plural);
                     cluster.send("POST", &path, Some(&grant)).await.map(drop)
                 }
             })

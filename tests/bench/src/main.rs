@@ -1,5 +1,6 @@
 //! Benchmark of load. It compares the operator with a bare client in the same run. The bare client sends the same write
-//! requests as the operator and makes no decisions, so its speed is the speed of the API server.
+//! requests as the operator and makes no decisions, so its speed is the speed of the API server. The benchmark also
+//! compares the operator with a simple operator, as a team would write it by hand.
 //!
 //! ```text
 //! load
@@ -23,6 +24,7 @@ mod expiry;
 mod grants;
 mod live;
 mod report;
+mod simple;
 mod steady;
 mod usage;
 
@@ -75,7 +77,12 @@ fn main() -> ExitCode {
             .enable_all()
             .build()
             .context("cannot start the runtime")?
-            .block_on(run())
+            .block_on(async {
+                match env::args().nth(1).as_deref() {
+                    Some(simple::VERB) => simple::run().await,
+                    _ => run().await,
+                }
+            })
     })
 }
 

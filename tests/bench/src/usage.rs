@@ -18,14 +18,27 @@ fn cpu(texts: &[&str]) -> f64 {
         };
         let program = line.split('\0').next().unwrap_or_default();
         if program.ends_with(texts[0]) && texts.iter().all(|text| line.contains(text)) {
-            seconds += cpu_of(&entry.path().display().to_string()).unwrap_or_default();
+            seconds += cpu_in(&entry.path().display().to_string()).unwrap_or_default();
         }
     }
     seconds
 }
 
+/// Returns the CPU seconds of a process.
+pub fn cpu_of(pid: u32) -> Result<f64> {
+    cpu_in(&format!("/proc/{pid}"))
+}
+
+/// Returns the resident memory of a process in MiB.
+pub fn memory_of(pid: u32) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("cannot read /proc")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
+    Ok(kib.context("no VmRSS in /proc")? / 1024.0)
+}
+
 /// Returns the CPU seconds of a process. `folder` is the folder of the process in `/proc`.
-fn cpu_of(folder: &str) -> Result<f64> {
+fn cpu_in(folder: &str) -> Result<f64> {
     let stat = fs::read_to_string(format!("{folder}/stat")).context("cannot read /proc")?;
     let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks = |at: usize| fields.get(at).and_then(|n| n.parse::<f64>().ok()).unwrap_or_default();
@@ -83,16 +96,12 @@ impl Mark {
 impl Bench {
     /// Returns the CPU seconds of the operator.
     pub fn operator_cpu(&self) -> Result<f64> {
-        cpu_of(&format!("/proc/{}", self.operator.process().pid()))
+        cpu_of(self.operator.process().pid())
     }
 
     /// Returns the resident memory of the operator in MiB.
     pub fn operator_memory(&self) -> Result<f64> {
-        let file = format!("/proc/{}/status", self.operator.process().pid());
-        let status = fs::read_to_string(file).context("cannot read /proc")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
-        Ok(kib.context("no VmRSS in /proc")? / 1024.0)
+        memory_of(self.operator.process().pid())
     }
 
     /// Returns how often the operator has asked a store for an object.
