@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     controller,
-    core::MetadataDomains,
+    core::{MetadataDomains, Shard},
     telemetry::{LogFormat, init_logs},
 };
 
@@ -214,10 +214,21 @@ struct ControllerArgs {
     #[arg(long, env = "VALET_POD_IP", value_name = "IP")]
     pod_ip: Option<IpAddr>,
 
-    /// Work only while this replica holds the Lease "valet" in the operator's namespace. The other replicas wait.
-    /// Without this flag, each replica does all of the work. This repeated work does no harm.
+    /// Work only while this replica holds the Lease "valet" in the operator's namespace ("valet-shard-I" with several
+    /// shards). The other replicas wait. Without this flag, each replica does all of the work. This repeated work does
+    /// no harm.
     #[arg(long, env = "VALET_LEADER_ELECT")]
     leader_elect: bool,
+
+    /// Number of operator deployments (1 to 16) that divide the stores among themselves. A hash of the store decides
+    /// which deployment serves the store and all its grants. Each deployment needs the same value of this flag and a
+    /// different value of --shard.
+    #[arg(long, env = "VALET_SHARDS", value_name = "NUMBER", default_value_t = 1)]
+    shards: u16,
+
+    /// Number of this deployment, from 0 to --shards minus 1.
+    #[arg(long, env = "VALET_SHARD", value_name = "NUMBER", default_value_t = 0)]
+    shard: u16,
 }
 
 /// Which requests the operator sends to endpoints that tenants name.
@@ -292,6 +303,7 @@ async fn run_controller(args: ControllerArgs) -> Result<(), String> {
         watch_secrets: args.watch_secrets,
         notifications,
         leader_elect: args.leader_elect,
+        shard: Shard::new(args.shard, args.shards)?,
     };
     controller::run(options, stop_signal()).await
 }

@@ -8,8 +8,8 @@ use serde_json::value::RawValue;
 
 use super::strip_metadata::{strip, strip_grant};
 use crate::{
-    api::{Grant, printable},
-    core::PackedText,
+    api::{Grant, StoreRef, printable},
+    core::{PackedText, StoreId, store_id},
 };
 
 /// A grant in the watch cache. It contains the metadata as a struct, and the spec and the status as compressed JSON
@@ -35,7 +35,56 @@ impl<G> Clone for CachedGrant<G> {
     }
 }
 
-/// A grant as the apiserver sends it. The parts of the grant are not parsed yet.
+/// A grant as the watch delivers it. The spec and the status are not parsed yet, because the grant can belong to a
+/// different shard.
+#[derive(Debug)]
+pub struct WatchedGrant<G> {
+    meta: ObjectMeta,
+    spec: Option<Box<RawValue>>,
+    status: Option<Box<RawValue>>,
+    grant: PhantomData<fn() -> G>,
+}
+
+impl<G> Clone for WatchedGrant<G> {
+    fn clone(&self) -> Self {
+        Self {
+            meta: self.meta.clone(),
+            spec: self.spec.clone(),
+            status: self.status.clone(),
+            grant: PhantomData,
+        }
+    }
+}
+
+impl<G: Grant> WatchedGrant<G> {
+    /// Returns the store of the grant. The function parses only this part of the grant. Returns `None` if the store
+    /// cannot be parsed.
+    pub fn store(&self) -> Option<StoreId> {
+        let spec: OnlyStore = serde_json::from_str(self.spec.as_ref()?.get()).ok()?;
+        Some(store_id(&spec.store_ref, self.meta.namespace.as_deref()?))
+    }
+
+    /// Returns the form in which the watch cache keeps the grant.
+    pub fn into_cached(self) -> CachedGrant<G> {
+        let content = stripped::<G>(self.spec, self.status);
+        CachedGrant {
+            meta: self.meta,
+            content: content
+                .map(|text| PackedText::new(&text))
+                .map_err(|error| printable(&without_position(&error)).into()),
+            grant: PhantomData,
+        }
+    }
+}
+
+/// The part of a spec that names the store.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct OnlyStore {
+    store_ref: StoreRef,
+}
+
+/// The parts of a grant in an answer of the apiserver.
 #[derive(Deserialize)]
 struct Sent {
     metadata: ObjectMeta,
@@ -89,18 +138,6 @@ impl<G: Grant> CachedGrant<G> {
             .as_ref()
             .is_ok_and(|content| content.text().contains(&quoted))
     }
-
-    fn new(sent: Sent) -> Self {
-        let mut meta = sent.metadata;
-        strip(&mut meta);
-        let content =
-            stripped::<G>(sent.spec, sent.status).map_err(|error| printable(&without_position(&error)).into());
-        Self {
-            meta,
-            content: content.map(|text| PackedText::new(&text)),
-            grant: PhantomData,
-        }
-    }
 }
 
 /// Returns the JSON text of a grant without the data that Valet does not need.
@@ -122,40 +159,66 @@ fn without_position(error: &serde_json::Error) -> String {
         .to_owned()
 }
 
+impl<'de, G: Grant> Deserialize<'de> for WatchedGrant<G> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Sent {
+            mut metadata,
+            spec,
+            status,
+        } = Sent::deserialize(deserializer)?;
+        strip(&mut metadata);
+        Ok(Self {
+            meta: metadata,
+            spec,
+            status,
+            grant: PhantomData,
+        })
+    }
+}
+
+/// [`kube::runtime::Controller`] needs this implementation, but reads no grants itself.
 impl<'de, G: Grant> Deserialize<'de> for CachedGrant<G> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Sent::deserialize(deserializer).map(Self::new)
+        WatchedGrant::deserialize(deserializer).map(WatchedGrant::into_cached)
     }
 }
 
-impl<G: Grant> Resource for CachedGrant<G> {
-    type DynamicType = ();
-    type Scope = G::Scope;
+/// Implements [`Resource`] for a form of a grant, as for the grant itself.
+macro_rules! resource {
+    ($form:ident) => {
+        impl<G: Grant> Resource for $form<G> {
+            type DynamicType = ();
+            type Scope = G::Scope;
 
-    fn kind((): &()) -> Cow<'_, str> {
-        G::kind(&())
-    }
+            fn kind((): &()) -> Cow<'_, str> {
+                G::kind(&())
+            }
 
-    fn group((): &()) -> Cow<'_, str> {
-        G::group(&())
-    }
+            fn group((): &()) -> Cow<'_, str> {
+                G::group(&())
+            }
 
-    fn version((): &()) -> Cow<'_, str> {
-        G::version(&())
-    }
+            fn version((): &()) -> Cow<'_, str> {
+                G::version(&())
+            }
 
-    fn plural((): &()) -> Cow<'_, str> {
-        G::plural(&())
-    }
+            fn plural((): &()) -> Cow<'_, str> {
+                G::plural(&())
+            }
 
-    fn meta(&self) -> &ObjectMeta {
-        &self.meta
-    }
+            fn meta(&self) -> &ObjectMeta {
+                &self.meta
+            }
 
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.meta
-    }
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.meta
+            }
+        }
+    };
 }
+
+resource!(WatchedGrant);
+resource!(CachedGrant);
 
 #[cfg(test)]
 mod tests {
@@ -163,7 +226,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::api::UploadGrant;
+    use crate::api::{StoreKind, UploadGrant};
 
     fn grant(spec: Value) -> Value {
         json!({
@@ -180,6 +243,21 @@ mod tests {
             WatchEvent::Modified(cached) => cached,
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn store_is_known_without_parsing_the_grant() {
+        let store = |spec| {
+            let watched: WatchedGrant<UploadGrant> = serde_json::from_value(grant(spec)).unwrap();
+            watched.store()
+        };
+        let own = (StoreKind::ObjectStore, "web".to_owned(), "media".to_owned());
+        let shared = (StoreKind::ClusterObjectStore, String::new(), "media".to_owned());
+        let shared_ref = json!({"kind": "ClusterObjectStore", "name": "media"});
+        assert_eq!(store(json!({"storeRef": {"name": "media"}, "key": 1})), Some(own));
+        assert_eq!(store(json!({"key": {"a": []}, "storeRef": shared_ref})), Some(shared));
+        assert_eq!(store(json!({"storeRef": {"kind": "Bucket", "name": "media"}})), None);
+        assert_eq!(store(json!("text")), None);
     }
 
     #[test]

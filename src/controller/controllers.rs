@@ -1,7 +1,7 @@
 //! The controllers of grants and stores. UploadGrants and DownloadGrants share one implementation. ObjectStores and
 //! ClusterObjectStores also share one implementation.
 
-use std::sync::Arc;
+use std::{future::ready, sync::Arc};
 
 use futures::{
     StreamExt,
@@ -22,13 +22,14 @@ use kube::{
 };
 
 use super::{
-    cached_grant::CachedGrant,
+    cached_grant::{CachedGrant, WatchedGrant},
     grant_watch::GrantWatch,
     grants,
     list_gate::ListGate,
     local_state::LocalState,
     namespace_limiter::NamespaceLimiter,
     secrets::{FIELD_MANAGER, Secrets},
+    shard_filter::{ForeignGrants, ShardFilter},
     shared_context::SharedContext,
     store_status::{self, AT_A_TIME},
     stores::scoped_api,
@@ -47,6 +48,8 @@ pub struct GrantController<G: Grant> {
     writer: reflector::store::Writer<CachedGrant<G>>,
     local_state: Arc<LocalState<G>>,
     pub requeuer: Requeuer<G>,
+    /// The versions of the grants that other shards serve.
+    pub foreign: Arc<ForeignGrants>,
     requeues: BoxStream<'static, ObjectRef<CachedGrant<G>>>,
 }
 
@@ -62,6 +65,7 @@ impl<G: Grant> GrantController<G> {
             writer,
             local_state,
             requeuer,
+            foreign: Arc::default(),
             requeues: requeues.boxed(),
         }
     }
@@ -75,6 +79,7 @@ impl<G: Grant> GrantController<G> {
             local_state,
             requeues,
             requeuer,
+            foreign,
         } = self;
         let namespace_limiter =
             NamespaceLimiter::new(parts.options.concurrency, parts.options.namespace.is_some(), {
@@ -100,7 +105,7 @@ impl<G: Grant> GrantController<G> {
             },
             resync: parts.options.resync,
         });
-        let api: Api<CachedGrant<G>> = scoped_api(parts.client.clone(), parts.options.namespace.as_deref());
+        let api: Api<WatchedGrant<G>> = scoped_api(parts.client.clone(), parts.options.namespace.as_deref());
         let mut grant_watch = GrantWatch {
             cache: reader.clone(),
             local_state,
@@ -110,19 +115,25 @@ impl<G: Grant> GrantController<G> {
             missed: ListGate::default(),
             health: Some(parts.health.clone()),
         };
+        let filter = ShardFilter {
+            shard: parts.options.shard,
+            cache: reader.clone(),
+            foreign,
+        };
         let watch = watcher(api, config())
             .backoff(backoff())
+            .filter_map(move |event| ready(event.map(|event| filter.pass(event)).transpose()))
             .reflect(writer)
             .for_each(move |event| {
                 grant_watch.seen(&event);
-                std::future::ready(())
+                ready(())
             });
         let reconciles = Controller::for_stream(stream::pending(), reader)
             .with_config(ControllerConfig::default().concurrency(concurrency))
             .reconcile_on(requeues)
             .graceful_shutdown_on(parts.stop.clone())
             .run(grants::reconcile, |g, e, c| grants::on_error(g, e, c), context)
-            .for_each(|_| std::future::ready(()));
+            .for_each(|_| ready(()));
         async move {
             let watch = std::pin::pin!(watch);
             let reconciles = std::pin::pin!(reconciles);
@@ -205,6 +216,7 @@ impl<S: Store> StoreController<S> {
         });
         let watch = watch_stores(
             api,
+            parts.options.shard,
             parts.stores.clone(),
             changed,
             self.writer,
@@ -220,7 +232,7 @@ impl<S: Store> StoreController<S> {
                 |s, e, c| store_status::on_error(s, e, c),
                 context,
             )
-            .for_each(|_| std::future::ready(()));
+            .for_each(|_| ready(()));
         futures::future::join(watch, statuses).await;
     }
 }

@@ -22,10 +22,8 @@ use tracing::{info, warn};
 
 use super::{error::Error, error::call, secrets::FIELD_MANAGER};
 use crate::notifications::Leader;
-use crate::{api::annotation, telemetry::warn_once};
+use crate::{api::annotation, core::Shard, telemetry::warn_once};
 
-/// The name of the Lease in the operator's namespace.
-const NAME: &str = "valet";
 /// If the leader has not renewed the Lease for 10 seconds, a waiting replica may become the leader. This value is
 /// short, so that a failover takes only seconds. It is also long enough to keep the leader during a restart of the
 /// apiserver.
@@ -36,6 +34,14 @@ const RENEW_DEADLINE: Duration = Duration::from_secs(7);
 /// The pause between two renewals of the Lease. A waiting replica also pauses for this time between two attempts to
 /// acquire the Lease.
 const PERIOD: Duration = Duration::from_secs(2);
+
+/// Returns the name of the Lease of this shard in the operator's namespace.
+pub fn lease_name(shard: Shard) -> String {
+    match shard.is_only() {
+        true => "valet".to_owned(),
+        false => format!("valet-shard-{}", shard.index()),
+    }
+}
 
 /// Tells whether this replica is the leader, according to this replica's own clock. If a leader was frozen or cannot
 /// reach the apiserver, a second replica may have become the leader. The first replica must then no longer export the
@@ -83,6 +89,8 @@ impl Leadership {
 /// A replica that takes part in the leader election.
 pub struct Lease {
     api: Api<LeaseObject>,
+    /// The name of the Lease in the operator's namespace.
+    name: String,
     identity: String,
     /// The address of this replica's notification receiver. Replicas that are not the leader forward notifications to
     /// the leader's address.
@@ -117,7 +125,7 @@ impl Seen {
 }
 
 impl Lease {
-    /// Creates a candidate in the operator's namespace. `identity` must be unique to this process.
+    /// Creates a candidate for the Lease with this name in the operator's namespace. `identity` must be unique to this process.
     ///
     /// The leader writes the `address` of its notification receiver to the Lease. A replica that is not the leader
     /// stores the leader's address in `leader`. `term` records whether this replica is the leader, and when its
@@ -125,6 +133,7 @@ impl Lease {
     pub fn new(
         client: Client,
         namespace: &str,
+        name: String,
         identity: String,
         address: Option<SocketAddr>,
         leader: Arc<Leader>,
@@ -132,6 +141,7 @@ impl Lease {
     ) -> Self {
         Self {
             api: Api::namespaced(client, namespace),
+            name,
             identity,
             address,
             leader,
@@ -168,10 +178,10 @@ impl Lease {
             field_manager: Some(FIELD_MANAGER.into()),
             ..PostParams::default()
         };
-        let lease = match call("reading the Lease", self.api.get_opt(NAME)).await? {
+        let lease = match call("reading the Lease", self.api.get_opt(&self.name)).await? {
             None => {
                 let metadata = ObjectMeta {
-                    name: Some(NAME.into()),
+                    name: Some(self.name.clone()),
                     ..ObjectMeta::default()
                 };
                 let mut lease = LeaseObject {
@@ -204,7 +214,7 @@ impl Lease {
         let mut ours = lease.clone();
         ours.spec = Some(self.spec(lease.spec.as_ref()));
         self.write_address(&mut ours);
-        let lease = call("acquiring the Lease", self.api.replace(NAME, &params, &ours)).await?;
+        let lease = call("acquiring the Lease", self.api.replace(&self.name, &params, &ours)).await?;
         Ok(Some(Held { lease, renewed: began }))
     }
 
@@ -233,7 +243,12 @@ impl Lease {
             if let Some(spec) = &mut ours.spec {
                 spec.renew_time = Some(MicroTime(Timestamp::now()));
             }
-            match timeout(left, call("renewing the Lease", self.api.replace(NAME, &params, &ours))).await {
+            match timeout(
+                left,
+                call("renewing the Lease", self.api.replace(&self.name, &params, &ours)),
+            )
+            .await
+            {
                 Ok(Ok(lease)) => {
                     self.term.renewed(began);
                     *held = Held { lease, renewed: began };
@@ -241,7 +256,7 @@ impl Lease {
                 Ok(Err(Error::Conflict(_) | Error::Gone(_))) => {
                     // The Lease has changed since this process read it. The response to an earlier write of this
                     // process may have been lost, so this process may have made the change itself.
-                    match call("reading the Lease", self.api.get_opt(NAME)).await {
+                    match call("reading the Lease", self.api.get_opt(&self.name)).await {
                         Ok(Some(lease)) if version(&lease) < version(&held.lease) => {
                             return "the resource version of the Lease fell, because the cluster was reset to an earlier state, for example by an etcd restore".into();
                         }
@@ -267,7 +282,7 @@ impl Lease {
         }
         if let Err(error) = call(
             "releasing the Lease",
-            self.api.replace(NAME, &PostParams::default(), &free),
+            self.api.replace(&self.name, &PostParams::default(), &free),
         )
         .await
         {

@@ -23,6 +23,7 @@ mod quota;
 mod record_key;
 mod run;
 mod secrets;
+mod shard_filter;
 mod shared_context;
 mod signers;
 mod silent;

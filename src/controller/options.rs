@@ -7,7 +7,7 @@ use tracing::info;
 
 use crate::notifications::NamedSender;
 
-use crate::core::MetadataDomains;
+use crate::core::{MetadataDomains, Shard};
 
 /// The settings of the operator.
 #[derive(Clone, Debug)]
@@ -51,6 +51,8 @@ pub struct Options {
     /// True if leader election is on. The operator then works only while it holds a Lease in its namespace. It stops
     /// when it loses the Lease.
     pub leader_elect: bool,
+    /// The stores that this operator serves, if several operators divide the stores among themselves.
+    pub shard: Shard,
 }
 
 impl Options {
@@ -73,6 +75,7 @@ impl Options {
             watch_secrets,
             notifications,
             leader_elect,
+            shard,
         } = self;
         let text = |path: &PathBuf| path.display().to_string();
         let networks = |all: &[IpNet]| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
@@ -89,6 +92,8 @@ impl Options {
             resync_seconds = resync.as_secs(),
             watch_secrets,
             leader_elect,
+            shard = shard.index(),
+            shards = shard.count(),
             share_credentials_with_namespaces = share_environment,
             allow_private_endpoints = networks(private_endpoints),
             deny_endpoints = networks(denied_endpoints),

@@ -14,7 +14,7 @@ use super::{
     cluster::check_crds,
     controllers::{GrantController, StoreController},
     history::wait_for_restored_history,
-    leader_election::{Leadership, Lease},
+    leader_election::{Leadership, Lease, lease_name},
     metrics_snapshot,
     options::Options,
     quota::Quotas,
@@ -58,6 +58,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
     let uploads = GrantController::<UploadGrant>::new(records.clone(), progress.clone());
     let downloads = GrantController::<DownloadGrant>::new(records.clone(), progress.clone());
     let requeuers = (uploads.requeuer.clone(), downloads.requeuer.clone());
+    let foreign = (uploads.foreign.clone(), downloads.foreign.clone());
     let (own, shared) = (
         StoreController::<ObjectStore>::new(),
         StoreController::<ClusterObjectStore>::new(),
@@ -80,7 +81,8 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
         store_limiter.clone(),
     ));
     let term = Arc::new(Leadership::default());
-    let metrics = Metrics::new(progress.clone(), {
+    let shard = options.shard;
+    let metrics = Metrics::new(progress.clone(), (shard.index(), shard.count()), {
         let (term, stores) = (term.clone(), stores.clone());
         let ((uploads, downloads), own, shared) = (requeuers.clone(), own.reader.clone(), shared.reader.clone());
         let scope = options.namespace.clone();
@@ -133,6 +135,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
     let candidate = Lease::new(
         client.clone(),
         &parts.options.operator_namespace,
+        lease_name(shard),
         identity(),
         advertise,
         leader,
@@ -216,7 +219,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
     let silent = went_silent(
         client.clone(),
         namespace.as_deref(),
-        requeuers.clone(),
+        ((requeuers.0.clone(), foreign.0), (requeuers.1.clone(), foreign.1)),
         parts.health.clone(),
     );
     let restart = tokio::select! {

@@ -1,13 +1,14 @@
 //! Detects a watch that no longer delivers events. If a watch delivers no events, the watch cache still contains old
 //! versions of objects. This module looks for objects whose version in the watch cache has been wrong for minutes.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use kube::{Api, Client, ResourceExt, api::ListParams, core::DeserializeGuard};
 use tokio::time::sleep;
 
 use super::{
     error::{Error, call},
+    shard_filter::ForeignGrants,
     stores::scoped_api,
     watch::Requeuer,
 };
@@ -25,6 +26,9 @@ const PAGE: u32 = 100;
 
 /// The resource version of each object, by UID.
 type Versions = HashMap<String, String>;
+
+/// The watch cache of one kind of grant, and the versions of the grants that other shards serve.
+type Watched<G> = (Requeuer<G>, Arc<ForeignGrants>);
 
 /// Compares the objects in a list with the objects in the watch cache.
 #[derive(Debug, Default)]
@@ -60,7 +64,7 @@ impl Comparison {
 pub async fn went_silent(
     client: Client,
     namespace: Option<&str>,
-    (uploads, downloads): (Requeuer<UploadGrant>, Requeuer<DownloadGrant>),
+    (uploads, downloads): (Watched<UploadGrant>, Watched<DownloadGrant>),
     health: Health,
 ) -> String {
     let (mut of_uploads, mut of_downloads) = (Comparison::default(), Comparison::default());
@@ -94,13 +98,13 @@ async fn compare<G: Grant>(
     comparison: &mut Comparison,
     client: &Client,
     namespace: Option<&str>,
-    requeuer: &Requeuer<G>,
+    watched: &Watched<G>,
 ) -> usize {
-    match listed::<G>(client, namespace).await {
+    match listed::<G>(client, namespace, &watched.1).await {
         // Valet first lists the grants and then reads the watch cache. A correct watch cache is therefore at least as
         // new as the list.
         Ok(listed) => {
-            let known = requeuer.known();
+            let known = watched.0.known();
             let watched = known.iter().filter_map(|grant| version(grant.as_ref())).collect();
             comparison.count_missed(listed, watched)
         }
@@ -115,12 +119,18 @@ async fn compare<G: Grant>(
     }
 }
 
-async fn listed<G: Grant>(client: &Client, namespace: Option<&str>) -> Result<Versions, Error> {
+/// Lists the grants, except those that another shard serves and whose listed version the watch has delivered.
+async fn listed<G: Grant>(
+    client: &Client,
+    namespace: Option<&str>,
+    foreign: &ForeignGrants,
+) -> Result<Versions, Error> {
     let api: Api<DeserializeGuard<G>> = scoped_api(client.clone(), namespace);
     let (mut versions, mut params) = (Versions::new(), ListParams::default().limit(PAGE));
     loop {
         let page = call("listing grants", api.list_metadata(&params)).await?;
-        versions.extend(page.items.iter().filter_map(version));
+        let page_versions = page.items.iter().filter_map(version);
+        versions.extend(page_versions.filter(|(uid, version)| !foreign.has(uid, version)));
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params = params.continue_token(&token),
             None => return Ok(versions),

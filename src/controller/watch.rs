@@ -1,5 +1,6 @@
 use std::{
     collections::{BTreeMap, HashMap},
+    future::ready,
     sync::Arc,
     time::Duration,
 };
@@ -24,12 +25,13 @@ use super::{
     cached_grant::CachedGrant,
     list_gate::ListGate,
     local_state::LocalState,
+    shard_filter::is_own_store,
     stores::{Stores, check_request, scoped_api},
     strip_metadata::{strip_store, strip_watched},
 };
 use crate::{
     api::{GROUP, Grant, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Store, StoreKind},
-    core::{StoreId, store_id},
+    core::{Shard, StoreId, store_id},
     notifications::{NotifiedGrant, UploadIndex},
     provider::registry::bucket,
     telemetry::{Health, Progress, warn_once},
@@ -210,9 +212,10 @@ pub fn backoff() -> impl Backoff {
 /// The UID, the generation and the check request of a store when Valet last saw the store.
 type Seen = (Option<String>, Option<i64>, Option<String>);
 
-/// Watches the stores of one kind, and enqueues the grants of stores that change.
+/// Watches the stores of one kind that this shard serves, and enqueues the grants of stores that change.
 pub async fn watch_stores<S, U, D>(
     api: Api<DeserializeGuard<S>>,
+    shard: Shard,
     stores: Arc<Stores>,
     changed: mpsc::UnboundedSender<ObjectRef<DeserializeGuard<S>>>,
     writer: reflector::store::Writer<DeserializeGuard<S>>,
@@ -225,7 +228,9 @@ pub async fn watch_stores<S, U, D>(
     D: Grant,
 {
     let mut health = Some(health);
-    let stores_seen = watcher(api, config()).backoff(backoff());
+    let stores_seen = watcher(api, config())
+        .backoff(backoff())
+        .filter(move |event| ready(event.as_ref().map_or(true, |event| is_own_store::<S, _>(shard, event))));
     let light = stores_seen.modify(|store: &mut DeserializeGuard<S>| strip_watched(store, strip_store));
     let mut events = std::pin::pin!(light.reflect(writer));
     // A store counts as changed only if it has a new generation or a new request for a conformance check. A new

@@ -122,8 +122,17 @@ pub struct States {
 impl Metrics {
     /// Registers all metrics. At each scrape, the function `states` returns the state of every grant and store. The
     /// result also says whether this replica is the leader.
-    pub fn new(progress: Arc<Progress>, states: impl Fn() -> States + Send + Sync + 'static) -> Self {
-        let mut registry = Registry::with_prefix("valet");
+    ///
+    /// `shard` contains the number of this shard and the number of shards. If there are several shards, all metrics have
+    /// the label `shard`, because each shard counts only its own grants and stores.
+    pub fn new(
+        progress: Arc<Progress>,
+        shard: (u16, u16),
+        states: impl Fn() -> States + Send + Sync + 'static,
+    ) -> Self {
+        let (index, shards) = shard;
+        let label = (shards > 1).then(|| ("shard".into(), index.to_string().into()));
+        let mut registry = Registry::with_prefix_and_labels("valet", label.into_iter());
         let histogram: fn() -> Histogram = || Histogram::new(exponential_buckets(0.005, 2.0, 14));
         let metrics = Self {
             credentials_issued: Family::default(),
@@ -192,6 +201,13 @@ impl Metrics {
             "build_info",
             "Always 1; the label version is the version of Valet in this replica",
             build,
+        );
+        let number = Gauge::<i64>::default();
+        number.set(shards.into());
+        registry.register(
+            "shards",
+            "Number of shards that divide the stores among themselves (--shards)",
+            number,
         );
         registry.register_collector(Box::new(metrics.watched.clone()));
         Self { registry, ..metrics }

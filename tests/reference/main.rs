@@ -95,7 +95,7 @@ fn every_option_is_documented() {
 fn every_metric_is_documented() {
     let progress = Arc::new(Progress::default());
     progress.ended(Instant::now());
-    let metrics = Metrics::new(progress, || States {
+    let metrics = Metrics::new(progress, (0, 1), || States {
         leads: true,
         grants: vec![GrantState {
             kind: "UploadGrant",
