@@ -35,6 +35,7 @@ mod restart;
 mod rules;
 mod scoped;
 mod secrets;
+mod shards;
 mod states;
 mod store_conditions;
 mod suspended;
