@@ -13,6 +13,7 @@ mod prerequisites;
 mod release;
 mod rendered;
 mod scraped;
+mod shards;
 mod users;
 mod values;
 

@@ -21,6 +21,20 @@ app.kubernetes.io/name: {{ include "valet.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{/* The ending of the names of one shard's objects. It is empty if there is only one shard. Argument: a list of the root context and the
+     number of the shard. */}}
+{{- define "valet.shardSuffix" -}}
+{{- if gt (int (first .).Values.shards) 1 }}-shard-{{ last . }}{{ end }}
+{{- end }}
+
+{{/* Labels that select the pods of one shard. Argument: a list of the root context and the number of the shard. */}}
+{{- define "valet.shardSelectorLabels" -}}
+{{- include "valet.selectorLabels" (first .) }}
+{{- if gt (int (first .).Values.shards) 1 }}
+valetkey.dev/shard: {{ last . | quote }}
+{{- end }}
+{{- end }}
+
 {{/* Labels of every object. Labels from the values cannot replace the selector labels of the chart. */}}
 {{- define "valet.labels" -}}
 {{- include "valet.labelsAnd" (list . dict) }}
@@ -131,6 +145,9 @@ annotations:
 {{- if and .Values.notifications.enabled (not .Values.notifications.existingSecret) }}
 {{- fail "notifications.enabled needs notifications.existingSecret, a Secret with the tokens that stores must send: docs/notifications.md" }}
 {{- end }}
+{{- if and (gt (int .Values.shards) 1) .Values.notifications.enabled (not .Values.leaderElect) }}
+{{- fail "shards above 1 and notifications.enabled need leaderElect, because a shard finds the leaders of the other shards in their Leases: set leaderElect to true" }}
+{{- end }}
 {{- if ne (empty .Values.notifications.google.accounts) (empty .Values.notifications.google.audience) }}
 {{- fail "notifications.google.accounts and notifications.google.audience must be set together: docs/notifications.md" }}
 {{- end }}
@@ -140,7 +157,7 @@ annotations:
 {{- $flags := dict
   "operator-namespace" "helm's --namespace" "http-address" "listenAddress" "log-level" "log.level" "log-format" "log.format"
   "concurrency" "concurrency" "resync-seconds" "resyncSeconds" "ttl-seconds-after-finished" "ttlSecondsAfterFinished"
-  "namespace" "scopedNamespace" "leader-elect" "leaderElect" "watch-secrets" "watchSecrets"
+  "namespace" "scopedNamespace" "leader-elect" "leaderElect" "shards" "shards" "shard" "shards" "watch-secrets" "watchSecrets"
   "share-credentials-with-namespaces" "shareCredentialsWithNamespaces" "allow-private-endpoints" "allowPrivateEndpoints"
   "deny-endpoints" "denyEndpoints" "allow-secret-metadata" "allowSecretMetadata"
   "allow-secret-metadata" "allowSecretMetadata"
