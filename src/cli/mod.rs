@@ -286,6 +286,10 @@ async fn run_controller(args: ControllerArgs) -> Result<(), String> {
                 .map(|audience| (args.notifications_google_accounts, audience)),
             advertise: args.pod_ip.map(|ip| SocketAddr::new(ip, address.port())),
         });
+    let shard = Shard::new(args.shard, args.shards)?;
+    if !shard.is_only() && notifications.is_some() && !(args.leader_elect && args.pod_ip.is_some()) {
+        return Err("--notifications-address: with several shards, a replica forwards notifications to the leaders of the other shards and finds their addresses in the Leases; set --leader-elect and --pod-ip, or unset --notifications-address".into());
+    }
     let options = controller::Options {
         kubeconfig: args.kubeconfig,
         context: args.context,
@@ -303,7 +307,7 @@ async fn run_controller(args: ControllerArgs) -> Result<(), String> {
         watch_secrets: args.watch_secrets,
         notifications,
         leader_elect: args.leader_elect,
-        shard: Shard::new(args.shard, args.shards)?,
+        shard,
     };
     controller::run(options, stop_signal()).await
 }

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::coordination::v1::{Lease as LeaseObject, LeaseSpec},
@@ -34,6 +35,9 @@ const RENEW_DEADLINE: Duration = Duration::from_secs(7);
 /// The pause between two renewals of the Lease. A waiting replica also pauses for this time between two attempts to
 /// acquire the Lease.
 const PERIOD: Duration = Duration::from_secs(2);
+/// A replica that receives notifications reads the Lease of each other shard at least this often. It reads a Lease
+/// earlier if the leader does not answer.
+const FOLLOW_PERIOD: Duration = Duration::from_secs(30);
 
 /// Returns the name of the Lease of this shard in the operator's namespace.
 pub fn lease_name(shard: Shard) -> String {
@@ -313,6 +317,28 @@ impl Lease {
             ..LeaseSpec::default()
         }
     }
+}
+
+/// Keeps the addresses of the leaders of other shards. The function never returns.
+pub async fn follow_leaders(client: Client, namespace: String, leaders: Vec<(Shard, Arc<Leader>)>) {
+    let api: Api<LeaseObject> = Api::namespaced(client, &namespace);
+    let follow = async |(shard, leader): (Shard, Arc<Leader>)| {
+        let name = lease_name(shard);
+        loop {
+            match call("reading the Lease of another shard", api.get_opt(&name)).await {
+                Ok(lease) => leader.is_at(lease.as_ref().and_then(advertised_address)),
+                Err(error) => warn_once!(
+                    &error.cause(),
+                    lease = name,
+                    "this replica cannot read the Lease and cannot forward notifications to the shard: {error}"
+                ),
+            }
+            // A pause between two reads limits the number of reads while a leader does not answer.
+            sleep(PERIOD).await;
+            let _ = timeout(FOLLOW_PERIOD, leader.was_unreachable()).await;
+        }
+    };
+    join_all(leaders.into_iter().map(follow)).await;
 }
 
 /// Returns the address of the leader's notification receiver, which the leader advertises in the Lease.

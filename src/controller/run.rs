@@ -14,7 +14,7 @@ use super::{
     cluster::check_crds,
     controllers::{GrantController, StoreController},
     history::wait_for_restored_history,
-    leader_election::{Leadership, Lease, lease_name},
+    leader_election::{Leadership, Lease, follow_leaders, lease_name},
     metrics_snapshot,
     options::Options,
     quota::Quotas,
@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     api::{ClusterObjectStore, DownloadGrant, ObjectStore, Operation, UploadGrant},
+    core::Shard,
     net::EgressPolicy,
     notifications::{GOOGLE_CERTIFICATES, GoogleTokens, Leader, Receiver, Tokens, Topics},
     telemetry::{Health, Metrics, Progress, REPEATS, States, serve},
@@ -126,7 +127,12 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
     // the operator still finishes its running reconciles.
     let http = async { http.await.and(std::future::pending().await) };
     let leader = Arc::new(Leader::default());
-    let receiver = receive(&parts, leader.clone()).await?;
+    let others: Vec<_> = shard.others().map(|shard| (shard, Arc::<Leader>::default())).collect();
+    let receiver = receive(&parts, leader.clone(), others.clone()).await?;
+    let followed = parts.options.notifications.is_some().then(|| {
+        let followed = follow_leaders(client.clone(), parts.options.operator_namespace.clone(), others);
+        AbortOnDrop(tokio::spawn(followed))
+    });
     let http = async {
         tokio::select! { result = http => result, result = receiver => result }
     };
@@ -144,7 +150,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
     let mut held = None;
     let mut connection = std::pin::pin!(connection);
     let repeats = tokio::spawn(log_repeats());
-    let _ends = AbortOnDrop(repeats);
+    let _ends = (AbortOnDrop(repeats), followed);
     if parts.options.leader_elect {
         info!("waiting for the Lease");
         tokio::select! {
@@ -271,6 +277,7 @@ async fn log_repeats() {
 async fn receive(
     parts: &SharedContext,
     leader: Arc<Leader>,
+    others: Vec<(Shard, Arc<Leader>)>,
 ) -> Result<impl Future<Output = Result<(), String>> + use<>, String> {
     let wanted = match (&parts.options.notifications, &parts.upload_index) {
         (Some(options), Some(upload_index)) => {
@@ -284,6 +291,8 @@ async fn receive(
                 upload_index: upload_index.clone(),
                 health: parts.health.clone(),
                 leader,
+                shard: parts.options.shard,
+                others,
                 metrics: parts.metrics.clone(),
             };
             Some((receiver, options.address))

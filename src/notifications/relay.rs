@@ -1,10 +1,14 @@
-use std::{net::SocketAddr, sync::Mutex, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::body::Bytes;
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use http_body_util::Full;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::Notify};
 
 /// The timeout for the answer of the leader. The timeout is short because versitygw waits only 3 s for the whole
 /// notification request.
@@ -25,19 +29,40 @@ const PASSED: [&str; 6] = [
     "ce-subject",
 ];
 
-/// The address at which the leader receives notifications. Valet reads the address from the Lease.
+/// The address at which a leader receives notifications. Valet reads the address from the Lease.
 #[derive(Debug, Default)]
-pub struct Leader(Mutex<Option<SocketAddr>>);
+pub struct Leader {
+    address: Mutex<Option<SocketAddr>>,
+    unreachable: Notify,
+}
 
 impl Leader {
     /// Sets the address of the leader from the current Lease.
     pub fn is_at(&self, address: Option<SocketAddr>) {
-        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = address;
+        *self.address.lock().unwrap_or_else(PoisonError::into_inner) = address;
     }
 
     /// Returns the leader's address from the last known Lease.
     pub fn address(&self) -> Option<SocketAddr> {
-        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        *self.address.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until a message could not be forwarded to this leader. Another replica may then be the leader.
+    pub async fn was_unreachable(&self) {
+        self.unreachable.notified().await;
+    }
+
+    /// Forwards a message to the leader without changes. Returns true if the leader has accepted the message.
+    pub async fn accepts(&self, path: &str, headers: &HeaderMap, body: Bytes) -> bool {
+        let status = match self.address() {
+            Some(address) => forward_to_leader(address, path, headers, body).await,
+            None => None,
+        };
+        let is_accepted = status.is_some_and(|status| status.is_success());
+        if !is_accepted {
+            self.unreachable.notify_one();
+        }
+        is_accepted
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, str::FromStr};
 
-use crate::{api::StoreKind, core::StoreId};
+use crate::{
+    api::StoreKind,
+    core::{Shard, StoreId},
+};
 
 /// The stores for which a sender is allowed to send notifications. The bucket name in a message cannot decide this,
 /// because the owner of an ObjectStore can write any bucket name into the store's spec.
@@ -34,6 +37,17 @@ impl SenderScope {
             (Stores::Namespaced(own, one), StoreKind::ObjectStore) => own == namespace && one == name,
             (Stores::AllNamespaced(own), StoreKind::ObjectStore) => own == namespace,
             _ => false,
+        })
+    }
+
+    /// Returns true if the shard can serve a store of this scope.
+    pub fn concerns(&self, shard: Shard) -> bool {
+        self.0.iter().any(|stores| match stores {
+            Stores::Cluster(name) => shard.serves(&(StoreKind::ClusterObjectStore, String::new(), name.clone())),
+            Stores::Namespaced(namespace, name) => {
+                shard.serves(&(StoreKind::ObjectStore, namespace.clone(), name.clone()))
+            }
+            Stores::AllClusters | Stores::AllNamespaced(_) => true,
         })
     }
 
@@ -202,5 +216,28 @@ mod tests {
             let error = text.parse::<NamedSender>().unwrap_err();
             assert!(error.contains("SENDER=STORE"), "{error}");
         }
+    }
+
+    #[test]
+    fn scope_concerns_the_shards_that_serve_its_stores() {
+        let concerned = |text: &str| {
+            let scope = SenderScope::read(text.split(' ')).unwrap();
+            let shards = (0..4).map(|index| Shard::new(index, 4).unwrap());
+            shards
+                .filter(|shard| scope.concerns(*shard))
+                .map(Shard::index)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(concerned("media").len(), 1);
+        assert_eq!(concerned("web/media").len(), 1);
+        assert_eq!(concerned("*"), [0, 1, 2, 3]);
+        assert_eq!(concerned("web/*"), [0, 1, 2, 3]);
+        let all = (0..100).map(|n| format!("store-{n}")).collect::<Vec<_>>().join(" ");
+        assert_eq!(concerned(&all), [0, 1, 2, 3]);
+        assert!(
+            SenderScope::read(["media"].into_iter())
+                .unwrap()
+                .concerns(Shard::default())
+        );
     }
 }

@@ -8,6 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
+use futures::future::{join, join_all};
 use tokio::net::TcpListener;
 use tracing::{debug, info};
 
@@ -20,7 +21,8 @@ use super::{
     upload_index::UploadIndex,
 };
 use crate::{
-    notifications::{MAX_NOTIFICATION_BYTES, Notification, parse_notification},
+    core::Shard,
+    notifications::{MAX_NOTIFICATION_BYTES, Notification, parse_notification, payload::Malformed},
     telemetry::{Bounds, Health, Metrics, answer},
 };
 
@@ -61,6 +63,10 @@ pub struct Receiver {
     pub health: Health,
     /// The address of the leader. If this replica is not the leader, it forwards notifications to this address.
     pub leader: Arc<Leader>,
+    /// The shard of this replica.
+    pub shard: Shard,
+    /// The other shards and their leaders. A notification can arrive at a replica of any shard.
+    pub others: Vec<(Shard, Arc<Leader>)>,
     pub metrics: Arc<Metrics>,
 }
 
@@ -112,19 +118,67 @@ impl Receiver {
             let answer = serde_json::json!({"validationResponse": code}).to_string();
             return ([(header::CONTENT_TYPE, "application/json")], answer).into_response();
         }
+        // A replica never forwards a message that another replica has forwarded.
+        let is_relayed = head.headers.contains_key(RELAYED);
+        if matches!(said, Ok(Notification::Arrived(_))) && !self.others.is_empty() && !is_relayed {
+            return self
+                .distribute(said, &sender, head.uri.path(), &head.headers, body)
+                .await;
+        }
+        self.take_own(said, &sender, head.uri.path(), &head.headers, body).await
+    }
+
+    /// Passes a notification to each shard that can serve one of the sender's stores. The answer is positive if all
+    /// these shards have accepted the notification. Otherwise the sender must repeat the notification, which does no
+    /// harm in the shards that have already accepted the notification.
+    async fn distribute(
+        &self,
+        said: Result<Notification, Malformed>,
+        sender: &SenderScope,
+        path: &str,
+        headers: &HeaderMap,
+        body: Bytes,
+    ) -> Response {
+        let others = self.others.iter().filter(|(shard, _)| sender.concerns(*shard));
+        let forwarded = join_all(others.map(|(_, leader)| leader.accepts(path, headers, body.clone())));
+        let own = async {
+            match sender.concerns(self.shard) {
+                true => Some(self.take_own(said, sender, path, headers, body.clone()).await),
+                false => None,
+            }
+        };
+        let (forwarded, own) = join(forwarded, own).await;
+        self.metrics
+            .notified("relayed", forwarded.iter().filter(|accepted| **accepted).count());
+        match own {
+            Some(answer) if !answer.status().is_success() => answer,
+            _ if forwarded.contains(&false) => self.unavailable(),
+            _ => StatusCode::NO_CONTENT.into_response(),
+        }
+    }
+
+    /// Handles a message for the stores of this shard.
+    async fn take_own(
+        &self,
+        said: Result<Notification, Malformed>,
+        sender: &SenderScope,
+        path: &str,
+        headers: &HeaderMap,
+        body: Bytes,
+    ) -> Response {
         if !self.health.is_working() {
-            return self.relay_to_leader(head.uri.path(), &head.headers, body).await;
+            return self.relay_to_leader(path, headers, body).await;
         }
         match said {
             Ok(Notification::Validation(_)) => StatusCode::NO_CONTENT.into_response(),
             Ok(Notification::Arrived(arrived)) => {
-                let known = arrived.iter().filter(|a| self.upload_index.notify(a, &sender)).count();
+                let known = arrived.iter().filter(|a| self.upload_index.notify(a, sender)).count();
                 self.metrics.notified("accepted", known);
                 self.metrics.notified("unknown", arrived.len() - known);
                 StatusCode::NO_CONTENT.into_response()
             }
             // If Valet does not confirm the subscription, SNS sends the request again later.
-            Ok(Notification::Subscription(subscription)) => match self.topics.confirm(&subscription, &sender).await {
+            Ok(Notification::Subscription(subscription)) => match self.topics.confirm(&subscription, sender).await {
                 true => StatusCode::NO_CONTENT.into_response(),
                 false => {
                     self.metrics.notified("refused", 1);
@@ -191,12 +245,16 @@ impl Receiver {
             self.metrics.notified("relayed", 1);
             return status.into_response();
         }
+        self.unavailable()
+    }
+
+    fn unavailable(&self) -> Response {
         self.metrics.notified("unavailable", 1);
         let retry = [(header::RETRY_AFTER, RETRY_AFTER)];
         (
             StatusCode::SERVICE_UNAVAILABLE,
             retry,
-            "this replica is not ready; send the notification again later\n",
+            "a replica of Valet is not ready; send the notification again later\n",
         )
             .into_response()
     }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use serde_json::json;
+use valet::{api::StoreKind, core::Shard};
 use valet_harness::{Operator, OperatorOptions, S3Options, S3Server, Software, eventually, net, process};
 
 use crate::world::{SOON, Tenant, VALET, condition, says};
@@ -96,6 +97,12 @@ fn metric(operator: &Operator, sample: &str) -> f64 {
 
 fn notified(operator: &Operator, outcome: &str) -> f64 {
     metric(operator, &format!("valet_notifications_total{{outcome=\"{outcome}\"}}"))
+}
+
+/// As [`notified`], for an operator of this shard.
+fn notified_shard(operator: &Operator, shard: u16, outcome: &str) -> f64 {
+    let sample = format!("valet_notifications_total{{shard=\"{shard}\",outcome=\"{outcome}\"}}");
+    metric(operator, &sample)
 }
 
 pub fn polls(t: &Tenant, operator: &Operator) -> f64 {
@@ -457,4 +464,77 @@ fn object_that_differs_from_grant_is_a_mismatch() {
     let grant = t.reason("ug/over", "Completed");
     assert_eq!(grant["status"]["object"]["size"], 5);
     assert_eq!(grant["status"]["object"]["contentType"], "text/plain");
+}
+
+/// A Service distributes notifications over the replicas of all shards. A replica forwards a notification to the leader
+/// of each shard that can serve one of the sender's stores.
+#[test]
+fn notification_reaches_the_shard_that_serves_its_store() {
+    let setup = NotificationSetup::new("shardnote");
+    let t = &setup.t;
+    let all = "9b2d1c9ad0b84f7e-all-stores";
+    let tokens = format!("{TOKEN} {}\n{all} *\n", t.name());
+    std::fs::write(&setup.tokens, tokens).unwrap();
+    let id = (StoreKind::ClusterObjectStore, String::new(), t.name().to_owned());
+    let serving = u16::from(Shard::new(1, 2).unwrap().serves(&id));
+    let other = 1 - serving;
+    let replica = |shard: u16, port: u16| {
+        let mut options = setup.options(port);
+        options.args.extend([
+            "--leader-elect".into(),
+            format!("--operator-namespace={}", t.name()),
+            "--shards=2".into(),
+            format!("--shard={shard}"),
+        ]);
+        options.env.push(("VALET_POD_IP".into(), "127.0.0.1".into()));
+        let operator = Operator::start(&VALET, &t.world.plane, &options).unwrap();
+        eventually(SOON, "the shard to have a leader", || {
+            (metric(&operator, &format!("valet_leader{{shard=\"{shard}\"}}")) == 1.0).then_some(())
+        });
+        operator
+    };
+    let server = replica(serving, setup.port);
+    let port = net::free_port().unwrap();
+    let first = replica(other, port);
+    let s3 = setup.versitygw(port);
+    let mut credentials = t.credentials(s3.access_key(), s3.secret_key());
+    credentials["metadata"]["namespace"] = json!(t.name());
+    t.apply(&[credentials, t.grant("UploadGrant", "one", json!({}))]);
+    let key = t.mount("one");
+    t.between_polls(&["one"]);
+    assert_eq!(key.upload(&t.file("one", b"to whom it may concern")).0, 200);
+    t.reason("ug/one", "Completed");
+    let completed = format!("valet_notification_to_completed_seconds_count{{shard=\"{serving}\"}}");
+    assert_eq!(
+        metric(&server, &completed),
+        1.0,
+        "the notification completed the upload"
+    );
+    assert!(notified_shard(&first, other, "relayed") >= 1.0);
+    assert_eq!(
+        notified_shard(&first, other, "unknown"),
+        0.0,
+        "the token is not for a store of this shard"
+    );
+
+    // A token for all stores concerns both shards. Each shard counts the object that no grant waits for.
+    let good = format!("Authorization: Bearer {all}");
+    let unknown = notified_shard(&server, serving, "unknown");
+    let notification = setup.notification(t.name(), &t.key("nobodys"));
+    eventually(SOON, "the tokens to be read", || {
+        (setup.post(port, &good, &notification) == 204).then_some(())
+    });
+    assert_eq!(notified_shard(&first, other, "unknown"), 1.0);
+    assert_eq!(notified_shard(&server, serving, "unknown"), unknown + 1.0);
+
+    // Without a leader of the serving shard, the sender must repeat the notification.
+    server.kill();
+    assert_eq!(setup.post(port, &good, &notification), 503);
+    let token = format!("Authorization: Bearer {TOKEN}");
+    assert_eq!(setup.post(port, &token, &notification), 503);
+    let next = net::free_port().unwrap();
+    let _server = replica(serving, next);
+    eventually(SOON, "the new leader to receive notifications", || {
+        (setup.post(port, &token, &notification) == 204).then_some(())
+    });
 }
