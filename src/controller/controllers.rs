@@ -215,8 +215,7 @@ impl<S: Store> StoreController<S> {
             namespace_limiter,
         });
         let watch = watch_stores(
-            api,
-            parts.options.shard,
+            (api, parts.options.shard),
             parts.stores.clone(),
             changed,
             self.writer,

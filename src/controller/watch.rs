@@ -214,8 +214,7 @@ type Seen = (Option<String>, Option<i64>, Option<String>);
 
 /// Watches the stores of one kind that this shard serves, and enqueues the grants of stores that change.
 pub async fn watch_stores<S, U, D>(
-    api: Api<DeserializeGuard<S>>,
-    shard: Shard,
+    (api, shard): (Api<DeserializeGuard<S>>, Shard),
     stores: Arc<Stores>,
     changed: mpsc::UnboundedSender<ObjectRef<DeserializeGuard<S>>>,
     writer: reflector::store::Writer<DeserializeGuard<S>>,
