@@ -144,7 +144,26 @@ fn version(object: &impl ResourceExt) -> Option<(String, String)> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::Mutex,
+        task::{Context, Poll},
+    };
+
+    use futures::future::{Ready, ready};
+    use http::{Request, Response};
+    use kube::{
+        client::Body,
+        runtime::{reflector, watcher::Event},
+    };
+    use serde_json::{Value, json};
+
     use super::*;
+    use crate::{
+        api::StoreKind,
+        controller::{local_state::LocalState, shard_filter::ShardFilter},
+        core::{Shard, record::RecordKey},
+        telemetry::Progress,
+    };
 
     fn versions(of: &[(&str, u32)]) -> Versions {
         of.iter()
@@ -207,5 +226,79 @@ mod tests {
             count_missed(&[(&[("a", 2)], &[("a", 1)]), (&[("a", 2)], &[("a", 2)])]),
             [0, 0]
         );
+    }
+
+    /// A mock apiserver that lists the metadata of grants with these names and versions.
+    #[derive(Clone)]
+    struct Server(Arc<Mutex<Vec<(&'static str, u32)>>>);
+
+    impl tower_service::Service<Request<Body>> for Server {
+        type Response = Response<Body>;
+        type Error = std::convert::Infallible;
+        type Future = Ready<Result<Self::Response, Self::Error>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Request<Body>) -> Self::Future {
+            let grants = self.0.lock().unwrap();
+            let items: Vec<_> = grants
+                .iter()
+                .map(|(name, version)| json!({"metadata": meta(name, *version)}))
+                .collect();
+            let list = json!({
+                "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": {"resourceVersion": "9"},
+                "items": items,
+            });
+            ready(Ok(Response::new(Body::from(list.to_string().into_bytes()))))
+        }
+    }
+
+    fn meta(name: &str, version: u32) -> Value {
+        json!({"name": name, "namespace": "web", "uid": name, "resourceVersion": version.to_string()})
+    }
+
+    /// A shard does not keep the grants of other shards. These grants must not count as missed, because the operator
+    /// would then restart every ten minutes.
+    #[tokio::test]
+    async fn grants_of_other_shards_are_missed_only_if_the_watch_has_not_delivered_them() {
+        let grants = Arc::new(Mutex::new(vec![("own", 1), ("foreign", 2)]));
+        let client = Client::new(Server(grants.clone()), "default");
+        let shard = Shard::new(0, 2).unwrap();
+        let is_own = |name: &String| shard.serves(&(StoreKind::ObjectStore, "web".into(), name.clone()));
+        let own = (0..).map(|n| n.to_string()).find(is_own).unwrap();
+        let foreign_store = (0..).map(|n| n.to_string()).find(|name| !is_own(name)).unwrap();
+        let (cache, mut writer) = reflector::store();
+        let local_state = Arc::new(LocalState::new(RecordKey::new([0; 32])));
+        let (requeuer, _requeues) = Requeuer::new(cache.clone(), local_state, Arc::new(Progress::default()));
+        let foreign = Arc::<ForeignGrants>::default();
+        let filter = ShardFilter {
+            shard,
+            cache,
+            foreign: foreign.clone(),
+        };
+        let mut deliver = |name: &str, store: &str, version: u32| {
+            let grant = json!({"metadata": meta(name, version), "spec": {"storeRef": {"name": store}, "key": "a"}});
+            let event = filter.pass(Event::Apply(serde_json::from_value(grant).unwrap()));
+            if let Some(event) = event {
+                writer.apply_watcher_event(&event);
+            }
+        };
+        deliver("own", &own, 1);
+        deliver("foreign", &foreign_store, 2);
+        let watched: Watched<UploadGrant> = (requeuer, foreign);
+        let mut comparison = Comparison::default();
+        let mut count = async || compare(&mut comparison, &client, None, &watched).await;
+        assert_eq!([count().await, count().await, count().await], [0, 0, 0]);
+
+        // The foreign grant has changed, and the watch has not delivered the change for a whole period.
+        *grants.lock().unwrap() = vec![("own", 1), ("foreign", 5)];
+        assert_eq!([count().await, count().await], [0, 1]);
+        deliver("foreign", &foreign_store, 5);
+        assert_eq!([count().await, count().await], [0, 0]);
+        // The foreign grant was deleted.
+        *grants.lock().unwrap() = vec![("own", 1)];
+        assert_eq!([count().await, count().await], [0, 0]);
     }
 }
