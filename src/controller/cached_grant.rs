@@ -3,12 +3,12 @@
 use std::{borrow::Cow, marker::PhantomData, sync::Arc};
 
 use kube::{Resource, core::ObjectMeta};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::strip_metadata::{strip, strip_grant};
 use crate::{
-    api::{Grant, StoreRef, printable},
+    api::{Grant, StoreRef, UploadMode, printable},
     core::{PackedText, StoreId, store_id},
 };
 
@@ -64,6 +64,20 @@ impl<G: Grant> WatchedGrant<G> {
         Some(store_id(&spec.store_ref, self.meta.namespace.as_deref()?))
     }
 
+    /// Returns the object key if the grant is for a multipart upload and is not finished.
+    pub fn multipart_key(&self) -> Option<String> {
+        let spec = self.spec.as_ref()?.get();
+        // This search is faster than parsing, and most grants are not for multipart uploads.
+        if !spec.contains(UploadMode::Multipart.as_str()) {
+            return None;
+        }
+        let spec: OnlyKey = serde_json::from_str(spec).ok()?;
+        let status = self.status.as_ref();
+        let status = status.and_then(|status| serde_json::from_str::<OnlyFinished>(status.get()).ok());
+        let is_finished = status.is_some_and(|status| status.finished_time.is_some());
+        (spec.mode == UploadMode::Multipart && !is_finished).then_some(spec.key)
+    }
+
     /// Returns the form in which the watch cache keeps the grant.
     pub fn into_cached(self) -> CachedGrant<G> {
         let content = stripped::<G>(self.spec, self.status);
@@ -82,6 +96,20 @@ impl<G: Grant> WatchedGrant<G> {
 #[serde(rename_all = "camelCase")]
 struct OnlyStore {
     store_ref: StoreRef,
+}
+
+/// The parts of a spec that name the object and the mode of the upload.
+#[derive(Deserialize)]
+struct OnlyKey {
+    key: String,
+    mode: UploadMode,
+}
+
+/// The part of a status that tells whether the grant is finished.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct OnlyFinished {
+    finished_time: Option<IgnoredAny>,
 }
 
 /// The parts of a grant in an answer of the apiserver.
@@ -258,6 +286,24 @@ mod tests {
         assert_eq!(store(json!({"key": {"a": []}, "storeRef": shared_ref})), Some(shared));
         assert_eq!(store(json!({"storeRef": {"kind": "Bucket", "name": "media"}})), None);
         assert_eq!(store(json!("text")), None);
+    }
+
+    #[test]
+    fn object_key_of_an_unfinished_multipart_upload_is_known_without_parsing_the_grant() {
+        let key = |spec, status| {
+            let mut object = grant(spec);
+            object["status"] = status;
+            let watched: WatchedGrant<UploadGrant> = serde_json::from_value(object).unwrap();
+            watched.multipart_key()
+        };
+        let multipart = json!({"storeRef": {"name": "media"}, "key": "a/b", "mode": "Multipart", "multipart": {}});
+        let open = json!({"observedGeneration": 1});
+        let finished = json!({"finishedTime": "2026-01-01T00:00:00Z"});
+        assert_eq!(key(multipart.clone(), json!(null)).as_deref(), Some("a/b"));
+        assert_eq!(key(multipart.clone(), open.clone()).as_deref(), Some("a/b"));
+        assert_eq!(key(multipart, finished), None);
+        let put = json!({"storeRef": {"name": "Multipart"}, "key": "Multipart", "mode": "Put"});
+        assert_eq!(key(put, open), None);
     }
 
     #[test]

@@ -99,6 +99,7 @@ impl<G: Grant> GrantController<G> {
             quotas: parts.quotas.clone(),
             store_limiter: parts.store_limiter.clone(),
             requeuer: requeuer.clone(),
+            foreign: foreign.clone(),
             settings: Settings {
                 ttl_seconds_after_finished: parts.options.ttl_seconds_after_finished,
                 secret_metadata: parts.options.secret_metadata.clone(),

@@ -92,64 +92,93 @@ impl<G: Grant> ShardFilter<G> {
     }
 }
 
-/// The versions of the grants that other shards serve. This shard does not keep these grants. It needs their versions to
-/// find out whether the watch has missed an event (`silent.rs`).
+/// What a shard knows about the grants of other shards. It does not keep the grants themselves.
 ///
-/// The UID and the version of a grant are stored as hash values, which need 16 bytes.
+/// - The shard needs their versions to find out whether the watch has missed an event (`silent.rs`).
+/// - The shard needs the object keys of their multipart uploads, because stores of several shards can have the same
+///   bucket. Valet must not abort a multipart upload that may belong to another grant.
+///
+/// The UIDs, versions and object keys are stored as hash values of 8 bytes.
 #[derive(Debug, Default)]
 pub struct ForeignGrants {
-    versions: Mutex<Versions>,
+    state: Mutex<State>,
     hasher: RandomState,
 }
 
 #[derive(Debug, Default)]
-struct Versions {
-    now: HashMap<u64, u64>,
-    /// The versions in a list that is not complete yet.
-    listed: HashMap<u64, u64>,
+struct State {
+    now: Known,
+    /// The grants in a list that is not complete yet.
+    listed: Known,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// The version of each grant, by UID.
+    versions: HashMap<u64, u64>,
+    /// The object key of each unfinished grant for a multipart upload, by UID.
+    multipart_keys: HashMap<u64, u64>,
 }
 
 impl ForeignGrants {
     /// Returns true if another shard serves the grant, and if the watch has delivered this version of the grant.
     pub fn has(&self, uid: &str, version: &str) -> bool {
         let (uid, version) = (self.hasher.hash_one(uid), self.hasher.hash_one(version));
-        lock(&self.versions).now.get(&uid) == Some(&version)
+        lock(&self.state).now.versions.get(&uid) == Some(&version)
     }
 
-    fn note(&self, grant: &impl Resource) {
-        if let Some((uid, version)) = self.hashed(grant) {
-            lock(&self.versions).now.insert(uid, version);
-        }
+    /// Returns true if another shard serves an unfinished grant for a multipart upload to this object key.
+    pub fn has_multipart_upload(&self, key: &str) -> bool {
+        let key = self.hasher.hash_one(key);
+        let state = lock(&self.state);
+        // While a list is not complete, some grants are only in the list.
+        let known = [&state.now, &state.listed];
+        known
+            .iter()
+            .any(|known| known.multipart_keys.values().any(|other| *other == key))
+    }
+
+    fn note<G: Grant>(&self, grant: &WatchedGrant<G>) {
+        self.note_in(grant, |state| &mut state.now);
     }
 
     fn forget(&self, grant: &impl Resource) {
-        if let Some((uid, _)) = self.hashed(grant) {
-            lock(&self.versions).now.remove(&uid);
+        if let Some(uid) = &grant.meta().uid {
+            let uid = self.hasher.hash_one(uid.as_str());
+            let mut state = lock(&self.state);
+            state.now.versions.remove(&uid);
+            state.now.multipart_keys.remove(&uid);
         }
     }
 
     fn list_begins(&self) {
-        lock(&self.versions).listed = HashMap::new();
+        lock(&self.state).listed = Known::default();
     }
 
-    fn list(&self, grant: &impl Resource) {
-        if let Some((uid, version)) = self.hashed(grant) {
-            lock(&self.versions).listed.insert(uid, version);
-        }
+    fn list<G: Grant>(&self, grant: &WatchedGrant<G>) {
+        self.note_in(grant, |state| &mut state.listed);
     }
 
     fn list_ends(&self) {
-        let mut versions = lock(&self.versions);
-        versions.now = std::mem::take(&mut versions.listed);
-        versions.now.shrink_to_fit();
+        let mut state = lock(&self.state);
+        state.now = std::mem::take(&mut state.listed);
+        state.now.versions.shrink_to_fit();
     }
 
-    fn hashed(&self, grant: &impl Resource) -> Option<(u64, u64)> {
-        let (uid, version) = (grant.meta().uid.as_ref()?, grant.meta().resource_version.as_ref()?);
-        Some((
-            self.hasher.hash_one(uid.as_str()),
-            self.hasher.hash_one(version.as_str()),
-        ))
+    fn note_in<G: Grant>(&self, grant: &WatchedGrant<G>, list: impl Fn(&mut State) -> &mut Known) {
+        let (Some(uid), Some(version)) = (&grant.meta().uid, &grant.meta().resource_version) else {
+            return;
+        };
+        let hash = |text: &str| self.hasher.hash_one(text);
+        let (uid, version) = (hash(uid), hash(version));
+        let key = grant.multipart_key().map(|key| hash(&key));
+        let mut state = lock(&self.state);
+        let known = list(&mut state);
+        known.versions.insert(uid, version);
+        match key {
+            Some(key) => known.multipart_keys.insert(uid, key),
+            None => known.multipart_keys.remove(&uid),
+        };
     }
 }
 
@@ -292,6 +321,35 @@ mod tests {
         }
         assert_eq!(watch.see(Event::Delete(grant("a", &json!(one), 1))), Some("Delete"));
         assert!(watch.cached().is_empty());
-        assert_eq!(lock(&watch.filter.foreign.versions).now.len(), 0);
+        assert_eq!(lock(&watch.filter.foreign.state).now.versions.len(), 0);
+    }
+
+    /// Two stores of different shards can have the same bucket.
+    #[test]
+    fn multipart_uploads_of_other_shards_are_known_until_they_finish() {
+        let (_, one) = stores();
+        let upload = |version: u32, status: Value| {
+            let grant = json!({
+                "metadata": {"name": "a", "namespace": "web", "uid": "a", "resourceVersion": version.to_string()},
+                "spec": {"storeRef": {"name": one}, "key": "a/b", "mode": "Multipart"}, "status": status,
+            });
+            serde_json::from_value::<WatchedGrant<UploadGrant>>(grant).unwrap()
+        };
+        let mut watch = Watch::new(0, 2);
+        let foreign = watch.filter.foreign.clone();
+        watch.see(Event::Init);
+        watch.see(Event::InitApply(upload(1, json!({}))));
+        assert!(
+            foreign.has_multipart_upload("a/b"),
+            "also while the list is not complete"
+        );
+        watch.see(Event::InitDone);
+        assert!(foreign.has_multipart_upload("a/b") && !foreign.has_multipart_upload("a/c"));
+        watch.see(Event::Apply(upload(2, json!({"finishedTime": "2026-01-01T00:00:00Z"}))));
+        assert!(!foreign.has_multipart_upload("a/b"));
+        watch.see(Event::Apply(upload(3, json!({}))));
+        assert!(foreign.has_multipart_upload("a/b"));
+        watch.see(Event::Delete(upload(4, json!({}))));
+        assert!(!foreign.has_multipart_upload("a/b"));
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     api::Grant,
     controller::{
         local_state::LocalState, namespace_limiter::NamespaceLimiter, quota::Quotas, secrets::Secrets,
-        store_limiter::StoreLimiter, stores::Stores, watch::Requeuer,
+        shard_filter::ForeignGrants, store_limiter::StoreLimiter, stores::Stores, watch::Requeuer,
     },
     core::Settings,
     telemetry::{Metrics, Progress},
@@ -36,6 +36,8 @@ pub struct Context<G: Grant> {
     /// Enqueues a grant again after a wait, for example when the grant receives quota or when a probe of its store
     /// ends.
     pub requeuer: Requeuer<G>,
+    /// What this shard knows about the grants of other shards.
+    pub foreign: Arc<ForeignGrants>,
     /// The default values from the command line.
     pub settings: Settings,
     /// The resync period. Valet reconciles each grant again after this time, because the watch may have missed a

@@ -229,6 +229,10 @@ impl<G: Grant> Effects for ClusterEffects<'_, G> {
     }
 
     fn is_contested(&self, grant: &GrantFacts) -> bool {
+        // Stores of other shards can have the same bucket.
+        if self.context.foreign.has_multipart_upload(&grant.terms.key) {
+            return true;
+        }
         self.context
             .requeuer
             .known()
