@@ -66,7 +66,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Observes the operator for a minute without any change.
+    /// Observes the operator without any change.
     async fn idle(&mut self, count: usize) -> Result<()> {
         let (before, cpu) = (counts(&self.scene)?, self.operator_cpu()?);
         sleep(Duration::from_secs(60)).await;

@@ -7,15 +7,15 @@
 //! ```
 //! The program starts a control plane, an S3 server and one operator for all namespaces. In each round it measures
 //! bursts of grants, grants at a steady rate, a flood in one namespace, and credentials that expire in the same second.
-//! Then it measures once: renewals, uploads that nobody sends, and 10,000 and 100,000 live grants (memory, idle time,
-//! restart). It prints each result at once, and at the end a table of all results. The last line of the output contains
+//! Then it measures once: renewals, uploads that nobody sends, a burst with two shards, and 10,000 and 100,000 live
+//! grants (memory, idle time, restart). It prints each result at once, and at the end a table of all results. The last line of the output contains
 //! the ratios.
 //!
 //! VALET_BIN names the operator program. `BENCH=quick` runs one round with few grants. BENCH_ROUNDS sets the number of
 //! rounds (default 5), BENCH_BURST the number of grants in a burst (default 1000), BENCH_LIVE the number of live grants
 //! at the restart (default 10,000), and BENCH_HUGE the number of grants in the last measurement (default 100,000).
-//! BENCH_ONLY names the measurements to run, separated by commas: burst, steady, flood, expiry, renewal, pending, live,
-//! huge.
+//! BENCH_ONLY names the measurements to run, separated by commas: burst, steady, flood, expiry, renewal, pending, shards,
+//! live, huge.
 
 mod api;
 mod bare;
@@ -24,11 +24,12 @@ mod expiry;
 mod grants;
 mod live;
 mod report;
+mod shards;
 mod simple;
 mod steady;
 mod usage;
 
-use std::{env, process::ExitCode};
+use std::{env, process::ExitCode, time::Duration};
 
 use serde_json::json;
 use valet_harness::{Context, Operator, OperatorOptions, Result, Scene, program};
@@ -57,6 +58,8 @@ pub struct Sizes {
     pub pending: usize,
     /// Number of live grants when the operator restarts.
     pub live: usize,
+    /// The time in which an idle operator is observed.
+    pub idle: Duration,
     /// Number of live grants in the last measurement. 0 skips this measurement.
     pub huge: usize,
 }
@@ -96,6 +99,7 @@ async fn run() -> Result<()> {
             flood: 300,
             pending: 0,
             live: 500,
+            idle: Duration::from_secs(15),
             huge: 0,
         }
     } else {
@@ -107,6 +111,7 @@ async fn run() -> Result<()> {
             flood: 2000,
             pending: 1000,
             live: program::number("BENCH_LIVE", 10_000)?,
+            idle: Duration::from_secs(60),
             huge: program::number("BENCH_HUGE", 100_000)?,
         }
     };
@@ -134,31 +139,42 @@ async fn run() -> Result<()> {
         println!("round {}", round + 1);
         if is_chosen("burst") {
             for burst in &BURSTS {
-                bench.burst(burst, round).await?;
+                let result = bench.burst(burst, round).await;
+                bench.report.note(burst.name, result);
             }
         }
         if is_chosen("steady") {
-            bench.steady().await?;
+            let result = bench.steady().await;
+            bench.report.note("steady", result);
         }
         if is_chosen("flood") {
-            bench.flood().await?;
+            let result = bench.flood().await;
+            bench.report.note("flood", result);
         }
         if is_chosen("expiry") {
-            bench.expiry().await?;
+            let result = bench.expiry().await;
+            bench.report.note("expiry", result);
         }
     }
     if is_chosen("renewal") && bench.sizes.pending > 0 {
-        bench.renewal().await?;
+        let result = bench.renewal().await;
+        bench.report.note("renewal", result);
     }
     if is_chosen("pending") && bench.sizes.pending > 0 {
-        bench.pending().await?;
+        let result = bench.pending().await;
+        bench.report.note("pending", result);
+    }
+    if is_chosen("shards") {
+        let result = bench.shards().await;
+        bench.report.note("shards", result);
     }
     if is_chosen("live") {
-        bench.live().await?;
+        let result = bench.live().await;
+        bench.report.note("live", result);
     }
     if is_chosen("huge") && bench.sizes.huge > 0 {
-        bench.huge().await?;
+        let result = bench.huge().await;
+        bench.report.note("huge", result);
     }
-    bench.report.print();
-    Ok(())
+    bench.report.print()
 }

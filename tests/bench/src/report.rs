@@ -1,9 +1,13 @@
 //! Collects the results of all rounds and prints them.
 
+use valet_harness::{Error, Result};
+
 /// The results by name, in the order in which the names first occurred.
 #[derive(Default)]
 pub struct Report {
     rows: Vec<(String, Vec<f64>)>,
+    /// The measurements that failed.
+    failed: Vec<String>,
 }
 
 impl Report {
@@ -16,9 +20,20 @@ impl Report {
         }
     }
 
+    /// Records whether a measurement succeeded. The other measurements continue after a failure.
+    pub fn note(&mut self, measurement: &str, result: Result<()>) {
+        if let Err(error) = result {
+            println!("  {measurement} FAILED: {error}");
+            self.failed.push(measurement.to_owned());
+        }
+    }
+
     /// Prints the minimum, the median and the maximum of each result and the results of all rounds, and then the
     /// ratios in one line.
-    pub fn print(&self) {
+    ///
+    /// # Errors
+    /// Returns an error if a measurement failed.
+    pub fn print(&self) -> Result<()> {
         println!("\n{:<90} {:>9} {:>9} {:>9}   rounds", "", "min", "median", "max");
         let mut shares = Vec::new();
         for (name, values) in &self.rows {
@@ -33,5 +48,9 @@ impl Report {
             }
         }
         println!("\n{}", shares.join("; "));
+        match self.failed.as_slice() {
+            [] => Ok(()),
+            failed => Err(Error::new(format!("measurements failed: {}", failed.join(", ")))),
+        }
     }
 }
