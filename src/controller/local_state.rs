@@ -1,95 +1,26 @@
+mod memory;
 mod secret;
 mod status;
+mod table;
 mod upload;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     hash::{DefaultHasher, Hash, Hasher},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use kube::{ResourceExt, core::ObjectMeta};
 
-use self::{secret::SecretMemory, status::StatusMemory, upload::UploadMemory};
+pub use table::LocalState;
+use table::version;
+
 use crate::{
     api::Grant,
-    core::record::RecordKey,
     core::{GrantFacts, SecretState},
 };
 
-/// Facts about the grants of one kind that this process keeps only in its memory. A restart of the process loses these
-/// facts.
-///
-/// With these facts, Valet needs fewer reads and writes. They also help if a client destroys the records that Valet
-/// keeps in the cluster. Valet never signs a credential because of these facts alone.
-pub struct LocalState<G> {
-    /// The facts, by the UID of the grant. Each entry has an allocation of its own, because up to half of the places in
-    /// the map are empty.
-    grants: Mutex<HashMap<String, Box<GrantState<G>>>>,
-    /// The record key, with which Valet checks whether it wrote a record itself.
-    records: RecordKey,
-}
-
-struct GrantState<G> {
-    /// The version of the grant that this process wrote last. Valet keeps this version until the watch delivers it. The
-    /// watch event of the grant Secret can arrive earlier and start a reconcile. Without this version, that reconcile
-    /// would use a grant with an old status.
-    written: Option<Arc<G>>,
-    status: StatusMemory,
-    secret: SecretMemory,
-    /// What this process knows about the object in the store. `None` for grants whose object Valet does not look for.
-    upload: Option<Box<UploadMemory>>,
-    /// The generation of the grant for which Valet has evaluated the schema rules, and the violated rules. Each
-    /// evaluation takes more CPU time than the rest of a reconcile without requests.
-    checked: Option<(i64, Box<[String]>)>,
-    /// A hash of the parts of the grant that only users change.
-    changed_by_users: Option<u64>,
-    /// A hash of the parts of the grant whose changes cause a reconcile.
-    triggers: Option<u64>,
-    /// The number of consecutive failures of the grant's reconcile.
-    failures: u32,
-}
-
-impl<G> Default for GrantState<G> {
-    fn default() -> Self {
-        Self {
-            written: None,
-            status: StatusMemory::default(),
-            secret: SecretMemory::default(),
-            upload: None,
-            checked: None,
-            changed_by_users: None,
-            triggers: None,
-            failures: 0,
-        }
-    }
-}
-
 impl<G: Grant> LocalState<G> {
-    /// Creates a state without any grants.
-    pub fn new(records: RecordKey) -> Self {
-        Self {
-            grants: Mutex::default(),
-            records,
-        }
-    }
-
-    /// Returns the HMAC key with which Valet signs its own records.
-    pub fn records(&self) -> &RecordKey {
-        &self.records
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Box<GrantState<G>>>> {
-        self.grants.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn of<T>(&self, uid: &str, change: impl FnOnce(&mut GrantState<G>) -> T) -> T {
-        change(self.lock().entry(uid.to_owned()).or_default())
-    }
-
-    /// Returns the newer of two versions of a grant: the version from the watch, or the version that this process
-    /// wrote last.
-    ///
     /// Returns the version of the grant that this process wrote last. Returns `None` if `watched` is at least as new.
     pub fn written(&self, watched: &impl ResourceExt) -> Option<Arc<G>> {
         let lock = self.lock();
@@ -186,23 +117,10 @@ impl<G: Grant> LocalState<G> {
     }
 }
 
-/// Returns the resource version of a grant as a number. Resource versions of one kind can be compared (KEP-5504). If
-/// the resource version is not a number, the function returns 0. Valet then uses the grant from the watch.
-fn version(grant: &impl ResourceExt) -> u128 {
-    grant.resource_version().and_then(|v| v.parse().ok()).unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::UploadGrant;
-
-    /// The operator keeps one of these for each grant, so each byte counts. Put data that few grants have into a `Box`.
-    #[test]
-    fn state_of_a_grant_is_small() {
-        let bytes = size_of::<GrantState<UploadGrant>>();
-        assert!(bytes <= 368, "{bytes} bytes");
-    }
+    use crate::{api::UploadGrant, core::record::RecordKey};
 
     #[test]
     fn state_of_unlisted_grants_is_removed() {

@@ -5,22 +5,11 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-use super::LocalState;
+use super::table::LocalState;
 use crate::{
     api::Grant,
     core::{RememberedSecret, Repairs, SecretState, SecretView},
 };
-
-/// What this process knows about the Secret of one grant.
-#[derive(Default)]
-pub(super) struct SecretMemory {
-    pub(super) state: SecretState,
-    /// The time at which this process deleted the Secret. `None` if Valet has written the status or read the Secret since
-    /// then.
-    deleted_at: Option<Instant>,
-    /// How often this process has restored the grant Secret, and when.
-    repairs: Repairs,
-}
 
 /// If a reconcile starts later than this time after the deletion of the Secret, it reads the Secret again.
 const DELETION_IS_KNOWN: Duration = Duration::from_secs(30);

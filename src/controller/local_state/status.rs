@@ -8,42 +8,14 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
-use super::{LocalState, version};
+use super::{
+    memory::Disturbance,
+    table::{LocalState, version},
+};
 use crate::{
     api::{Grant, GrantStatus},
     core::record::{KnownStatus, RememberedStatus, Subject},
 };
-
-/// What this process knows about the status of one grant.
-#[derive(Default)]
-pub(super) struct StatusMemory {
-    /// The record from the last status that Valet wrote itself. If a client other than Valet has written the status,
-    /// Valet uses this record instead of the status.
-    remembered: Option<RememberedStatus>,
-    /// The generation that the grant had when Valet remembered the record in `remembered`. The apiserver never lowers
-    /// the generation of an object. If the grant now has a lower generation, it was restored from a backup, and Valet
-    /// does not use the record.
-    generation: i64,
-    /// A hash of the status that the last reconcile confirmed or wrote. If a watch event has a status with a
-    /// different hash, Valet reconciles the grant.
-    accepted: Option<u64>,
-    /// If the installed CRD is older than this version of Valet, the apiserver removes the record signature from a
-    /// written status. This field is a hash of the last status from which the apiserver removed the signature. The box
-    /// keeps the memory small, because most CRDs are not older.
-    unsigned: Option<Box<u64>>,
-    /// Counts how often clients other than Valet wrote the status.
-    disturbed: Option<Box<Disturbance>>,
-}
-
-/// Counts how often clients other than Valet write the status of one grant.
-struct Disturbance {
-    /// The number of writes by clients other than Valet. If no such write happens for the time [`QUIET`], the count
-    /// starts again.
-    count: u32,
-    last: Timestamp,
-    /// True if a reconcile that corrects the status is already enqueued.
-    is_pending: bool,
-}
 
 /// Valet counts how often other programs write the status of a grant. If no such write happens for 10 minutes, Valet
 /// forgets the earlier writes.
@@ -66,7 +38,7 @@ impl<G: Grant> LocalState<G> {
         let remembered = state
             .filter(|r| r.status.generation <= generation)
             .and_then(|r| r.status.remembered.as_ref());
-        let known = self.records.known_status(subject, grant.grant_status(), remembered);
+        let known = self.records().known_status(subject, grant.grant_status(), remembered);
         match grant.grant_status() {
             Some(status) if !known.is_own && status.record_signature.is_none() => {
                 let is_own = state.is_some_and(|r| r.status.unsigned.as_deref() == Some(&fingerprint(Some(status))));
@@ -84,7 +56,7 @@ impl<G: Grant> LocalState<G> {
     }
 
     /// Remembers a status that Valet wrote itself.
-    pub(super) fn remember(&self, uid: &str, status: &GrantStatus, generation: i64) {
+    pub fn remember(&self, uid: &str, status: &GrantStatus, generation: i64) {
         let Some(remembered) = RememberedStatus::of(status) else {
             return;
         };

@@ -5,23 +5,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::LocalState;
+use super::{memory::UploadMemory, table::LocalState};
 use crate::{api::Grant, provider::Provider, reconcile::InitiatedUpload};
-
-/// What this process knows about the object of one grant.
-#[derive(Default)]
-pub(super) struct UploadMemory {
-    /// The time at which Valet last polled the store for the grant's object.
-    last_poll: Option<Timestamp>,
-    /// The arrival time of the last notification about the grant's object. `None` if Valet has polled the store since
-    /// then.
-    notified_at: Option<Instant>,
-    /// The multipart upload that this process initiated for the grant.
-    initiated: Option<InitiatedUpload>,
-    /// The connection to the store that has the grant's multipart upload. If somebody deletes the store resource,
-    /// Valet needs this connection to abort the upload.
-    provider: Option<Arc<dyn Provider>>,
-}
 
 impl<G: Grant> LocalState<G> {
     fn of_upload<T>(&self, uid: &str, change: impl FnOnce(&mut UploadMemory) -> T) -> T {
