@@ -17,8 +17,12 @@ use crate::{
 /// The time after the restart in which requests are counted. It is much shorter than the resync interval.
 const OBSERVED: Duration = Duration::from_secs(30);
 
-/// The lifetime of the credentials that are renewed, in seconds. Valet renews them after 50 to 60 seconds.
-const RENEWED: u64 = 120;
+/// The lifetime of the credentials that are renewed, in seconds. It is the minimum for renewals. Valet renews
+/// them after 350 to 400 seconds.
+const RENEWED: u64 = 600;
+
+/// The time after which the benchmark waits for the renewals. All grants were created in the first seconds of this time.
+const UNTIL_RENEWAL: Duration = Duration::from_secs(330);
 
 impl Bench {
     /// Creates live grants in bursts, and measures the operator at rest and its restart.
@@ -138,8 +142,9 @@ impl Bench {
             grant["spec"]["renewal"] = json!({"policy": "Always"});
         })
         .await?;
+        let created = Instant::now();
         served.wait(count).await?;
-        self.settle().await?;
+        sleep(UNTIL_RENEWAL.saturating_sub(created.elapsed())).await;
         let gone = self.cluster.watch(&all("", "secrets"), "DELETED").await?;
         let renewed = self.cluster.watch(&all("", "secrets"), "MODIFIED").await?;
         let statuses = self.cluster.watch(&all(VALET, DOWNLOAD.plural), "MODIFIED").await?;
