@@ -16,6 +16,8 @@ mod list_gate;
 mod local_state;
 mod merged_conditions;
 mod metrics_snapshot;
+#[cfg(test)]
+mod mock_apiserver;
 mod namespace_limiter;
 mod options;
 mod probe_cache;

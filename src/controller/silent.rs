@@ -144,23 +144,15 @@ fn version(object: &impl ResourceExt) -> Option<(String, String)> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::Mutex,
-        task::{Context, Poll},
-    };
+    use std::sync::Mutex;
 
-    use futures::future::{Ready, ready};
-    use http::{Request, Response};
-    use kube::{
-        client::Body,
-        runtime::{reflector, watcher::Event},
-    };
+    use kube::runtime::{reflector, watcher::Event};
     use serde_json::{Value, json};
 
     use super::*;
     use crate::{
         api::StoreKind,
-        controller::{local_state::LocalState, shard_filter::ShardFilter},
+        controller::{local_state::LocalState, mock_apiserver, shard_filter::ShardFilter},
         core::{Shard, record::RecordKey},
         telemetry::Progress,
     };
@@ -228,31 +220,16 @@ mod tests {
         );
     }
 
-    /// A mock apiserver that lists the metadata of grants with these names and versions.
-    #[derive(Clone)]
-    struct Server(Arc<Mutex<Vec<(&'static str, u32)>>>);
-
-    impl tower_service::Service<Request<Body>> for Server {
-        type Response = Response<Body>;
-        type Error = std::convert::Infallible;
-        type Future = Ready<Result<Self::Response, Self::Error>>;
-
-        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-            Poll::Ready(Ok(()))
-        }
-
-        fn call(&mut self, _: Request<Body>) -> Self::Future {
-            let grants = self.0.lock().unwrap();
-            let items: Vec<_> = grants
-                .iter()
-                .map(|(name, version)| json!({"metadata": meta(name, *version)}))
-                .collect();
-            let list = json!({
-                "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": {"resourceVersion": "9"},
-                "items": items,
-            });
-            ready(Ok(Response::new(Body::from(list.to_string().into_bytes()))))
-        }
+    /// Returns the answer of an apiserver that has grants with these names and versions.
+    fn list(grants: &[(&'static str, u32)]) -> Value {
+        let items: Vec<_> = grants
+            .iter()
+            .map(|(name, version)| json!({"metadata": meta(name, *version)}))
+            .collect();
+        json!({
+            "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": {"resourceVersion": "9"},
+            "items": items,
+        })
     }
 
     fn meta(name: &str, version: u32) -> Value {
@@ -264,7 +241,10 @@ mod tests {
     #[tokio::test]
     async fn grants_of_other_shards_are_missed_only_if_the_watch_has_not_delivered_them() {
         let grants = Arc::new(Mutex::new(vec![("own", 1), ("foreign", 2)]));
-        let client = Client::new(Server(grants.clone()), "default");
+        let client = mock_apiserver::client({
+            let grants = grants.clone();
+            move |_| list(&grants.lock().unwrap())
+        });
         let shard = Shard::new(0, 2).unwrap();
         let is_own = |name: &String| shard.serves(&(StoreKind::ObjectStore, "web".into(), name.clone()));
         let own = (0..).map(|n| n.to_string()).find(is_own).unwrap();

@@ -338,45 +338,27 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::task::{Context, Poll};
-
-    use futures::future::{Ready, ready};
-    use http::{Request, Response};
-    use kube::client::Body;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
+    use crate::controller::mock_apiserver;
 
-    /// A mock apiserver with one store and the Secret with its credentials.
-    #[derive(Clone)]
-    struct Server;
-
-    impl tower_service::Service<Request<Body>> for Server {
-        type Response = Response<Body>;
-        type Error = std::convert::Infallible;
-        type Future = Ready<Result<Self::Response, Self::Error>>;
-
-        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-            Poll::Ready(Ok(()))
-        }
-
-        fn call(&mut self, request: Request<Body>) -> Self::Future {
-            let object = if request.uri().path().ends_with("/secrets/keys") {
-                json!({
-                    "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys", "uid": "2", "resourceVersion": "2"},
-                    "data": {"AWS_ACCESS_KEY_ID": "aWQ=", "AWS_SECRET_ACCESS_KEY": "c2VjcmV0"},
-                })
-            } else {
-                json!({
-                    "apiVersion": "valetkey.dev/v1alpha1", "kind": "ClusterObjectStore",
-                    "metadata": {"name": "media", "uid": "1", "generation": 1},
-                    "spec": {
-                        "s3": {"bucket": "media", "region": "eu-west-1", "credentials": {"secretRef": {"name": "keys"}}},
-                        "limits": {"maxRequestsInFlight": 1},
-                    },
-                })
-            };
-            ready(Ok(Response::new(Body::from(object.to_string().into_bytes()))))
+    /// Returns the answer of an apiserver that has one store and the Secret with its credentials.
+    fn answer(path: &str) -> Value {
+        if path.ends_with("/secrets/keys") {
+            json!({
+                "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys", "uid": "2", "resourceVersion": "2"},
+                "data": {"AWS_ACCESS_KEY_ID": "aWQ=", "AWS_SECRET_ACCESS_KEY": "c2VjcmV0"},
+            })
+        } else {
+            json!({
+                "apiVersion": "valetkey.dev/v1alpha1", "kind": "ClusterObjectStore",
+                "metadata": {"name": "media", "uid": "1", "generation": 1},
+                "spec": {
+                    "s3": {"bucket": "media", "region": "eu-west-1", "credentials": {"secretRef": {"name": "keys"}}},
+                    "limits": {"maxRequestsInFlight": 1},
+                },
+            })
         }
     }
 
@@ -384,7 +366,7 @@ mod tests {
     #[tokio::test]
     async fn deleted_store_is_removed_from_the_cache() {
         let store_limiter = Arc::new(StoreLimiter::new(8, |_, _, _| true));
-        let client = Client::new(Server, "default");
+        let client = mock_apiserver::client(answer);
         let stores = Stores::new(
             client,
             "valet-system".into(),

@@ -123,6 +123,17 @@ fn polls_of(operator: &Operator, kind: &str, namespace: &str, name: &str) -> f64
 
 /// Checks that this many uploads were completed by their notifications, and none by a scheduled poll. `make bench`
 /// measures how long a notification takes.
+/// Uploads the object of a new grant `one` to this server, and waits until the grant is completed.
+fn upload_one(t: &Tenant, s3: &S3Server) {
+    let mut credentials = t.credentials(s3.access_key(), s3.secret_key());
+    credentials["metadata"]["namespace"] = json!(t.name());
+    t.apply(&[credentials, t.grant("UploadGrant", "one", json!({}))]);
+    let key = t.mount("one");
+    t.between_polls(&["one"]);
+    assert_eq!(key.upload(&t.file("one", b"to whom it may concern")).0, 200);
+    t.reason("ug/one", "Completed");
+}
+
 fn completed_by_notification(operator: &Operator, uploads: usize) {
     let count = metric(operator, "valet_notification_to_completed_seconds_count");
     assert_eq!(count, uploads as f64, "each was completed by its notification");
@@ -373,13 +384,7 @@ fn standby_forwards_notifications_to_the_leader() {
     assert_eq!(metric(&second, "valet_leader"), 0.0);
 
     let s3 = setup.versitygw(waiting);
-    let mut credentials = t.credentials(s3.access_key(), s3.secret_key());
-    credentials["metadata"]["namespace"] = json!(t.name());
-    t.apply(&[credentials, t.grant("UploadGrant", "one", json!({}))]);
-    let key = t.mount("one");
-    t.between_polls(&["one"]);
-    assert_eq!(key.upload(&t.file("one", b"to whom it may concern")).0, 200);
-    t.reason("ug/one", "Completed");
+    upload_one(t, &s3);
     completed_by_notification(&first, 1);
     assert!(notified(&second, "relayed") >= 1.0);
     // A notification in the request headers is also forwarded. It names an object that no grant waits for.
@@ -497,13 +502,7 @@ fn notification_reaches_the_shard_that_serves_its_store() {
     let port = net::free_port().unwrap();
     let first = replica(other, port);
     let s3 = setup.versitygw(port);
-    let mut credentials = t.credentials(s3.access_key(), s3.secret_key());
-    credentials["metadata"]["namespace"] = json!(t.name());
-    t.apply(&[credentials, t.grant("UploadGrant", "one", json!({}))]);
-    let key = t.mount("one");
-    t.between_polls(&["one"]);
-    assert_eq!(key.upload(&t.file("one", b"to whom it may concern")).0, 200);
-    t.reason("ug/one", "Completed");
+    upload_one(t, &s3);
     let completed = format!("valet_notification_to_completed_seconds_count{{shard=\"{serving}\"}}");
     assert_eq!(
         metric(&server, &completed),

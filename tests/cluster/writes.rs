@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 use valet_harness::{AuditEvent, AuditMark, control_plane::OPERATOR, eventually};
 
 use crate::world::{SOON, Tenant};
@@ -13,6 +13,17 @@ fn requests(t: &Tenant, mark: AuditMark) -> Vec<AuditEvent> {
     let events = t.world.plane.audit_since(mark).unwrap();
     let is_own = |event: &AuditEvent| event.namespace() == t.name() && event.user() == OPERATOR;
     events.into_iter().filter(is_own).collect()
+}
+
+/// Creates grants with these fields and waits until their credentials are issued.
+fn issue(t: &Tenant, count: usize, spec: &Value) {
+    let grants: Vec<_> = (0..count)
+        .map(|n| t.grant("DownloadGrant", &format!("g{n}"), spec.clone()))
+        .collect();
+    t.apply(&grants);
+    for n in 0..count {
+        t.reason(&format!("dg/g{n}"), "Issued");
+    }
 }
 
 fn uris(events: &[AuditEvent]) -> Vec<&str> {
@@ -35,13 +46,7 @@ fn issuing_needs_two_writes_and_an_idle_grant_none() {
             .map(|_| ())
     });
     let mark = t.world.plane.audit_mark().unwrap();
-    let grants: Vec<_> = (0..GRANTS)
-        .map(|n| t.grant("DownloadGrant", &format!("g{n}"), json!({})))
-        .collect();
-    t.apply(&grants);
-    for n in 0..GRANTS {
-        t.reason(&format!("dg/g{n}"), "Issued");
-    }
+    issue(&t, GRANTS, &json!({}));
     // The watch events of the operator's own writes arrive within this time, and so would any write that they cause.
     std::thread::sleep(Duration::from_secs(3));
     let events = requests(&t, mark);
@@ -79,13 +84,7 @@ fn restart_needs_no_writes_and_few_reads() {
     const CONCURRENCY: usize = 32;
     let t = Tenant::new("restart-requests");
     let operator = t.operator();
-    let grants: Vec<_> = (0..GRANTS)
-        .map(|n| t.grant("DownloadGrant", &format!("g{n}"), json!({})))
-        .collect();
-    t.apply(&grants);
-    for n in 0..GRANTS {
-        t.reason(&format!("dg/g{n}"), "Issued");
-    }
+    issue(&t, GRANTS, &json!({}));
     operator.terminate().unwrap();
     let mark = t.world.plane.audit_mark().unwrap();
     let _operator = t.operator();
@@ -103,16 +102,7 @@ fn expiry_needs_two_writes_and_no_reads() {
     let t = Tenant::new("expiry-requests");
     let _operator = t.operator();
     let end = Timestamp::from_second(Timestamp::now().as_second() + 30).unwrap();
-    let grants: Vec<_> = (0..GRANTS)
-        .map(|n| {
-            let spec = json!({"deadlineTime": end.to_string()});
-            t.grant("DownloadGrant", &format!("g{n}"), spec)
-        })
-        .collect();
-    t.apply(&grants);
-    for n in 0..GRANTS {
-        t.reason(&format!("dg/g{n}"), "Issued");
-    }
+    issue(&t, GRANTS, &json!({"deadlineTime": end.to_string()}));
     let mark = t.world.plane.audit_mark().unwrap();
     for n in 0..GRANTS {
         t.reason(&format!("dg/g{n}"), "Expired");

@@ -7,10 +7,9 @@ use valet_harness::Result;
 use crate::{
     Bench,
     api::{BARE, Place, SIMPLE, VALET, all},
-    bare::Templates,
     grants::{DOWNLOAD, Kind, LIFETIME, NAMESPACES, UPLOAD, places},
     simple,
-    usage::{Mark, control_plane, cpu_of, memory_of},
+    usage::{Mark, control_plane, memory_of},
 };
 
 /// A burst of grants of one kind.
@@ -84,35 +83,19 @@ impl Bench {
     }
 
     /// Measures the same burst with the simple operator.
-    pub async fn simple_burst(&mut self, a3: f64) -> Result<()> {
-        let (kind, count) = (DOWNLOAD, self.sizes.burst);
-        let at = places("simple", count, 1);
+    async fn simple_burst(&mut self, a3: f64) -> Result<()> {
+        let (name, kind) = ("simple operator", DOWNLOAD);
+        let at = places("simple", self.sizes.burst, 1);
         let operator = simple::start(&self.scene)?;
         // The operator has listed the grants when it issues this one.
         let warm = places("warm", 1, 1);
         let watch = self.cluster.watch(&all(SIMPLE, kind.plural), "MODIFIED").await?;
         self.create_in(SIMPLE, kind, &warm, LIFETIME, |_| ()).await?;
         watch.wait(1).await?;
-        let (cpu, plane) = (cpu_of(operator.pid())?, control_plane(&self.scene));
-        let watch = self.cluster.watch(&all(SIMPLE, kind.plural), "MODIFIED").await?;
-        let began = Instant::now();
-        self.create_in(SIMPLE, kind, &at, LIFETIME, |_| ()).await?;
-        let seconds = watch.wait(count).await?.duration_since(began).as_secs_f64();
-        let (cpu, plane) = (cpu_of(operator.pid())? - cpu, control_plane(&self.scene) - plane);
-        let memory = memory_of(operator.pid())?;
-        let (name, thousands) = ("simple operator", count as f64 / 1000.0);
+        let seconds = self.timed_burst(name, SIMPLE, operator.pid(), kind, &at).await?;
         self.report.add(&format!("{name}: share of A3"), a3 / seconds);
-        self.report.add(
-            &format!("{name}: operator CPU seconds per 1,000 grants"),
-            cpu / thousands,
-        );
-        self.report.add(
-            &format!("{name}: control plane CPU seconds per 1,000 grants"),
-            plane / thousands,
-        );
         self.report
-            .add(&format!("{name}: operator CPU / control plane CPU"), cpu / plane);
-        self.report.add(&format!("{name}: memory, MiB"), memory);
+            .add(&format!("{name}: memory, MiB"), memory_of(operator.pid())?);
         operator.kill();
         for at in [at, warm] {
             self.delete(SIMPLE, kind.plural, &at).await?;
@@ -120,33 +103,37 @@ impl Bench {
         self.settle().await
     }
 
-    /// Measures a large burst. Its grants stay. The bare client is measured before, and its objects are deleted.
-    pub async fn large_burst(
-        &mut self,
-        name: &'static str,
-        kind: Kind,
-        at: &[Place],
-        is_compared: bool,
-    ) -> Result<()> {
-        if is_compared {
-            let templates: Templates = self.templates(kind).await?;
-            let a3 = self.bare_burst(kind, at, &templates).await?;
-            self.delete_bare(kind, at).await?;
-            let together = self.operator_burst(name, kind, at).await?;
-            self.report.add(&format!("{name}: share of A3"), a3 / together);
-            self.report.add(&format!("{name}: seconds, A3"), a3);
-        } else {
-            self.operator_burst(name, kind, at).await?;
-        }
+    /// Compares a large burst with the bare client, whose objects are deleted first. The grants of the burst stay.
+    pub async fn large_burst(&mut self, name: &str, kind: Kind, at: &[Place]) -> Result<()> {
+        let templates = self.templates(kind).await?;
+        let a3 = self.bare_burst(kind, at, &templates).await?;
+        self.delete_bare(kind, at).await?;
+        let together = self.operator_burst(name, kind, at).await?;
+        self.report.add(&format!("{name}: share of A3"), a3 / together);
+        self.report.add(&format!("{name}: seconds, A3"), a3);
         Ok(())
     }
 
-    /// Creates grants and returns the seconds until the last status.
-    async fn operator_burst(&mut self, name: &str, kind: Kind, at: &[Place]) -> Result<f64> {
-        let mark = Mark::now(self)?;
-        let watch = self.cluster.watch(&all(VALET, kind.plural), "MODIFIED").await?;
+    /// Creates grants for Valet and returns the seconds until the last status.
+    pub async fn operator_burst(&mut self, name: &str, kind: Kind, at: &[Place]) -> Result<f64> {
+        let pid = self.operator.process().pid();
+        self.timed_burst(name, VALET, pid, kind, at).await
+    }
+
+    /// Creates grants in an API group and returns the seconds until the last status. `pid` is the process of the
+    /// operator.
+    async fn timed_burst(
+        &mut self,
+        name: &str,
+        group: &'static str,
+        pid: u32,
+        kind: Kind,
+        at: &[Place],
+    ) -> Result<f64> {
+        let mark = Mark::now(&self.scene, pid)?;
+        let watch = self.cluster.watch(&all(group, kind.plural), "MODIFIED").await?;
         let began = Instant::now();
-        self.create(kind, at, LIFETIME, |_| ()).await?;
+        self.create_in(group, kind, at, LIFETIME, |_| ()).await?;
         let created = began.elapsed().as_secs_f64();
         let seconds = watch.wait(at.len()).await?.duration_since(began).as_secs_f64();
         self.report

@@ -9,7 +9,6 @@ use crate::{
     Bench,
     api::{VALET, all},
     grants::{DOWNLOAD, LIFETIME, places},
-    usage::Mark,
 };
 
 impl Bench {
@@ -52,7 +51,7 @@ impl Bench {
             return Err(Error::new("the grants were issued too late for this measurement"));
         }
         self.settle().await?;
-        let mark = Mark::now(self)?;
+        let mark = self.mark()?;
         let gone = self.cluster.watch(&all("", "secrets"), "DELETED").await?;
         let ended = self.cluster.watch(&all(VALET, kind.plural), "MODIFIED").await?;
         let due = UNIX_EPOCH + Duration::from_secs(end.as_second().unsigned_abs());

@@ -11,7 +11,6 @@ use crate::{
     Bench,
     api::{VALET, all, counts, difference},
     grants::{DOWNLOAD, LIFETIME, NAMESPACES, UPLOAD, places},
-    usage::Mark,
 };
 
 /// The time after the restart in which requests are counted. It is much shorter than the resync interval.
@@ -35,14 +34,14 @@ impl Bench {
         self.report.add("memory without grants, MiB", self.operator_memory()?);
         let at = places("live", count, 1);
         let name = "large burst of DownloadGrants";
-        self.large_burst(name, DOWNLOAD, &at, true).await?;
+        self.large_burst(name, DOWNLOAD, &at).await?;
         self.add_memory(count).await?;
         self.idle(count).await?;
         self.restart(count).await?;
         self.delete_grants(DOWNLOAD, &at).await?;
         let at = places("live", count, NAMESPACES);
         let name = "large burst of DownloadGrants in ten namespaces";
-        self.large_burst(name, DOWNLOAD, &at, true).await?;
+        self.large_burst(name, DOWNLOAD, &at).await?;
         self.delete_grants(DOWNLOAD, &at).await
     }
 
@@ -50,13 +49,8 @@ impl Bench {
     pub async fn huge(&mut self) -> Result<()> {
         let count = self.sizes.huge;
         let at = places("huge", count, NAMESPACES);
-        self.large_burst(
-            "very large burst of DownloadGrants in ten namespaces",
-            DOWNLOAD,
-            &at,
-            false,
-        )
-        .await?;
+        let name = "very large burst of DownloadGrants in ten namespaces";
+        self.operator_burst(name, DOWNLOAD, &at).await?;
         self.add_memory(count).await?;
         self.restart(count).await
     }
@@ -122,7 +116,7 @@ impl Bench {
         self.create(UPLOAD, &at, LIFETIME, |_| ()).await?;
         served.wait(count).await?;
         sleep(Duration::from_secs(60)).await;
-        let (polls, mark) = (self.polls()?, Mark::now(self)?);
+        let (polls, mark) = (self.polls()?, self.mark()?);
         sleep(Duration::from_secs(60)).await;
         let name = "pending uploads, in one minute";
         self.report.add(
@@ -148,7 +142,7 @@ impl Bench {
         let gone = self.cluster.watch(&all("", "secrets"), "DELETED").await?;
         let renewed = self.cluster.watch(&all("", "secrets"), "MODIFIED").await?;
         let statuses = self.cluster.watch(&all(VALET, DOWNLOAD.plural), "MODIFIED").await?;
-        let mark = Mark::now(self)?;
+        let mark = self.mark()?;
         let first = Instant::now();
         renewed.wait(count).await?;
         let last = statuses.wait(count).await?.duration_since(first).as_secs_f64();

@@ -133,48 +133,35 @@ async fn run() -> Result<()> {
     };
     bench.prepare_bare()?;
     bench.prepare_namespaces()?;
-    let chosen = env::var("BENCH_ONLY").unwrap_or_default();
-    let is_chosen = |scenario: &str| chosen.is_empty() || chosen.split(',').any(|one| one == scenario);
     for round in 0..bench.sizes.rounds {
         println!("round {}", round + 1);
-        if is_chosen("burst") {
-            for burst in &BURSTS {
-                let result = bench.burst(burst, round).await;
-                bench.report.note(burst.name, result);
-            }
+        for burst in &BURSTS {
+            let measure = async |bench: &mut Bench| bench.burst(burst, round).await;
+            bench.measure("burst", measure).await;
         }
-        if is_chosen("steady") {
-            let result = bench.steady().await;
-            bench.report.note("steady", result);
-        }
-        if is_chosen("flood") {
-            let result = bench.flood().await;
-            bench.report.note("flood", result);
-        }
-        if is_chosen("expiry") {
-            let result = bench.expiry().await;
-            bench.report.note("expiry", result);
-        }
+        bench.measure("steady", Bench::steady).await;
+        bench.measure("flood", Bench::flood).await;
+        bench.measure("expiry", Bench::expiry).await;
     }
-    if is_chosen("renewal") && bench.sizes.pending > 0 {
-        let result = bench.renewal().await;
-        bench.report.note("renewal", result);
+    if bench.sizes.pending > 0 {
+        bench.measure("renewal", Bench::renewal).await;
+        bench.measure("pending", Bench::pending).await;
     }
-    if is_chosen("pending") && bench.sizes.pending > 0 {
-        let result = bench.pending().await;
-        bench.report.note("pending", result);
-    }
-    if is_chosen("shards") {
-        let result = bench.shards().await;
-        bench.report.note("shards", result);
-    }
-    if is_chosen("live") {
-        let result = bench.live().await;
-        bench.report.note("live", result);
-    }
-    if is_chosen("huge") && bench.sizes.huge > 0 {
-        let result = bench.huge().await;
-        bench.report.note("huge", result);
+    bench.measure("shards", Bench::shards).await;
+    bench.measure("live", Bench::live).await;
+    if bench.sizes.huge > 0 {
+        bench.measure("huge", Bench::huge).await;
     }
     bench.report.print()
+}
+
+impl Bench {
+    /// Runs a measurement if BENCH_ONLY names it or is empty. The other measurements continue after a failure.
+    async fn measure(&mut self, name: &str, measurement: impl AsyncFnOnce(&mut Self) -> Result<()>) {
+        let chosen = env::var("BENCH_ONLY").unwrap_or_default();
+        if chosen.is_empty() || chosen.split(',').any(|one| one == name) {
+            let result = measurement(self).await;
+            self.report.note(name, result);
+        }
+    }
 }

@@ -54,25 +54,28 @@ pub fn control_plane(scene: &Scene) -> f64 {
 
 /// The CPU seconds and the requests before a measurement.
 pub struct Mark {
+    /// The process of the operator.
+    pid: u32,
     operator: f64,
     plane: f64,
     counts: Counts,
 }
 
 impl Mark {
-    /// Reads all counters now.
-    pub fn now(bench: &Bench) -> Result<Self> {
+    /// Reads all counters now. `pid` is the process of the operator.
+    pub fn now(scene: &Scene, pid: u32) -> Result<Self> {
         Ok(Self {
-            counts: counts(&bench.scene)?,
-            operator: bench.operator_cpu()?,
-            plane: control_plane(&bench.scene),
+            pid,
+            counts: counts(scene)?,
+            operator: cpu_of(pid)?,
+            plane: control_plane(scene),
         })
     }
 
     /// Adds the CPU seconds and the requests since this mark to the report, for each of `count` grants. The benchmark
     /// itself sends the request `ignored`.
     pub fn add_to_report(&self, bench: &mut Bench, name: &str, count: usize, ignored: &str) -> Result<()> {
-        let operator = bench.operator_cpu()? - self.operator;
+        let operator = cpu_of(self.pid)? - self.operator;
         let plane = control_plane(&bench.scene) - self.plane;
         let requests = difference(&self.counts, &counts(&bench.scene)?);
         let thousands = count as f64 / 1000.0;
@@ -94,6 +97,11 @@ impl Mark {
 }
 
 impl Bench {
+    /// Reads all counters now.
+    pub fn mark(&self) -> Result<Mark> {
+        Mark::now(&self.scene, self.operator.process().pid())
+    }
+
     /// Returns the CPU seconds of the operator.
     pub fn operator_cpu(&self) -> Result<f64> {
         cpu_of(self.operator.process().pid())
