@@ -13,7 +13,12 @@ fn main() -> ExitCode {
         .enable_all()
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(valet::cli::main()),
+        // A task that runs on a thread of the runtime wakes other tasks on the same thread. The main thread would have
+        // to wake a different thread for each request and each answer.
+        Ok(runtime) => runtime.block_on(async {
+            // If the task panics, the message is already on standard error.
+            tokio::spawn(valet::cli::main()).await.unwrap_or(ExitCode::FAILURE)
+        }),
         Err(error) => {
             eprintln!("valet: cannot start its threads: {error}");
             ExitCode::FAILURE
@@ -21,8 +26,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Returns the number of threads for tasks. The main thread also runs tasks: the watches and the starts of reconciles.
-/// The operator mostly waits for the apiserver. With more threads it needs more CPU time, because the tasks of one
+/// Returns the number of threads for tasks. The operator mostly waits for the apiserver. With more threads it needs more CPU time, because the tasks of one
 /// request wake each other up on different threads, and more memory, because each thread has its own memory pool.
 fn worker_threads() -> usize {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

@@ -98,7 +98,7 @@ struct ControllerArgs {
     /// UploadGrants and to DownloadGrants, and only to grants for ClusterObjectStores. For grants for ObjectStores, the
     /// total limit is four times as high. While grants of several namespaces wait, one namespace uses at most a quarter
     /// of the value of this flag, or an eighth for ObjectStores.
-    #[arg(long, env = "VALET_CONCURRENCY", value_name = "NUMBER", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, env = "VALET_CONCURRENCY", value_name = "NUMBER", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
     concurrency: u16,
 
     /// Resync interval in seconds. Each grant is reconciled at least this often, in case a watch missed a change.

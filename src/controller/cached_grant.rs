@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::strip_metadata::{strip, strip_grant};
 use crate::{
-    api::{Grant, StoreRef, UploadMode, printable},
+    api::{Grant, StoreKind, StoreRef, UploadMode, printable},
     core::{PackedText, StoreId, store_id},
 };
 
@@ -21,8 +21,17 @@ use crate::{
 #[derive(Debug)]
 pub struct CachedGrant<G> {
     meta: ObjectMeta,
-    content: Result<PackedText, Arc<str>>,
+    content: Result<Content, Arc<str>>,
     grant: PhantomData<fn() -> G>,
+}
+
+/// The spec and the status of a cached grant.
+#[derive(Clone, Debug)]
+struct Content {
+    /// The kind of the grant's store. The limit of concurrent reconciles depends on it. A grant that waits needs no
+    /// parsing.
+    store_kind: StoreKind,
+    text: PackedText,
 }
 
 impl<G> Clone for CachedGrant<G> {
@@ -80,12 +89,10 @@ impl<G: Grant> WatchedGrant<G> {
 
     /// Returns the form in which the watch cache keeps the grant.
     pub fn into_cached(self) -> CachedGrant<G> {
-        let content = stripped::<G>(self.spec, self.status);
+        let content = content::<G>(self.spec, self.status);
         CachedGrant {
             meta: self.meta,
-            content: content
-                .map(|text| PackedText::new(&text))
-                .map_err(|error| printable(&without_position(&error)).into()),
+            content: content.map_err(|error| printable(&without_position(&error)).into()),
             grant: PhantomData,
         }
     }
@@ -122,7 +129,7 @@ struct Sent {
 
 /// The JSON text in a [`CachedGrant`]. The metadata is empty, because [`CachedGrant`] contains it as a struct.
 #[derive(Serialize)]
-struct Content<Spec, Status> {
+struct ContentText<Spec, Status> {
     metadata: NoMetadata,
     #[serde(skip_serializing_if = "Option::is_none")]
     spec: Option<Spec>,
@@ -137,7 +144,7 @@ fn text<Spec: Serialize, Status: Serialize>(
     spec: Option<Spec>,
     status: Option<Status>,
 ) -> Result<String, serde_json::Error> {
-    serde_json::to_string(&Content {
+    serde_json::to_string(&ContentText {
         metadata: NoMetadata {},
         spec,
         status,
@@ -145,6 +152,16 @@ fn text<Spec: Serialize, Status: Serialize>(
 }
 
 impl<G: Grant> CachedGrant<G> {
+    /// Returns the kind of the grant's store.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::grant`].
+    pub fn store_kind(&self) -> Result<StoreKind, &str> {
+        let content = self.content.as_ref().map_err(|error| error.as_ref())?;
+        Ok(content.store_kind)
+    }
+
     /// Parses the spec and the status.
     ///
     /// # Errors
@@ -153,8 +170,8 @@ impl<G: Grant> CachedGrant<G> {
     pub fn grant(&self) -> Result<G, &str> {
         let content = self.content.as_ref().map_err(|error| error.as_ref())?;
         // Valet wrote this text itself from a parsed grant.
-        let mut grant: G =
-            serde_json::from_str(&content.text()).map_err(|_| "the cached version of the grant cannot be parsed")?;
+        let mut grant: G = serde_json::from_str(&content.text.text())
+            .map_err(|_| "the cached version of the grant cannot be parsed")?;
         *grant.meta_mut() = self.meta.clone();
         Ok(grant)
     }
@@ -164,18 +181,21 @@ impl<G: Grant> CachedGrant<G> {
         let quoted = serde_json::to_string(text).unwrap_or_default();
         self.content
             .as_ref()
-            .is_ok_and(|content| content.text().contains(&quoted))
+            .is_ok_and(|content| content.text.text().contains(&quoted))
     }
 }
 
-/// Returns the JSON text of a grant without the data that Valet does not need.
-fn stripped<G: Grant>(
+/// Returns the content of a grant without the data that Valet does not need.
+fn content<G: Grant>(
     spec: Option<Box<RawValue>>,
     status: Option<Box<RawValue>>,
-) -> Result<String, serde_json::Error> {
+) -> Result<Content, serde_json::Error> {
     let mut grant: G = serde_json::from_str(&text(spec, status)?)?;
     strip_grant(&mut grant);
-    text(Some(grant.spec()), grant.grant_status())
+    Ok(Content {
+        store_kind: grant.terms().store_ref.kind,
+        text: PackedText::new(&text(Some(grant.spec()), grant.grant_status())?),
+    })
 }
 
 /// Returns the text of a parse error without the position, because the position belongs to a text that no user sees.
@@ -254,7 +274,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::api::{StoreKind, UploadGrant};
+    use crate::api::UploadGrant;
 
     fn grant(spec: Value) -> Value {
         json!({
@@ -335,7 +355,7 @@ mod tests {
         let bytes = size_of::<CachedGrant<UploadGrant>>();
         assert!(bytes <= 400, "{bytes} bytes");
         let object = grant(json!({"storeRef": {"name": "media"}, "key": "k"}));
-        let content = watched(&object).content.unwrap();
+        let content = watched(&object).content.unwrap().text;
         assert_eq!(
             content.text(),
             r#"{"metadata":{},"spec":{"storeRef":{"kind":"ObjectStore","name":"media"},"key":"k","expirationSeconds":3600,"mode":"Put"}}"#,
@@ -365,7 +385,7 @@ mod tests {
                 condition("Active", "the credential can be used"),
             ],
         });
-        let content = watched(&object).content.unwrap();
+        let content = watched(&object).content.unwrap().text;
         let bytes = content.packed_length();
         assert!(bytes < 300, "{bytes} of {} bytes", content.text().len());
     }

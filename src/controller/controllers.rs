@@ -106,6 +106,16 @@ impl<G: Grant> GrantController<G> {
             },
             resync: parts.options.resync,
         });
+        let timers = {
+            let (timers, requeuer) = (local_state.timers().clone(), requeuer.clone());
+            async move {
+                timers
+                    .run(|namespace, name| {
+                        requeuer.enqueue(name, namespace);
+                    })
+                    .await;
+            }
+        };
         let api: Api<WatchedGrant<G>> = scoped_api(parts.client.clone(), parts.options.namespace.as_deref());
         let mut grant_watch = GrantWatch {
             cache: reader.clone(),
@@ -136,10 +146,10 @@ impl<G: Grant> GrantController<G> {
             .run(grants::reconcile, |g, e, c| grants::on_error(g, e, c), context)
             .for_each(|_| ready(()));
         async move {
-            let watch = std::pin::pin!(watch);
+            // The watch and the timers never end by themselves.
+            let events = std::pin::pin!(futures::future::join(watch, timers));
             let reconciles = std::pin::pin!(reconciles);
-            // The watch never ends by itself.
-            futures::future::select(reconciles, watch).await;
+            futures::future::select(reconciles, events).await;
         }
     }
 }

@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 pub use self::context::Context;
 use self::{
     effects::ClusterEffects,
-    queued::{LONGEST_PAUSE, requeue_queued},
+    queued::{LONGEST_PAUSE, pause_in_queue},
 };
 use crate::{
     api::{Grant, GrantStatus},
@@ -38,35 +38,40 @@ const PATIENCE: u32 = 4;
 const PROBED: Duration = Duration::from_secs(15);
 
 /// Reconciles one grant. Valet reads missing facts and executes steps until nothing is left to do now. Then the
-/// function returns the time of the next reconcile.
+/// function starts the timer of the next reconcile.
+///
+/// The action of the result is always [`Action::await_change`], because the timers of Valet need less memory than the
+/// scheduler of kube-runtime.
 ///
 /// # Errors
 ///
 /// Returns an [`Error`] if a step fails. Valet does not undo the earlier steps of this reconcile. The next reconcile
 /// continues from their results.
 pub async fn reconcile<G: Grant>(cached: Arc<CachedGrant<G>>, context: Arc<Context<G>>) -> Result<Action, Error> {
+    let (namespace, name) = (cached.namespace().unwrap_or_default(), cached.name_any());
+    let turn = cached
+        .store_kind()
+        .map(|kind| context.namespace_limiter.take(kind, &namespace, &name));
+    if let Ok(None) = turn {
+        context.local_state.start_timer(cached.as_ref(), QUEUED_PAUSE);
+        return Ok(Action::await_change());
+    }
     let watched = match cached.grant() {
         Ok(watched) => Arc::new(watched),
         Err(error) => {
             warn!(
                 kind = G::OPERATION.kind(),
-                namespace = cached.namespace(),
-                name = cached.name_any(),
-                "the grant cannot be parsed, so Valet ignores the grant: {error}"
+                namespace, name, "the grant cannot be parsed, so Valet ignores the grant: {error}"
             );
             context.progress.ended(std::time::Instant::now());
             return Ok(Action::await_change());
         }
     };
-    let (namespace, name) = (watched.namespace().unwrap_or_default(), watched.name_any());
-    let kind = watched.terms().store_ref.kind;
-    let Some(_turn) = context.namespace_limiter.take(kind, &namespace, &name) else {
-        return Ok(Action::requeue(QUEUED_PAUSE));
-    };
     let _under_way = context.progress.begin();
     let began = std::time::Instant::now();
     let grant = context.newest(watched.clone());
     let uid = grant.uid().unwrap_or_default();
+    context.local_state.stop_timer(&uid);
     let terms = grant.terms().clone();
     // After the deadline, no step of the reconcile waits for a store. This timeout ends later than the deadline, so it
     // only cancels a call to the apiserver that takes too long. The next reconcile starts with the state of the
@@ -89,12 +94,16 @@ pub async fn reconcile<G: Grant>(cached: Arc<CachedGrant<G>>, context: Arc<Conte
             .quotas
             .reconciled(context.newest(watched.clone()).as_ref(), &context.local_state, is_there);
     }
+    if let Ok(Some(pause)) = result {
+        context.local_state.start_timer(watched.as_ref(), pause);
+    }
     context.forget_if_gone(watched.as_ref());
-    result
+    result.map(|_| Action::await_change())
 }
 
-/// Executes the steps of one reconcile, and returns the time of the next reconcile.
-async fn execute<G: Grant>(context: &Context<G>, grant: Arc<G>) -> Result<Action, Error> {
+/// Executes the steps of one reconcile, and returns the pause before the next reconcile. Returns `None` if the grant
+/// needs no further reconcile.
+async fn execute<G: Grant>(context: &Context<G>, grant: Arc<G>) -> Result<Option<Duration>, Error> {
     let mut effects = ClusterEffects::new(context, grant);
     let facts = effects.first_facts();
     // Valet reads the clock only once, so that all decisions of this reconcile use one time.
@@ -103,20 +112,20 @@ async fn execute<G: Grant>(context: &Context<G>, grant: Arc<G>) -> Result<Action
     let result = reconcile.run().await;
     let facts = reconcile.facts;
     match result {
-        Ok(Outcome::Rest(until)) => Ok(rest(context, &facts, effects.grant.grant_status(), until)),
-        Ok(Outcome::StatusPostponed) => Ok(Action::requeue(STATUS_PAUSE)),
-        Ok(Outcome::Deleted) => Ok(Action::await_change()),
+        Ok(Outcome::Rest(until)) => Ok(Some(rest(context, &facts, effects.grant.grant_status(), until))),
+        Ok(Outcome::StatusPostponed) => Ok(Some(STATUS_PAUSE)),
+        Ok(Outcome::Deleted) => Ok(None),
         // Normally the grant was deleted, and the garbage collector deletes its Secret. However, shortly after its
         // start, an apiserver may wrongly answer that an object does not exist. Valet therefore reconciles the grant
         // again.
-        Err(Error::Gone(_)) => Ok(Action::requeue(GONE)),
-        Err(Error::Queued(rounds)) => Ok(requeue_queued(&facts.grant, rounds, now)),
-        Err(Error::NotProbed) => Ok(Action::requeue(PROBED)),
+        Err(Error::Gone(_)) => Ok(Some(GONE)),
+        Err(Error::Queued(rounds)) => Ok(Some(pause_in_queue(&facts.grant, rounds, now))),
+        Err(Error::NotProbed) => Ok(Some(PROBED)),
         Err(e) => Err(e),
     }
 }
 
-/// Returns the time of the next reconcile of a grant after an error.
+/// Starts the timer of a grant's next reconcile after an error. The result is always [`Action::await_change`].
 pub fn on_error<G: Grant>(grant: Arc<CachedGrant<G>>, error: &Error, context: Arc<Context<G>>) -> Action {
     let uid = grant.uid().unwrap_or_default();
     context.metrics.reconcile_failed(G::OPERATION);
@@ -147,16 +156,17 @@ pub fn on_error<G: Grant>(grant: Arc<CachedGrant<G>>, error: &Error, context: Ar
             "{error}; trying again in {pause:?}"
         );
     }
-    Action::requeue(pause)
+    context.local_state.start_timer(grant.as_ref(), pause);
+    Action::await_change()
 }
 
-/// Returns the time of the next reconcile of a grant for which Valet has nothing left to do now.
+/// Returns the pause before the next reconcile of a grant for which Valet has nothing left to do now.
 fn rest<G: Grant>(
     context: &Context<G>,
     facts: &Facts,
     status: Option<&GrantStatus>,
     until: Option<Timestamp>,
-) -> Action {
+) -> Duration {
     context.local_state.accept_status(&facts.grant.uid, status);
     context.local_state.wrote_status_after_deletion(&facts.grant.uid);
     let again = match facts.quota {
@@ -166,5 +176,5 @@ fn rest<G: Grant>(
     let until = until.into_iter().chain(again).min();
     let until = until.map(|t| t.duration_since(Timestamp::now()));
     let pause = until.map(|d| Duration::try_from(d).unwrap_or(Duration::ZERO));
-    Action::requeue(pause.map_or(context.resync, |p| p.min(context.resync)))
+    pause.map_or(context.resync, |p| p.min(context.resync))
 }

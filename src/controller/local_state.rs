@@ -8,6 +8,7 @@ use std::{
     collections::HashSet,
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
+    time::Duration,
 };
 
 use kube::{ResourceExt, core::ObjectMeta};
@@ -15,6 +16,7 @@ use kube::{ResourceExt, core::ObjectMeta};
 pub use table::LocalState;
 use table::version;
 
+use super::timers::Timers;
 use crate::{
     api::Grant,
     core::{GrantFacts, SecretState},
@@ -99,6 +101,25 @@ impl<G: Grant> LocalState<G> {
             }
             r.triggers.replace(triggers) != Some(triggers)
         })
+    }
+
+    /// Returns the timers of the next reconciles of all grants.
+    pub fn timers(&self) -> &Arc<Timers> {
+        &self.timers
+    }
+
+    /// Starts the timer of a grant's next reconcile. The timer replaces the earlier timer of the grant.
+    pub fn start_timer(&self, grant: &impl ResourceExt, pause: Duration) {
+        let (namespace, name) = (grant.namespace().unwrap_or_default(), grant.name_any());
+        let timer = self.timers.start(&namespace, &name, pause);
+        self.of(&grant.uid().unwrap_or_default(), |r| r.timer = Some(timer));
+    }
+
+    /// Stops the timer of a grant, because a reconcile of the grant starts.
+    pub fn stop_timer(&self, uid: &str) {
+        if let Some(r) = self.lock().get_mut(uid) {
+            r.timer = None;
+        }
     }
 
     /// Records a failed reconcile, and returns the number of consecutive failures.

@@ -35,6 +35,7 @@ mod store_limiter;
 mod store_status;
 mod stores;
 mod strip_metadata;
+mod timers;
 mod verdicts;
 mod watch;
 

@@ -214,7 +214,14 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
             requeuers.clone(),
         ),
     );
-    let work = futures::future::join(uploads.work(&parts), downloads.work(&parts));
+    // Each controller is a task of its own, so an event for one controller does not wake all other parts of the operator.
+    let work = async {
+        let mut tasks = [
+            AbortOnDrop(tokio::spawn(uploads.work(&parts))),
+            AbortOnDrop(tokio::spawn(downloads.work(&parts))),
+        ];
+        futures::future::try_join_all(tasks.iter_mut().map(|task| &mut task.0)).await
+    };
     let lost = async {
         match &mut held {
             Some(held) => candidate.renew_until_lost(held).await,
@@ -239,7 +246,10 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
         _ = watches => return Err("a watch ended unexpectedly".into()),
         why = lost => return Err(format!("this replica has lost the Lease, and another replica takes over: {why}")),
         // Running reconciles finish before the operator stops.
-        _ = work => None,
+        ended = work => match ended {
+            Ok(_) => None,
+            Err(panic) => return Err(format!("a controller has failed unexpectedly: {panic}")),
+        },
     };
     if let Some(held) = held {
         candidate.release(held).await;

@@ -128,7 +128,7 @@ impl Stores {
             store_limiter,
             environment: Environment::default(),
             known: Mutex::default(),
-            signers: Signers::default(),
+            signers: Signers::new(Timestamp::now()),
             ends: Mutex::default(),
             probe_cache: Arc::default(),
         }
@@ -393,7 +393,7 @@ mod tests {
         assert!(lock(&stores.known).is_empty());
         // Somebody deletes a store and creates a new store with the same name. The first signer of the new store does
         // not count as a change of the signer.
-        stores.signers.seen(&id, "another".into());
+        stores.signers.seen(&id, "another".into(), Timestamp::now());
         assert!(!stores.signers.changed(&id));
     }
 }

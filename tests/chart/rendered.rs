@@ -163,7 +163,7 @@ fn operator_arguments_follow_the_values() {
             "--http-address=0.0.0.0:8080",
             "--log-level=info,kube_runtime=warn",
             "--log-format=json",
-            "--concurrency=32",
+            "--concurrency=64",
             "--resync-seconds=600",
             "--ttl-seconds-after-finished=3600",
             "--leader-elect",

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::{
+    controller::timers::Timer,
     core::record::RememberedStatus,
     core::{Repairs, SecretState},
     provider::Provider,
@@ -31,6 +32,8 @@ pub struct GrantState<G> {
     pub triggers: Option<u64>,
     /// The number of consecutive failures of the grant's reconcile.
     pub failures: u32,
+    /// The timer of the grant's next reconcile.
+    pub timer: Option<Timer>,
 }
 
 impl<G> Default for GrantState<G> {
@@ -44,6 +47,7 @@ impl<G> Default for GrantState<G> {
             changed_by_users: None,
             triggers: None,
             failures: 0,
+            timer: None,
         }
     }
 }
@@ -114,6 +118,6 @@ mod tests {
     #[test]
     fn state_of_a_grant_is_small() {
         let bytes = size_of::<GrantState<UploadGrant>>();
-        assert!(bytes <= 368, "{bytes} bytes");
+        assert!(bytes <= 384, "{bytes} bytes");
     }
 }

@@ -2,13 +2,13 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use kube::ResourceExt;
 
 use super::memory::GrantState;
-use crate::{api::Grant, core::record::RecordKey};
+use crate::{api::Grant, controller::timers::Timers, core::record::RecordKey};
 
 /// Facts about the grants of one kind that this process keeps only in its memory. A restart of the process loses these
 /// facts.
@@ -21,6 +21,8 @@ pub struct LocalState<G> {
     grants: Mutex<HashMap<String, Box<GrantState<G>>>>,
     /// The record key, with which Valet checks whether it wrote a record itself.
     records: RecordKey,
+    /// The timers of the next reconciles.
+    pub(super) timers: Arc<Timers>,
 }
 
 impl<G: Grant> LocalState<G> {
@@ -29,6 +31,7 @@ impl<G: Grant> LocalState<G> {
         Self {
             grants: Mutex::default(),
             records,
+            timers: Arc::default(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use kube::{Api, ResourceExt};
 
 use super::{
@@ -84,7 +85,7 @@ impl Stores {
             max_live_grants: limits.max_live_grants,
             rules,
             short_sessions: store.short_sessions(),
-            signer: signs.map(|fingerprint| self.signers.seen(id, fingerprint)),
+            signer: signs.map(|fingerprint| self.signers.seen(id, fingerprint, Timestamp::now())),
             provider,
             store_probe,
             check_request,

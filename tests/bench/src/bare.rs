@@ -48,7 +48,7 @@ impl Bench {
         let status = self.cluster.wait_for(&path, "/status/issuedTime").await?["status"].take();
         let mut secret = self.cluster.get(&place.path("", "secrets")).await?;
         if let Some(meta) = secret["metadata"].as_object_mut() {
-            let kept = ["annotations", "labels"];
+            let kept = ["annotations", "labels", "ownerReferences"];
             meta.retain(|field, _| kept.contains(&field.as_str()));
         }
         // Deleting in the foreground also waits for the Secret, so that the next template can have the same name.
@@ -74,8 +74,9 @@ impl Bench {
                 let grant = self.bare_grant(kind, &place);
                 async move {
                     let path = place.folder(BARE, kind.plural);
-                    cluster.send("POST", &path, Some(&grant)).await?;
-                    write(&cluster, kind, &place, templates).await
+                    let created = cluster.send("POST", &path, Some(&grant)).await?;
+                    let created: Value = serde_json::from_str(&created).context("the grant is not JSON")?;
+                    write(&cluster, kind, &created, templates).await
                 }
             })
             .await?;
@@ -85,11 +86,14 @@ impl Bench {
     /// Creates the grants first, and then measures the seconds for the Secrets and the statuses.
     pub async fn bare_writes(&self, kind: Kind, places: &[Place], templates: &Templates) -> Result<f64> {
         self.create_in(BARE, kind, places, LIFETIME, |_| ()).await?;
+        // The operator knows the grants before it continues, and so does the bare client.
+        let mut grants = self.cluster.get(&all(BARE, kind.plural)).await?;
+        let grants: Vec<Value> = serde_json::from_value(grants["items"].take()).context("the list has no items")?;
         let watch = self.cluster.watch(&all(BARE, kind.plural), "MODIFIED").await?;
         let began = Instant::now();
         self.cluster
-            .each(places.to_vec(), |cluster, place| async move {
-                write(&cluster, kind, &place, templates).await
+            .each(grants, |cluster, grant| async move {
+                write(&cluster, kind, &grant, templates).await
             })
             .await?;
         Ok(watch.wait(places.len()).await?.duration_since(began).as_secs_f64())
@@ -102,12 +106,24 @@ impl Bench {
     }
 }
 
-async fn write(cluster: &Cluster, kind: Kind, place: &Place, templates: &Templates) -> Result<()> {
+/// Writes the Secret and the status of a grant.
+async fn write(cluster: &Cluster, kind: Kind, grant: &Value, templates: &Templates) -> Result<()> {
     let mut secret = templates.secret.clone();
+    let meta = &grant["metadata"];
+    let place = Place {
+        namespace: meta["namespace"].as_str().unwrap_or_default().to_owned(),
+        name: meta["name"].as_str().unwrap_or_default().to_owned(),
+    };
     secret["metadata"]["name"] = place.name.as_str().into();
-    let path = place.folder("", "secrets");
+    let owner = &mut secret["metadata"]["ownerReferences"][0];
+    owner["apiVersion"] = format!("{BARE}/v1alpha1").into();
+    owner["name"] = place.name.as_str().into();
+    owner["uid"] = meta["uid"].clone();
+    let path = format!("{}?fieldManager=bare", place.folder("", "secrets"));
     cluster.send("POST", &path, Some(&secret)).await?;
-    let status = json!({"status": templates.status});
-    let path = format!("{}/status", place.path(BARE, kind.plural));
+    let status = json!({
+        "metadata": {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]}, "status": templates.status,
+    });
+    let path = format!("{}/status?fieldManager=bare", place.path(BARE, kind.plural));
     cluster.send("PATCH", &path, Some(&status)).await.map(drop)
 }

@@ -157,9 +157,10 @@ impl Bench {
         Ok(watch?.wait(at.len()).await?.duration_since(began).as_secs_f64())
     }
 
-    async fn delete_bare(&self, kind: Kind, at: &[Place]) -> Result<()> {
-        self.delete(BARE, kind.plural, at).await?;
+    pub async fn delete_bare(&self, kind: Kind, at: &[Place]) -> Result<()> {
+        // The garbage collector deletes the Secrets of deleted grants, so the Secrets come first.
         self.delete("", "secrets", at).await?;
+        self.delete(BARE, kind.plural, at).await?;
         self.settle().await
     }
 

@@ -7,7 +7,7 @@ use valet_harness::{OperatorOptions, Result};
 
 use crate::{
     Bench, NAMESPACE,
-    api::{BARE, VALET, all},
+    api::{VALET, all},
     grants::{DOWNLOAD, LIFETIME, NAMESPACES, places},
     usage::{control_plane, cpu_of},
 };
@@ -23,9 +23,7 @@ impl Bench {
         let templates = self.templates(kind).await?;
         let at = places("bare-shards", count, NAMESPACES);
         let a3 = self.bare_burst(kind, &at, &templates).await?;
-        self.delete(BARE, kind.plural, &at).await?;
-        self.delete("", "secrets", &at).await?;
-        self.settle().await?;
+        self.delete_bare(kind, &at).await?;
 
         self.operator.kill();
         let start = |n: usize| {

@@ -72,7 +72,9 @@ pub(super) fn kubelet(folder: &Path, group: &str, client_ca: &Path) -> Value {
         "authorization": {"mode": "Webhook"},
         // The kubelet must not evict pods because of a full disk of the machine, unless the disk is almost completely
         // full.
-        "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%", "nodefs.inodesFree": "1%"},
+        "evictionHard": {
+            "memory.available": "50Mi", "nodefs.available": "100Mi", "imagefs.available": "100Mi", "nodefs.inodesFree": "1%",
+        },
         "imageGCHighThresholdPercent": 100,
         "podLogsDir": folder.join("pod-logs"),
         "volumePluginDir": folder.join("volume-plugins"),
