@@ -51,12 +51,13 @@ PANELS = [
     ),
     (
         "Memory of the operator",
-        100,
+        400,
         None,
         " MiB",
         [
             ("no grants", "memory without grants, MiB"),
             ("10,000 live grants", "memory with 10000 live grants, MiB"),
+            ("100,000 live grants", "memory with 100000 live grants, MiB"),
         ],
     ),
 ]

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
 use valet_harness::{Context, Error, Result};
 
 use crate::{
@@ -22,6 +23,8 @@ impl Bench {
             .each(bare.clone(), |cluster, place| {
                 let mut secret = templates.secret.clone();
                 secret["metadata"]["name"] = place.name.as_str().into();
+                // These Secrets have no grants, and the garbage collector deletes Secrets whose owner does not exist.
+                secret["metadata"]["ownerReferences"] = json!([]);
                 async move {
                     let path = place.folder("", "secrets");
                     cluster.send("POST", &path, Some(&secret)).await.map(drop)
